@@ -1,0 +1,192 @@
+"""The log-mel front end: waveform in, log-mel spectrogram out, under jit.
+
+Shape law, for every setting: a waveform of `samples` gives `1 + samples // hop_length` frames.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import librosa
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class FrontEnd:
+    """Settings of the front end. They travel with a checkpoint, so that it is read at its own rate.
+
+    Attributes:
+      sample_rate: in hertz.
+      window_length: samples in the analysis window, which is also the transform's length.
+      hop_length: samples between the centres of consecutive frames.
+      mels: number of mel bands.
+      lowest_hz: lower edge of the lowest band.
+      highest_hz: upper edge of the highest band; at most half the sample rate.
+      window: any name that `scipy.signal.get_window` knows.
+      padding: how half a window is added at either end ('reflect' or 'constant', which is zeros).
+      htk: HTK's mel scale and unit-height filters, or else Slaney's scale and unit-area filters.
+      normalise: 'none', or 'sentence': subtract each band's mean over the frames of the waveform.
+    """
+
+    sample_rate: int
+    window_length: int
+    hop_length: int
+    mels: int
+    lowest_hz: float
+    highest_hz: float
+    window: str = "hann"
+    padding: str = "reflect"
+    htk: bool = False
+    normalise: str = "none"
+
+    def __post_init__(self):
+        if not 0 <= self.lowest_hz < self.highest_hz <= self.sample_rate / 2:
+            raise ValueError(
+                f"front_end: bands from {self.lowest_hz} to {self.highest_hz} Hz do not fit under "
+                f"half of {self.sample_rate} Hz"
+            )
+        if self.padding not in ("reflect", "constant"):
+            raise ValueError(f"front_end.padding={self.padding!r}: take 'reflect' or 'constant'")
+        if self.normalise not in ("none", "sentence"):
+            raise ValueError(f"front_end.normalise={self.normalise!r}: take 'none' or 'sentence'")
+        if not 0 < self.hop_length <= self.window_length:
+            raise ValueError(
+                f"front_end.hop_length={self.hop_length}: take 1 to {self.window_length}"
+            )
+
+    def frames(self, samples: int) -> int:
+        """Frames of a waveform of `samples`."""
+        return 1 + samples // self.hop_length
+
+    @property
+    def hop_seconds(self) -> float:
+        return self.hop_length / self.sample_rate
+
+
+PRESETS: dict[str, FrontEnd] = {
+    # PANNs (Kong et al., 2020): Cnn14 at 32 kHz and Cnn14_16k.
+    "panns_32k": FrontEnd(32_000, 1024, 320, 64, 50.0, 14_000.0),
+    "panns_16k": FrontEnd(16_000, 512, 160, 64, 50.0, 8_000.0),
+    # zhepeiw/cssl_sound, with SpeechBrain's Fbank: 25 ms, 10 ms, 80 bands, mean normalisation.
+    "cssl_sound": FrontEnd(
+        16_000, 400, 160, 80, 0.0, 8_000.0, "hamming", "constant", htk=True, normalise="sentence"
+    ),
+    # For telephone-band recordings and small machines: 32 ms, 10 ms.
+    "small_8k": FrontEnd(8_000, 256, 80, 40, 60.0, 4_000.0, normalise="sentence"),
+}
+
+
+def resolve(settings: str | FrontEnd) -> FrontEnd:
+    """A preset by its name, or the settings themselves. Raises ValueError for an unknown name."""
+    if isinstance(settings, FrontEnd):
+        return settings
+    if settings not in PRESETS:
+        raise ValueError(f"front_end={settings!r}: take one of {', '.join(sorted(PRESETS))}")
+    return PRESETS[settings]
+
+
+@functools.lru_cache(maxsize=16)
+def _window(settings: FrontEnd) -> np.ndarray:
+    """[window_length]; periodic, as the transform wants it."""
+    return librosa.filters.get_window(settings.window, settings.window_length).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=16)
+def _mel_filters(settings: FrontEnd) -> np.ndarray:
+    """[bins, mels]"""
+    return librosa.filters.mel(
+        sr=settings.sample_rate,
+        n_fft=settings.window_length,
+        n_mels=settings.mels,
+        fmin=settings.lowest_hz,
+        fmax=settings.highest_hz,
+        htk=settings.htk,
+        norm=None if settings.htk else "slaney",
+    ).T.astype(np.float32)
+
+
+@functools.lru_cache(maxsize=16)
+def _fourier_basis(length: int) -> np.ndarray:
+    """[length, 2 * bins]: cosines, then sines, in float64 before the cast."""
+    angle = 2 * np.pi * np.outer(np.arange(length), np.arange(length // 2 + 1)) / length
+    return np.concatenate([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+
+
+def _frame(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
+    """[batch, samples] -> [batch, frames, window_length].
+
+    Hop-sized pieces laid side by side: slices and one concatenation, where a gather of indices
+    would be several times slower on a CPU.
+    """
+    window, hop = settings.window_length, settings.hop_length
+    batch, samples = waveform.shape
+    frames = settings.frames(samples)
+    mode = settings.padding if samples > window // 2 else "constant"  # too short to reflect
+    pieces = -(-window // hop)
+    padded = jnp.pad(waveform, ((0, 0), (window // 2, window // 2)), mode=mode)
+    total = (frames + pieces - 1) * hop
+    padded = jnp.pad(padded, ((0, 0), (0, max(0, total - padded.shape[1]))))[:, :total]
+    chunks = padded.reshape(batch, frames + pieces - 1, hop)
+    framed = jnp.concatenate([chunks[:, k : k + frames] for k in range(pieces)], axis=-1)
+    return framed[..., :window]
+
+
+def _power_by_fft(frames: jax.Array) -> jax.Array:
+    spectrum = jnp.fft.rfft(frames)
+    return jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+
+
+def _power_by_matmul(frames: jax.Array) -> jax.Array:
+    parts = jnp.matmul(frames, _fourier_basis(frames.shape[-1]), precision="highest")
+    real, imaginary = jnp.split(parts, 2, axis=-1)
+    return jnp.square(real) + jnp.square(imaginary)
+
+
+def mel_power(waveform: jax.Array, settings: str | FrontEnd) -> jax.Array:
+    """Mel power spectrogram, as `librosa.feature.melspectrogram(power=2, center=True)`.
+
+    Args:
+      waveform: float [batch, samples] in [-1, 1], at the settings' sample rate.
+      settings: a preset's name or `FrontEnd`.
+
+    Returns:
+      float32 [batch, 1 + samples // hop_length, mels], not negative.
+    """
+    settings = resolve(settings)
+    frames = _frame(waveform.astype(jnp.float32), settings) * _window(settings)[None, None]
+    # A TPU multiplies matrices far faster than it transforms; elsewhere the FFT wins.
+    power = jax.lax.platform_dependent(frames, tpu=_power_by_matmul, default=_power_by_fft)
+    return jnp.matmul(power, _mel_filters(settings), precision="highest")
+
+
+def decibels(power: jax.Array) -> jax.Array:
+    """10 log10 of a power, floored at 1e-10 (PANNs' `LogmelFilterBank`): -100 dB at the lowest."""
+    return 10.0 * jnp.log10(jnp.maximum(power, 1e-10))
+
+
+def normalise(log_mel_spectrogram: jax.Array, settings: str | FrontEnd) -> jax.Array:
+    """[batch, frames, mels] -> the same shape, normalised as the settings say."""
+    if resolve(settings).normalise == "none":
+        return log_mel_spectrogram
+    return log_mel_spectrogram - jnp.mean(log_mel_spectrogram, axis=1, keepdims=True)
+
+
+def log_mel(waveform: jax.Array, settings: str | FrontEnd) -> jax.Array:
+    """Log-mel spectrogram in decibels, normalised as the settings say.
+
+    Args:
+      waveform: float [batch, samples] in [-1, 1], at the settings' sample rate.
+      settings: a preset's name or `FrontEnd`.
+
+    Returns:
+      float32 [batch, frames, mels], frames = 1 + samples // hop_length.
+    """
+    return normalise(decibels(mel_power(waveform, settings)), settings)
+
+
+def to_float(audio: jax.Array) -> jax.Array:
+    """int16 samples -> float32 in [-1, 1); floats pass through. Audio stays int16 until here."""
+    if audio.dtype == jnp.int16:
+        return audio.astype(jnp.float32) / 32768.0
+    return audio.astype(jnp.float32)

@@ -1,0 +1,107 @@
+"""Convolution, lowered to what each platform does fast.
+
+XLA's own convolution is right for GPUs and TPUs. On CPUs its backward pass is an order of
+magnitude slower than the matrix product that the same convolution amounts to, so there it is
+written as one: the k x k shifted copies of the input side by side, times the flattened kernel
+('im2col'). The copies are made again in the backward pass rather than kept, since they are k x k
+times the input.
+
+The choice is made where the program is lowered, not where it is traced: a program for a TPU can be
+compiled by a process that has only a CPU.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+
+def _convolve_native(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(
+        x, kernel, window_strides=(1, 1), padding="SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _patches(x: jax.Array, size: int) -> jax.Array:
+    """[batch, height, width, channels] -> [batch, height, width, size * size * channels]."""
+    _, height, width, _ = x.shape
+    margin = size // 2
+    padded = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    return jnp.concatenate(
+        [padded[:, i : i + height, j : j + width] for i in range(size) for j in range(size)],
+        axis=-1,
+    )
+
+
+def _convolve_by_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    size, _, _, features = kernel.shape
+    return _patches(x, size) @ kernel.reshape(-1, features)
+
+
+def _gradients_native(
+    x: jax.Array, kernel: jax.Array, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return jax.vjp(_convolve_native, x, kernel)[1](cotangent)
+
+
+def _gradients_by_matmul(
+    x: jax.Array, kernel: jax.Array, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    size, _, channels, features = kernel.shape
+    patches = _patches(x, size).reshape(-1, size * size * channels)
+    d_kernel = patches.T @ cotangent.reshape(-1, features)
+    # The gradient of a convolution is a convolution with the kernel turned round.
+    turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
+    return _convolve_by_matmul(cotangent, turned), d_kernel.reshape(kernel.shape)
+
+
+@jax.custom_vjp
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Two-dimensional convolution, stride 1, zero padding that keeps the size.
+
+    Args:
+      x: [batch, height, width, channels].
+      kernel: [size, size, channels, features], size odd; the dtype of `x`.
+
+    Returns:
+      [batch, height, width, features].
+    """
+    return lax.platform_dependent(x, kernel, cpu=_convolve_by_matmul, default=_convolve_native)
+
+
+def _forward(x: jax.Array, kernel: jax.Array):
+    return convolve(x, kernel), (x, kernel)
+
+
+def _backward(residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array):
+    return lax.platform_dependent(
+        *residuals, cotangent, cpu=_gradients_by_matmul, default=_gradients_native
+    )
+
+
+convolve.defvjp(_forward, _backward)
+
+
+class Conv(nn.Module):
+    """`nn.Conv` without bias, 'SAME' padding and stride 1, by `convolve`.
+
+    Attributes:
+      features: output channels.
+      size: height and width of the kernel; odd.
+      dtype: of the computation; the kernel itself is float32.
+    """
+
+    features: int
+    size: int = 3
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param(
+            "kernel",
+            # PANNs initialises with Xavier's uniform distribution.
+            nn.initializers.xavier_uniform(),
+            (self.size, self.size, x.shape[-1], self.features),
+            jnp.float32,
+        )
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype))

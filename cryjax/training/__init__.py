@@ -1,0 +1,1 @@
+"""Training: pure steps and losses; around them optimizers, parallelism, checkpoints, the loop."""

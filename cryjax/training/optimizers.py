@@ -1,0 +1,65 @@
+"""SGD, AdamW and LARS with warm-up and cosine decay, and the right exclusions."""
+
+from typing import Any
+
+import jax
+import optax
+
+NAMES = ("sgd", "adamw", "lars")
+SCALINGS = ("none", "linear", "sqrt")
+
+
+def base_rate(learning_rate: float, batch_size: int, scaling: str) -> float:
+    """The peak learning rate for a global batch (You et al., 2017; Chen et al., 2020, B.1).
+
+    Args:
+      learning_rate: per 256 examples if 'linear', per square root of an example if 'sqrt'.
+      batch_size: global.
+      scaling: 'none', 'linear' or 'sqrt'.
+    """
+    if scaling not in SCALINGS:
+        raise ValueError(f"optimizer.scaling={scaling!r}: take one of {', '.join(SCALINGS)}")
+    factor = {"none": 1.0, "linear": batch_size / 256, "sqrt": batch_size**0.5}[scaling]
+    return learning_rate * factor
+
+
+def schedule(peak: float, total_steps: int, warmup_steps: int) -> optax.Schedule:
+    """Linear from 0 to `peak` over the warm-up, then a cosine to 0 at `total_steps`."""
+    if warmup_steps == 0:
+        return optax.cosine_decay_schedule(peak, total_steps)
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps)
+
+
+def weights_only(params: Any) -> Any:
+    """True for kernels, False for biases and batch norm's scales: they have one dimension."""
+    return jax.tree.map(lambda x: x.ndim > 1, params)
+
+
+def make_optimizer(
+    name: str, rate: optax.ScalarOrSchedule, *, weight_decay: float, momentum: float = 0.9
+) -> optax.GradientTransformation:
+    """An optimizer that neither decays nor LARS-scales biases and batch norm.
+
+    Args:
+      name: 'sgd' and 'lars' add the decay to the gradient; 'adamw' decouples it.
+      rate: learning rate, or a schedule of it.
+      weight_decay: at least 0.
+      momentum: of 'sgd' and 'lars'.
+    """
+    if name == "sgd":
+        return optax.chain(
+            optax.add_decayed_weights(weight_decay, mask=weights_only),
+            optax.sgd(rate, momentum=momentum),
+        )
+    if name == "adamw":
+        return optax.adamw(rate, weight_decay=weight_decay, mask=weights_only)
+    if name == "lars":
+        return optax.lars(
+            rate,
+            weight_decay=weight_decay,
+            weight_decay_mask=weights_only,
+            trust_coefficient=0.001,
+            trust_ratio_mask=weights_only,
+            momentum=momentum,
+        )
+    raise ValueError(f"optimizer.name={name!r}: take one of {', '.join(NAMES)}")

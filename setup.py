@@ -1,0 +1,44 @@
+"""Packaging. Every dependency has a lower bound that is tested and an upper bound that is not yet."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+JAX = ">=0.10,<0.13"
+
+setup(
+    name="cryjax",
+    version="0.1.0",
+    description="Self-supervised audio representation learning in JAX, for infant cry analysis",
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["cryjax", "cryjax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.1,<3",
+        "array_record>=0.8,<0.9",
+        "flax>=0.12,<0.13",
+        "grain>=0.2.12,<0.3",
+        f"jax{JAX}",
+        "librosa>=0.11,<2",
+        "matplotlib>=3.9,<4",
+        "ml-collections>=1.0,<2",
+        "numpy>=2,<3",
+        "optax>=0.2.5,<0.3",
+        "orbax-checkpoint>=0.12,<0.13",
+        "scikit-learn>=1.6,<2",
+        "soundfile>=0.13,<0.15",
+        "soxr>=0.5,<2",
+        "tensorboardX>=2.6,<3",
+        "tensorflow-datasets>=4.9.9,<5",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        "test": ["pytest>=8,<10", "ruff>=0.9,<1", "hypothesis>=6,<7"],
+        "cuda": [f"jax[cuda12]{JAX}"],
+        "tpu": [f"jax[tpu]{JAX}"],
+        # Only to convert a TFDS catalogue dataset whose features use `tfds.features.Audio`.
+        "tfds-audio": ["tensorflow>=2.18,<3", "pydub>=0.25,<1"],
+    },
+)
