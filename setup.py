@@ -1,4 +1,4 @@
-"""Packaging. Every dependency has a lower bound that is tested and an upper bound that is not yet."""
+"""Packaging. Each dependency is bounded: below by what is tested, above by what is not yet."""
 
 import pathlib
 

@@ -23,6 +23,13 @@ def _parse(argv: list[str]) -> list[str]:
         raise UserError(f"the command line or the config file: {message}") from error
 
 
+def required(flag: flags.FlagHolder) -> str:
+    """The flag's value. Raises UserError where it was not given."""
+    if not flag.value:
+        raise UserError(f"--{flag.name} is missing: {flag._flagvalues[flag.name].help}")
+    return flag.value
+
+
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs `main(argv)` as an absl program.
 

@@ -1,0 +1,141 @@
+"""How a config is checked, before anything compiles: by field, value and what would be accepted."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_collections
+
+from cryjax.command.program import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a field accepts: a test of its value, and the same in words."""
+
+    accepts: Callable[[Any], bool]
+    words: str
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and x == x and abs(x) < 1e30
+
+
+def _is_range(x: Any) -> bool:
+    return isinstance(x, tuple | list) and len(x) == 2 and all(map(_is_number, x)) and x[0] <= x[1]
+
+
+def number(low: float = -1e30, high: float = 1e30, *, above: float | None = None) -> Rule:
+    """A number from `low` to `high`; strictly above `above`, if given."""
+    if above is not None:
+        return Rule(lambda x: _is_number(x) and above < x <= high, f"a number above {above:g}")
+    bounds = f"from {low:g}" + (f" to {high:g}" if high < 1e30 else " up")
+    return Rule(lambda x: _is_number(x) and low <= x <= high, f"a number {bounds}")
+
+
+def integer(low: int = 0) -> Rule:
+    return Rule(
+        lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= low,
+        f"a whole number from {low} up",
+    )
+
+
+def one_of(*choices: str) -> Rule:
+    return Rule(lambda x: isinstance(x, str) and x in choices, "one of " + ", ".join(choices))
+
+
+def interval(low: float = -1e30) -> Rule:
+    """A pair of numbers in order, the first from `low` up."""
+    bound = f" from {low:g} up" if low > -1e30 else ""
+    return Rule(lambda x: _is_range(x) and x[0] >= low, f"two numbers in order{bound}, as (1, 2)")
+
+
+def text(*, required: str = "") -> Rule:
+    """A string; not empty if `required` says how to give one."""
+    return Rule(lambda x: isinstance(x, str) and (bool(x) or not required), required or "a text")
+
+
+_LENGTH = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(steps?|epochs?|examples?)\s*")
+LENGTH = Rule(
+    lambda x: isinstance(x, str) and (x == "0" or _LENGTH.fullmatch(x) is not None),
+    'a length, as "20000 steps", "100 epochs" or "5e6 examples"',
+)
+
+
+def steps(length: str, *, batch_size: int, examples: int) -> int:
+    """A length in steps: '100 epochs', '20000 steps', '5e6 examples', or '0'.
+
+    Args:
+      length: as `LENGTH` accepts.
+      batch_size: global.
+      examples: in an epoch.
+
+    Returns:
+      Steps, rounded to the nearest; at least 1 unless the length is 0.
+    """
+    if length == "0":
+        return 0
+    amount, unit = _LENGTH.fullmatch(length).groups()
+    of_one = {"s": 1.0, "epoch": examples / batch_size, "example": 1.0 / batch_size}
+    count = float(amount) * of_one["s" if unit.startswith("step") else unit.rstrip("s")]
+    return max(1, round(count)) if count else 0
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping | ml_collections.ConfigDict) and len(value):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def validate(config: ml_collections.ConfigDict, rules: Mapping[str, Rule]) -> None:
+    """Checks every field against its rule.
+
+    Args:
+      config: of the user.
+      rules: dotted field -> rule. Each field must be there, and no other.
+
+    Raises:
+      UserError: naming the field, its value and what would be accepted.
+    """
+    flat = _flatten(config)
+    for field in flat:
+        if field not in rules:
+            known = ", ".join(sorted(rules))
+            raise UserError(f"config.{field} is no field of this program; take one of: {known}")
+    for field, rule in rules.items():
+        if field not in flat:
+            raise UserError(f"config.{field} is missing; give it {rule.words}")
+        if not rule.accepts(flat[field]):
+            raise UserError(f"config.{field}={flat[field]!r} is not {rule.words}")
+
+
+def checked(
+    config: ml_collections.ConfigDict | None, rules: Mapping[str, Rule]
+) -> ml_collections.ConfigDict:
+    """The config of the command line, validated. Raises UserError where it is wrong or missing."""
+    if config is None:
+        raise UserError("--config is missing; give a recipe, as --config=configs/pretrain_small.py")
+    validate(config, rules)
+    return config
+
+
+def to_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as plain JSON values (tuples become lists)."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Dotted fields whose values differ, as 'field: old -> new'."""
+    old, new = _flatten(old), _flatten(new)
+    missing = "(none)"
+    return [
+        f"{field}: {old.get(field, missing)!r} -> {new.get(field, missing)!r}"
+        for field in sorted(old.keys() | new.keys())
+        if old.get(field, missing) != new.get(field, missing)
+    ]

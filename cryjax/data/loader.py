@@ -1,0 +1,77 @@
+"""Batches for training: a pure function of (seed, step), whatever the number of hosts.
+
+Clips stay int16 and leave the host unaugmented; a clip longer than the window is cut at a random
+place, a shorter one is padded with zeros and its true length carried along.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Window(grain.transforms.RandomMap):
+    """Cuts or pads an example's audio to `samples`: {'audio': int16 [samples], 'length': int32}."""
+
+    samples: int
+
+    def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        audio = element["audio"]
+        start = int(rng.integers(max(len(audio) - self.samples, 0) + 1))
+        length = min(len(audio), self.samples)
+        window = np.zeros(self.samples, np.int16)
+        window[:length] = audio[start : start + length]
+        return {"audio": window, "length": np.int32(length)}
+
+
+def examples(sources: Sequence[tuple[Any, float]], *, samples: int, seed: int) -> grain.MapDataset:
+    """An endless dataset of windows, shuffled each epoch: element i depends on (seed, i) alone.
+
+    Args:
+      sources: (random-access source, weight); a batch holds examples of each by its weight.
+      samples: of a window.
+      seed: of order and windows.
+    """
+    parts = [
+        grain.MapDataset.source(source).seed(seed + 7919 * place).shuffle().repeat()
+        for place, (source, _) in enumerate(sources)
+    ]
+    weights = [weight for _, weight in sources]
+    mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)
+    return mixed.random_map(Window(samples), seed=seed)
+
+
+def batches(
+    dataset: grain.MapDataset,
+    *,
+    batch_size: int,
+    start: int = 0,
+    process: int = 0,
+    processes: int = 1,
+    threads: int = 4,
+    buffer: int = 8,
+) -> Iterator[dict[str, np.ndarray]]:
+    """This process's share of each global batch, from step `start` on, read ahead on threads.
+
+    The global batch at step n is elements n * batch_size up to (n + 1) * batch_size; process p has
+    the p-th of `processes` equal stretches of it.
+
+    Args:
+      dataset: of `examples`.
+      batch_size: global; a multiple of `processes`.
+      start: the first step.
+      process: index of this process.
+      processes: how many there are.
+      threads: that read.
+      buffer: batches to read ahead.
+
+    Yields:
+      {'audio': int16 [local batch, samples], 'length': int32 [local batch]}.
+    """
+    local = dataset.batch(batch_size // processes, drop_remainder=True)
+    mine = local[start * processes + process :: processes]
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
+    return iter(mine.to_iter_dataset(options))

@@ -1,0 +1,187 @@
+"""The loop: batches in, steps out, metrics and checkpoints on the way. No mathematics."""
+
+import dataclasses
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+
+from cryjax.command.program import UserError
+from cryjax.training.checkpoints import Checkpoints
+from cryjax.training.parallel import Parallel
+from cryjax.training.steps import StepFunction, TrainState
+from cryjax.training.workdir import Workdir
+
+# Exit status of a run that was told to stop and saved: EX_TEMPFAIL of sysexits.h, 'try again'.
+STOPPED = 75
+
+
+class Stopped(SystemExit):
+    """A run that was told to stop: its checkpoint is saved, and the same command goes on."""
+
+    def __init__(self):
+        super().__init__(STOPPED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Steps at which things happen; 0 is never."""
+
+    total: int
+    log_every: int
+    checkpoint_every: int
+    evaluate_every: int = 0
+
+
+class _StopSignal:
+    """Notes SIGTERM and SIGINT, so that the step under way is finished and saved."""
+
+    def __enter__(self) -> "_StopSignal":
+        self.seen = False
+        self._old = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def _note(self, number: int, _frame: Any) -> None:
+        if self.seen and number == signal.SIGINT:
+            raise KeyboardInterrupt  # asked twice: at once
+        self.seen = True
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+class _Window:
+    """Means of the metrics since the last line was logged, and where the time went."""
+
+    def __init__(self, examples_per_step: int):
+        self._examples = examples_per_step
+        self.clear()
+
+    def clear(self) -> None:
+        self._metrics: list[dict[str, float]] = []
+        self._start = time.perf_counter()
+        self.waiting = 0.0
+        self.paused = 0.0
+
+    def add(self, metrics: dict[str, float]) -> None:
+        self._metrics.append(metrics)
+
+    def summary(self) -> dict[str, float]:
+        elapsed = max(time.perf_counter() - self._start - self.paused, 1e-9)
+        means = {
+            name: float(np.mean([metrics[name] for metrics in self._metrics]))
+            for name in self._metrics[0]
+        }
+        return means | {
+            "clips_per_second": len(self._metrics) * self._examples / elapsed,
+            "waiting_for_data": self.waiting / elapsed,
+        }
+
+
+def _progress(total: int, start: int, shown: bool) -> tqdm.tqdm:
+    return tqdm.tqdm(
+        total=total, initial=start, unit="step", disable=not shown, smoothing=0.1, mininterval=1.0
+    )
+
+
+def train(
+    step_function: StepFunction,
+    state: TrainState,
+    batches: Iterator[dict[str, np.ndarray]],
+    *,
+    key: jax.Array,
+    schedule: Schedule,
+    parallel: Parallel,
+    checkpoints: Checkpoints,
+    workdir: Workdir,
+    meta: dict[str, Any],
+    learning_rate: Callable[[int], float],
+    batch_size: int,
+    evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+) -> TrainState:
+    """Runs from `state.step` to the end of the schedule.
+
+    Args:
+      step_function: wrapped by `parallel`; its state is donated.
+      state: on the devices.
+      batches: this process's batches, from the state's step on.
+      key: base key of the run.
+      schedule: when to log, save and evaluate.
+      parallel: places batches.
+      checkpoints: of this run.
+      workdir: of this run.
+      meta: what every checkpoint says of itself.
+      learning_rate: of a step, for the log.
+      batch_size: global.
+      evaluate: metrics of a state that take longer, at `evaluate_every` and at the end.
+
+    Returns:
+      The last state, saved.
+
+    Raises:
+      Stopped: after SIGTERM or SIGINT, the state saved.
+      UserError: if the loss is not finite.
+    """
+    start = int(state.step)
+    first_process = jax.process_index() == 0
+    window = _Window(batch_size)
+    pending: tuple[int, dict[str, jax.Array]] | None = None
+
+    def read() -> None:
+        """Reads the metrics of the step before: the device has work meanwhile."""
+        nonlocal pending
+        if pending is None:
+            return
+        step, metrics = pending[0], jax.device_get(pending[1])
+        pending = None
+        if not np.isfinite(metrics["loss"]):
+            raise UserError(
+                f"the loss is {metrics['loss']} at step {step}; the last checkpoint is of step "
+                f"{checkpoints.latest}: lower config.optimizer.learning_rate, or raise its warmup"
+            )
+        window.add(metrics)
+        bar.set_postfix_str(f"loss {metrics['loss']:.3f}", refresh=False)
+        if step % schedule.log_every == 0 or step == schedule.total:
+            line = window.summary() | {"learning_rate": float(learning_rate(step - 1))}
+            workdir.log(step, line)
+            window.clear()
+
+    def pause(action: Callable[[], Any]) -> Any:
+        """Runs what is not training, and keeps its time out of the rates."""
+        begin = time.perf_counter()
+        result = action()
+        window.paused += time.perf_counter() - begin
+        return result
+
+    with _StopSignal() as stop, _progress(schedule.total, start, first_process) as bar:
+        for step in range(start + 1, schedule.total + 1):
+            begin = time.perf_counter()
+            batch = next(batches)
+            window.waiting += time.perf_counter() - begin
+            state, metrics = step_function(state, parallel.shard(batch), key)
+            read()
+            pending = (step, metrics)
+            if step == start + 1:
+                # The first step compiles; its time says nothing of the rest.
+                jax.block_until_ready(metrics)
+                read()
+                window.clear()
+            bar.update()
+            ends = step == schedule.total or stop.seen
+            if schedule.evaluate_every and (step % schedule.evaluate_every == 0) and evaluate:
+                read()
+                workdir.log(step, pause(lambda current=state: evaluate(current)))
+            if ends or (schedule.checkpoint_every and step % schedule.checkpoint_every == 0):
+                read()
+                pause(lambda current=state, at=step: checkpoints.save(current, at, meta))
+            if stop.seen:
+                break
+    checkpoints.wait()
+    if stop.seen and int(state.step) < schedule.total:
+        raise Stopped
+    return state

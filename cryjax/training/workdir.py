@@ -1,0 +1,98 @@
+"""A run's folder: config.json, metrics.jsonl, TensorBoard events, figures and result.json."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import tensorboardX
+
+from cryjax.command import config as config_lib
+from cryjax.command.program import UserError
+
+# Fields that may change when a run goes on: they alter how it is watched, not what it computes.
+MAY_CHANGE = ("checkpoint_every", "log_every", "neighbours.", "loader.", "parallel")
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes JSON so that the file is always whole: beside it first, then renamed over it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+class Workdir:
+    """The folder of one run. Only the first process writes to it."""
+
+    def __init__(self, path: str | pathlib.Path, config: Mapping[str, Any], *, writes: bool = True):
+        """Opens the folder, or makes it.
+
+        Raises:
+          UserError: if it holds a run with another config.
+        """
+        self.path = pathlib.Path(path)
+        self._writes = writes
+        self._events = None
+        file = self.path / "config.json"
+        if file.exists():
+            old = json.loads(file.read_text(encoding="utf-8"))
+            changed = [
+                difference
+                for difference in config_lib.differences(old, config)
+                if not difference.startswith(MAY_CHANGE)
+            ]
+            if changed:
+                raise UserError(
+                    f"{self.path}: holds a run with another config ({'; '.join(changed)}); "
+                    "take another --workdir, or the old values to go on"
+                )
+        if writes:
+            write_json(file, config)
+
+    @property
+    def metrics_file(self) -> pathlib.Path:
+        return self.path / "metrics.jsonl"
+
+    def metrics(self) -> list[dict[str, float]]:
+        """All lines of metrics.jsonl that are whole."""
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def rewind(self, step: int) -> None:
+        """Drops the metrics after `step`: a resumed run will write them again."""
+        if not self._writes or not self.metrics_file.exists():
+            return
+        kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
+        partial = self.metrics_file.with_suffix(".partial")
+        partial.write_text("".join(kept), encoding="utf-8")
+        partial.replace(self.metrics_file)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends a line to metrics.jsonl and scalars to TensorBoard's events."""
+        if not self._writes:
+            return
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        if self._events is None:
+            # A resumed run's events before this step stand; those after it are dropped.
+            self._events = tensorboardX.SummaryWriter(str(self.path), purge_step=step)
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
+
+    def figure(self, name: str) -> pathlib.Path:
+        """Path of a figure, its folder made."""
+        folder = self.path / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{name}.png"
+
+    def result(self, result: Mapping[str, Any]) -> None:
+        """Writes result.json."""
+        if self._writes:
+            write_json(self.path / "result.json", result)
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()

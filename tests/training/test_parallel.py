@@ -1,0 +1,57 @@
+"""One step, however it is spread over devices, is the step of one device on the full batch."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cryjax.training import optimizers
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    out = tmp_path_factory.mktemp("devices") / "out.npz"
+    script = pathlib.Path(__file__).with_name("devices.py")
+    subprocess.run([sys.executable, script, out], check=True, timeout=400)
+    with np.load(out) as arrays:
+        return dict(arrays)
+
+
+def difference(a, b):
+    return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("form", ["jit/dense", "jit/blocks", "pmap/dense", "pmap/blocks"])
+def test_gradient_of_the_loss(found, form):
+    assert difference(found[f"gradient/{form}"], found["gradient/one"]) < 2e-6
+
+
+@pytest.mark.parametrize("fault", ["gather", "local negatives"])
+def test_known_faults_would_be_seen(found, fault):
+    assert difference(found[f"gradient/fault/{fault}"], found["gradient/one"]) > 0.05
+
+
+@pytest.mark.parametrize("optimizer", optimizers.NAMES)
+@pytest.mark.parametrize("spread", ["jit8", "pmap8"])
+def test_whole_step(found, optimizer, spread):
+    one = {k: v for k, v in found.items() if k.startswith(f"{optimizer}/jit1/")}
+    assert len(one) > 40
+    for key, value in one.items():
+        other = found[key.replace("jit1", spread)]
+        if value.dtype.kind in "iu":
+            np.testing.assert_array_equal(other, value, err_msg=key)
+            continue
+        # Rounding differs with the order of sums, and grows over three steps through batch norm.
+        scale = np.abs(value).max() + 1e-3
+        np.testing.assert_allclose(other, value, atol=2e-3 * scale, err_msg=key)
+        if "step0" in key:
+            np.testing.assert_allclose(other, value, rtol=2e-3, atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("spread", ["jit8", "pmap8"])
+def test_loss_curve(found, spread):
+    for n in range(3):
+        loss = found[f"sgd/{spread}/step{n}/metrics/loss"]
+        np.testing.assert_allclose(loss, found[f"sgd/jit1/step{n}/metrics/loss"], rtol=2e-5)
