@@ -3,8 +3,8 @@
 XLA's own convolution is right for GPUs and TPUs. On CPUs its backward pass is an order of
 magnitude slower than the matrix product that the same convolution amounts to, so there it is
 written as one: the k x k shifted copies of the input side by side, times the flattened kernel
-('im2col'). The copies are made again in the backward pass rather than kept, since they are k x k
-times the input.
+('im2col'). The copies are k x k times the input, so they are made for a few examples at a time,
+which keeps them in the cache, and again in the backward pass rather than kept.
 
 The choice is made where the program is lowered, not where it is traced: a program for a TPU can be
 compiled by a process that has only a CPU.
@@ -14,6 +14,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+
+# Bytes of shifted copies at a time. Forward and backward on two cores, against all at once: 5 times
+# faster for 1 channel, 3 for 16, 2 for 32, 1.1 for 64. A quarter and four times as much are slower.
+_PATCH_BYTES = 4_000_000
 
 
 def _convolve_native(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -33,9 +37,19 @@ def _patches(x: jax.Array, size: int) -> jax.Array:
     )
 
 
+def _in_groups(x: jax.Array, size: int) -> jax.Array:
+    """[batch, ...] -> [groups, batch / groups, ...], a group's patches about `_PATCH_BYTES`."""
+    batch, height, width, channels = x.shape
+    most = _PATCH_BYTES // (height * width * channels * size * size * x.dtype.itemsize)
+    group = next(n for n in range(min(max(most, 1), batch), 0, -1) if batch % n == 0)
+    return x.reshape(batch // group, group, height, width, channels)
+
+
 def _convolve_by_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     size, _, _, features = kernel.shape
-    return _patches(x, size) @ kernel.reshape(-1, features)
+    flat = kernel.reshape(-1, features)
+    out = lax.map(lambda group: _patches(group, size) @ flat, _in_groups(x, size))
+    return out.reshape(*x.shape[:3], features)
 
 
 def _gradients_native(
@@ -48,11 +62,20 @@ def _gradients_by_matmul(
     x: jax.Array, kernel: jax.Array, cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     size, _, channels, features = kernel.shape
-    patches = _patches(x, size).reshape(-1, size * size * channels)
-    d_kernel = patches.T @ cotangent.reshape(-1, features)
+    groups = _in_groups(x, size)
+    cotangents = cotangent.reshape(groups.shape[0], -1, features)
+
+    def add(total: jax.Array, group: tuple[jax.Array, jax.Array]):
+        patches = _patches(group[0], size).reshape(-1, size * size * channels)
+        return total + jnp.matmul(patches.T, group[1], preferred_element_type=jnp.float32), None
+
+    zero = jnp.zeros((size * size * channels, features), jnp.float32)
+    d_kernel, _ = lax.scan(add, zero, (groups, cotangents))
     # The gradient of a convolution is a convolution with the kernel turned round.
     turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
-    return _convolve_by_matmul(cotangent, turned), d_kernel.reshape(kernel.shape)
+    return _convolve_by_matmul(cotangent, turned), d_kernel.reshape(kernel.shape).astype(
+        kernel.dtype
+    )
 
 
 @jax.custom_vjp
