@@ -20,6 +20,8 @@ setup(
         "array_record>=0.8,<0.9",
         "flax>=0.12,<0.13",
         "grain>=0.2.12,<0.3",
+        # TFDS imports it to find the package of a builder, and does not declare it.
+        "importlib_resources>=6,<8",
         f"jax{JAX}",
         "librosa>=0.11,<2",
         "matplotlib>=3.9,<4",

@@ -1,0 +1,1 @@
+"""Recordings to batches: manifests, decoding, prepared datasets, loader, synthetic audio."""

@@ -1,0 +1,89 @@
+"""Manifests: CSV files with one row a recording."""
+
+import csv
+import dataclasses
+import pathlib
+
+from cryjax.command.program import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One recording of a manifest.
+
+    Attributes:
+      path: absolute.
+      name: as the manifest has it.
+      label: '' is none; several are separated by ';'.
+      subject: the group that a split never divides; the name where the manifest has no subjects.
+      split: '' is none.
+    """
+
+    path: pathlib.Path
+    name: str
+    label: str
+    subject: str
+    split: str
+
+
+def read_manifest(path: str | pathlib.Path, label_column: str = "label") -> list[Row]:
+    """Reads a manifest.
+
+    Args:
+      path: of a CSV file in UTF-8 with a column `path` (relative to the manifest, or absolute) and,
+        if wanted, `label`, `subject` and `split`; other columns are ignored.
+      label_column: the column to take labels from.
+
+    Raises:
+      UserError: for a file or a column that is not there, no rows, an empty or repeated path, or a
+        subject in two splits.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such manifest; give the path of a CSV file")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            lines = [{k: v or "" for k, v in line.items() if k} for line in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a CSV file in UTF-8 ({error}); export it as CSV") from error
+    if "path" not in columns:
+        raise UserError(f"{path}: no column 'path' (found: {', '.join(columns)}); add one")
+    if label_column != "label" and label_column not in columns:
+        raise UserError(
+            f"{path}: no column {label_column!r} for --label_column (found: {', '.join(columns)})"
+        )
+    rows = [
+        Row(
+            path=(path.parent / line["path"]).absolute(),
+            name=line["path"],
+            label=line.get(label_column, ""),
+            subject=line.get("subject", "") or line["path"],
+            split=line.get("split", ""),
+        )
+        for line in lines
+    ]
+    _check(path, rows)
+    return rows
+
+
+def _check(path: pathlib.Path, rows: list[Row]) -> None:
+    if not rows:
+        raise UserError(f"{path}: no rows under the header; add one a recording")
+    seen: set[str] = set()
+    split_of: dict[str, str] = {}
+    for number, row in enumerate(rows, 2):
+        if not row.name:
+            raise UserError(f"{path}: line {number} has an empty path; fill it in or delete it")
+        if row.name in seen:
+            raise UserError(f"{path}: line {number} repeats {row.name!r}; keep one of the rows")
+        seen.add(row.name)
+        split = split_of.setdefault(row.subject, row.split)
+        if split != row.split:
+            raise UserError(
+                f"{path}: subject {row.subject!r} is in split {split!r} and, on line {number}, in "
+                f"{row.split!r}; a subject belongs to one split"
+            )
+    if any(row.split for row in rows) and not all(row.split for row in rows):
+        raise UserError(f"{path}: some rows have a split and some none; fill in all or none")

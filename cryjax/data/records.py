@@ -1,0 +1,163 @@
+"""Prepared datasets: TFDS datasets in ArrayRecord files, read at random without TensorFlow.
+
+The audio is an int16 tensor with byte encoding, not TFDS's `Audio` feature: that one imports
+TensorFlow and reads twenty times slower. Beside TFDS's own files lies `prepared.json`.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from cryjax.command.program import UserError
+
+INFO_FILE = "prepared.json"
+
+FEATURES = tfds.features.FeaturesDict(
+    {
+        "audio": tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding="bytes"),
+        "label": tfds.features.Text(),  # several separated by ';', '' is none
+        "subject": tfds.features.Text(),
+        "recording": np.int64,  # which recording it is a segment of
+        "segment": np.int64,  # which segment
+    }
+)
+
+
+class Recordings(tfds.core.GeneratorBasedBuilder):
+    """Writes examples that are made elsewhere."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, examples: Mapping[str, Iterator[dict[str, Any]]], **options: Any):
+        self._examples = examples
+        super().__init__(file_format="array_record", **options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(builder=self, features=FEATURES)
+
+    def _split_generators(self, _: Any) -> dict[str, Iterator]:
+        return {split: self._keyed(split) for split in self._examples}
+
+    def _keyed(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        for example in self._examples[split]:
+            yield f"{example['recording']}-{example['segment']}", example
+
+    def _generate_examples(self) -> None:
+        raise NotImplementedError("examples come with their splits")
+
+
+class Writer:
+    """Writes a prepared dataset beside its final place and renames it there when it is whole."""
+
+    def __init__(self, directory: pathlib.Path):
+        self.directory = directory.absolute()
+        self._partial = self.directory.with_name(f".{self.directory.name}.partial")
+
+    def __enter__(self) -> "Writer":
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._partial.mkdir(parents=True)
+        return self
+
+    def write(self, examples: Mapping[str, Iterator[dict[str, Any]]]) -> pathlib.Path:
+        """Writes the examples of each split; returns the folder to put other files into."""
+        tfds.disable_progress_bar()
+        builder = Recordings(examples, data_dir=str(self._partial))
+        with contextlib.redirect_stdout(None):  # TFDS prints what it does, in a folder of ours
+            builder.download_and_prepare()
+        return pathlib.Path(builder.data_dir)
+
+    def finish(self, written: pathlib.Path, info: Mapping[str, Any]) -> None:
+        """Adds `prepared.json`, and puts the dataset in its place."""
+        text = json.dumps(info, indent=2, sort_keys=True) + "\n"
+        (written / INFO_FILE).write_text(text, encoding="utf-8")
+        if self.directory.exists():
+            self.directory.rmdir()  # only ever an empty one
+        written.rename(self.directory)
+
+    def __exit__(self, *_: Any) -> None:
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+
+class Source:
+    """Random access to the examples of a split, with text as `str`."""
+
+    def __init__(self, data_source: Any):
+        self._data_source = data_source
+
+    def __len__(self) -> int:
+        return len(self._data_source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = self._data_source[index]
+        return {
+            "audio": example["audio"],
+            "label": example["label"].decode(),
+            "subject": example["subject"].decode(),
+            "recording": int(example["recording"]),
+            "segment": int(example["segment"]),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A prepared dataset.
+
+    Attributes:
+      directory: where it lies.
+      sample_rate: in hertz.
+      segment_seconds: the most that one example holds.
+      label_names: in order; none if nothing is labelled.
+      splits: split -> number of examples.
+      synthetic: whether the audio was made rather than recorded.
+      counts: split -> examples, recordings, subjects, hours, labels.
+    """
+
+    directory: pathlib.Path
+    sample_rate: int
+    segment_seconds: float
+    label_names: tuple[str, ...]
+    splits: dict[str, int]
+    synthetic: bool
+    counts: dict[str, Any]
+
+    def source(self, split: str) -> Source:
+        """Random access to a split. Raises UserError where there is no such split."""
+        if split not in self.splits:
+            raise UserError(
+                f"{self.directory} has no split {split!r}; it has {', '.join(self.splits)}"
+            )
+        builder = tfds.builder_from_directory(str(self.directory))
+        return Source(builder.as_data_source(split=split))
+
+
+def read_info(directory: pathlib.Path) -> dict[str, Any] | None:
+    """`prepared.json` of a folder, or None."""
+    file = directory / INFO_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def open_prepared(directory: str | pathlib.Path) -> Prepared:
+    """Opens a prepared dataset. Raises UserError where the folder is none."""
+    directory = pathlib.Path(directory)
+    info = read_info(directory)
+    if info is None:
+        raise UserError(
+            f"{directory} is no prepared dataset; make one with "
+            f"python -m cryjax.prepare --manifest=FILE.csv --out={directory}"
+        )
+    return Prepared(
+        directory,
+        info["sample_rate"],
+        info["segment_seconds"],
+        tuple(info["labels"]),
+        {split: counts["examples"] for split, counts in info["splits"].items()},
+        info["synthetic"],
+        info["splits"],
+    )

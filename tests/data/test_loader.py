@@ -1,0 +1,93 @@
+"""The batch at a step is a function of (seed, step), however many hosts there are."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from cryjax.data import loader
+
+
+class Source:
+    """`count` clips; clip i is filled with base + i and 5 to 11 samples long."""
+
+    def __init__(self, count, base=0):
+        self._count, self._base = count, base
+
+    def __len__(self):
+        return self._count
+
+    def __getitem__(self, i):
+        return {"audio": np.full(5 + i % 7, self._base + i, np.int16)}
+
+
+def take(dataset, count, **options):
+    return list(itertools.islice(loader.batches(dataset, **options), count))
+
+
+@pytest.fixture
+def dataset():
+    return loader.examples([(Source(10), 1.0), (Source(20, 100), 3.0)], samples=8, seed=1)
+
+
+def test_starting_late_gives_the_same_batches(dataset):
+    whole = take(dataset, 6, batch_size=8)
+    late = take(dataset, 3, batch_size=8, start=3)
+    for mine, theirs in zip(late, whole[3:], strict=True):
+        np.testing.assert_array_equal(mine["audio"], theirs["audio"])
+        np.testing.assert_array_equal(mine["length"], theirs["length"])
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_global_batch(dataset, processes):
+    whole = take(dataset, 4, batch_size=8, start=1)
+    parts = [
+        take(dataset, 4, batch_size=8, start=1, process=p, processes=processes)
+        for p in range(processes)
+    ]
+    for n, batch in enumerate(whole):
+        joined = np.concatenate([part[n]["audio"] for part in parts])
+        np.testing.assert_array_equal(joined, batch["audio"])
+
+
+def test_an_epoch_holds_each_example_once_and_epochs_differ():
+    dataset = loader.examples([(Source(24), 1.0)], samples=8, seed=0)
+    seen = np.concatenate([batch["audio"][:, 0] for batch in take(dataset, 6, batch_size=8)])
+    for epoch in (seen[:24], seen[24:]):
+        assert sorted(epoch) == list(range(24))
+    assert not np.array_equal(seen[:24], seen[24:])
+
+
+def test_weights(dataset):
+    seen = np.concatenate([batch["audio"][:, 0] for batch in take(dataset, 50, batch_size=8)])
+    assert abs(np.mean(seen >= 100) - 0.75) < 0.01
+
+
+def test_seeds_differ():
+    orders = [
+        np.concatenate(
+            [
+                batch["audio"][:, 0]
+                for batch in take(
+                    loader.examples([(Source(24), 1.0)], samples=8, seed=seed), 3, batch_size=8
+                )
+            ]
+        )
+        for seed in (0, 1)
+    ]
+    assert not np.array_equal(*orders)
+
+
+def test_short_clips_are_padded_and_long_ones_cut():
+    window = loader.Window(8)
+    rng = np.random.default_rng(0)
+    short = window.random_map({"audio": np.arange(1, 6, dtype=np.int16)}, rng)
+    np.testing.assert_array_equal(short["audio"], [1, 2, 3, 4, 5, 0, 0, 0])
+    assert short["length"] == 5 and short["audio"].dtype == np.int16
+    starts = set()
+    for _ in range(100):
+        cut = window.random_map({"audio": np.arange(11, dtype=np.int16)}, rng)
+        assert cut["length"] == 8
+        np.testing.assert_array_equal(np.diff(cut["audio"]), 1)
+        starts.add(int(cut["audio"][0]))
+    assert starts == {0, 1, 2, 3}
