@@ -1,0 +1,238 @@
+"""Linear probes of frozen embeddings, fitted on some subjects and scored on others."""
+
+import dataclasses
+import warnings
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from cryjax.command.program import UserError
+from cryjax.evaluation import metrics
+
+INNER_FOLDS = 5
+# Penalties for each recording of the training set: on standardised features, from hardly any to
+# one under which nothing is left.
+RIDGE_PENALTIES = np.logspace(-4, 2, 13)
+LOGISTIC_PENALTIES = np.logspace(-4, 0, 7)
+# Under so many subjects a bootstrap has little to resample.
+FEW_SUBJECTS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeResult:
+    """What a probe said of the recordings that it was not fitted on.
+
+    Attributes:
+      rows: int [n], which of the recordings given, in order.
+      true: int [n] classes.
+      scores: [n, classes], the highest wins; no probabilities.
+      subjects: [n].
+      penalties: the one chosen in each fold.
+      warnings: what a reader of the numbers should know.
+    """
+
+    rows: np.ndarray
+    true: np.ndarray
+    scores: np.ndarray
+    subjects: np.ndarray
+    penalties: tuple[float, ...]
+    warnings: tuple[str, ...]
+
+
+def _scores(model: Pipeline, features: np.ndarray, classes: int) -> np.ndarray:
+    """[n, classes]: the model's scores, and less than any of them for a class it never saw."""
+    found = model.decision_function(features)
+    if found.ndim == 1:
+        found = np.stack([-found, found], axis=1)
+    scores = np.full((len(features), classes), found.min() - 1.0)
+    scores[:, model.classes_] = found
+    return scores
+
+
+def fit(
+    features: np.ndarray, labels: np.ndarray, subjects: np.ndarray, *, classifier: str, seed: int
+) -> tuple[Pipeline, float]:
+    """Fits a linear classifier on standardised features, its penalty chosen by grouped folds.
+
+    'ridge' is least squares on targets of -1 and 1, in closed form; 'logistic' is multinomial with
+    an L2 penalty. The penalty is the one with the best macro AUC on held-out subjects within the
+    recordings given, so that nothing of a test subject enters.
+
+    Args:
+      features: [recordings, features].
+      labels: int [recordings], of at least two classes.
+      subjects: [recordings], at least two.
+      classifier: 'ridge' or 'logistic'.
+      seed: of the folds.
+
+    Returns:
+      The model, and its penalty for each recording.
+    """
+    count = len(labels)
+    if classifier == "ridge":
+        model = make_pipeline(StandardScaler(), RidgeClassifier())
+        penalties = RIDGE_PENALTIES
+        grid = {"ridgeclassifier__alpha": penalties * count}
+    else:
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
+        penalties = LOGISTIC_PENALTIES
+        grid = {"logisticregression__C": 1.0 / (penalties * count)}
+    total = labels.max() + 1
+
+    def score(fitted: Pipeline, held_out: np.ndarray, true: np.ndarray) -> float:
+        scores = _scores(fitted, held_out, total)
+        found = metrics.macro_auc(true, scores, np.ones((1, len(true))))[0]
+        return 0.5 if np.isnan(found) else found  # a fold of one class tells nothing
+
+    folds = _grouped_folds(labels, subjects, INNER_FOLDS, seed)
+    # A fold whose training part has one class cannot be fitted.
+    folds = [(train, test) for train, test in folds if len(set(labels[train])) > 1]
+    search = GridSearchCV(model, grid, scoring=score, cv=folds or [(np.arange(count),) * 2])
+    with warnings.catch_warnings():
+        # The search includes penalties so weak that the optimiser runs out; they lose.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        search.fit(features, labels)
+    return search.best_estimator_, float(penalties[search.best_index_])
+
+
+def _grouped_folds(
+    labels: np.ndarray, subjects: np.ndarray, folds: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Stratified folds that divide no subject; fewer where there are fewer subjects."""
+    splitter = StratifiedGroupKFold(min(folds, len(set(subjects))), shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # A class with fewer recordings than folds: told by the caller, of the outer folds.
+        warnings.simplefilter("ignore", UserWarning)
+        return list(splitter.split(labels, labels, subjects))
+
+
+def _own_split(subjects: np.ndarray, splits: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    train = np.flatnonzero(np.isin(splits, ("train", "validation")))
+    test = np.flatnonzero(splits == "test")
+    if not len(train) or not len(test):
+        raise UserError(
+            "config.folds=0 takes the dataset's splits 'train' and 'test', and it has labelled "
+            f"recordings in {', '.join(sorted(set(splits)))}; take config.folds=5, or prepare it "
+            "with --splits=train=0.8,test=0.2"
+        )
+    shared = set(subjects[train]) & set(subjects[test])
+    if shared:
+        raise UserError(
+            f"{len(shared)} subject(s) are in both 'train' and 'test'; a subject belongs to one"
+        )
+    return [(train, test)]
+
+
+def probe(
+    features: np.ndarray,
+    labels: np.ndarray,
+    subjects: np.ndarray,
+    *,
+    classifier: str = "ridge",
+    folds: int = 5,
+    splits: np.ndarray | None = None,
+    seed: int = 0,
+) -> ProbeResult:
+    """Scores every held-out recording by a classifier that saw none of its subject.
+
+    Args:
+      features: [recordings, features].
+      labels: int [recordings], classes from 0 up.
+      subjects: [recordings].
+      classifier: 'ridge' or 'logistic'.
+      folds: grouped, stratified; as many as subjects if those are fewer. Scores of all folds are
+        pooled, which makes a pooled AUC slightly pessimistic.
+      splits: [recordings], or None: instead of folds, fit on 'train' and 'validation' and score
+        'test'.
+      seed: of the folds.
+
+    Raises:
+      UserError: with one class, or too few subjects.
+    """
+    classes = int(labels.max()) + 1 if len(labels) else 0
+    if len(set(labels)) < 2:
+        raise UserError(
+            f"{len(labels)} labelled recordings of {len(set(labels))} class(es); "
+            "a probe needs two classes at least"
+        )
+    count = len(set(subjects))
+    if count < 3:
+        raise UserError(
+            f"{count} subject(s); a probe needs 3 at least: it is fitted on some, its penalty "
+            "chosen on others, and scored on others. Fill in the manifest's column 'subject'"
+        )
+    said = []
+    if splits is None and folds > count:
+        said.append(f"{count} folds instead of {folds}: there are {count} subjects")
+    parts = (
+        _grouped_folds(labels, subjects, folds, seed)
+        if splits is None
+        else _own_split(subjects, splits)
+    )
+    rows, scores, penalties = [], [], []
+    for number, (train, test) in enumerate(parts, 1):
+        seen = set(labels[train])
+        if len(seen) < 2:
+            raise UserError(
+                f"fold {number} has one class among its training subjects; take other folds or "
+                "another config.seed"
+            )
+        missing = set(labels[test]) - seen
+        if missing:
+            said.append(
+                f"fold {number}: {len(missing)} class(es) of its test recordings are in no "
+                "training recording, so they cannot be found"
+            )
+        model, penalty = fit(
+            features[train], labels[train], subjects[train], classifier=classifier, seed=seed
+        )
+        rows.append(test)
+        scores.append(_scores(model, features[test], classes))
+        penalties.append(penalty)
+    rows = np.concatenate(rows)
+    order = np.argsort(rows)
+    rows = rows[order]
+    tested = len(set(subjects[rows]))
+    if tested < FEW_SUBJECTS:
+        said.append(
+            f"only {tested} test subjects: the intervals are rough, and say nothing of other people"
+        )
+    return ProbeResult(
+        rows,
+        labels[rows],
+        np.concatenate(scores)[order],
+        subjects[rows],
+        tuple(penalties),
+        tuple(said),
+    )
+
+
+def nearest_neighbour_accuracy(
+    features: np.ndarray, labels: np.ndarray, subjects: np.ndarray
+) -> float | None:
+    """Share of recordings whose nearest neighbour of another subject, by cosine, has their label.
+
+    Args:
+      features: [recordings, features].
+      labels: [recordings] names, '' where there is none: those are left out.
+      subjects: [recordings].
+
+    Returns:
+      In [0, 1], or None where there are not two subjects and two labels.
+    """
+    kept = labels != ""
+    features, labels, subjects = features[kept], labels[kept], subjects[kept]
+    if len(set(labels)) < 2 or len(set(subjects)) < 2:
+        return None
+    right = np.zeros(len(labels), bool)
+    for subject in set(subjects):
+        own = subjects == subject
+        index = NearestNeighbors(n_neighbors=1, metric="cosine").fit(features[~own])
+        nearest = index.kneighbors(features[own], return_distance=False)[:, 0]
+        right[own] = labels[~own][nearest] == labels[own]
+    return float(right.mean())
