@@ -52,6 +52,10 @@ def interval(low: float = -1e30) -> Rule:
     return Rule(lambda x: _is_range(x) and x[0] >= low, f"two numbers in order{bound}, as (1, 2)")
 
 
+def boolean() -> Rule:
+    return Rule(lambda x: isinstance(x, bool), "True or False")
+
+
 def text(*, required: str = "") -> Rule:
     """A string; not empty if `required` says how to give one."""
     return Rule(lambda x: isinstance(x, str) and (bool(x) or not required), required or "a text")

@@ -1,10 +1,14 @@
 """How a program starts and how it fails: exit 0 if it did its work, one line and exit 2 if not."""
 
+import logging as python_logging
 import os
+import pathlib
 import sys
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import app, flags, logging
+
+_PACKAGE = str(pathlib.Path(__file__).resolve().parents[1])
 
 
 class UserError(Exception):
@@ -30,16 +34,35 @@ def required(flag: flags.FlagHolder) -> str:
     return flag.value
 
 
+def _quiet(record: python_logging.LogRecord) -> bool:
+    """Of libraries, only warnings: their start-up chatter hides the lines that matter."""
+    return record.levelno >= python_logging.WARNING or record.pathname.startswith(_PACKAGE)
+
+
+def _set_up_logging(name: str) -> None:
+    """Plain lines on standard error; `--verbosity=1` shows everything, with time and place."""
+    if flags.FLAGS.verbosity < 1:
+        handler = logging.get_absl_handler()
+        handler.addFilter(_quiet)
+        handler.setFormatter(python_logging.Formatter(f"{name}: %(message)s"))
+
+
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs `main(argv)` as an absl program.
 
     A `UserError`, raised while flags are parsed or at any time later, becomes one line on standard
     error and exit status 2. Any other exception is a fault of ours and keeps its traceback.
     """
-    # XLA's and gRPC's start-up chatter hides the lines that matter; set it to 0 to see it.
+    # The same of XLA and gRPC, which log from C++; set it to 0 to see it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    name = pathlib.Path(sys.argv[0]).stem
+
+    def logged(argv: list[str]) -> None:
+        _set_up_logging(name)
+        main(argv)
+
     try:
-        app.run(main, flags_parser=_parse)
+        app.run(logged, flags_parser=_parse)
     except UserError as error:
-        print(f"{sys.argv[0].rsplit('/', 1)[-1]}: error: {error}", file=sys.stderr)
+        print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -13,6 +13,8 @@ from cryjax.command.program import UserError
 # Fields that may change when a run goes on: they alter how it is watched, not what it computes.
 MAY_CHANGE = ("checkpoint_every", "log_every", "neighbours.", "loader.", "parallel")
 
+_LEFT_BY_A_RUN = ("checkpoints/[0-9]*", "metrics.jsonl", "result.json")
+
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes JSON so that the file is always whole: beside it first, then renamed over it."""
@@ -28,6 +30,8 @@ class Workdir:
     def __init__(self, path: str | pathlib.Path, config: Mapping[str, Any], *, writes: bool = True):
         """Opens the folder, or makes it.
 
+        A config whose run left nothing yet, because it was mistaken, is simply replaced.
+
         Raises:
           UserError: if it holds a run with another config.
         """
@@ -35,7 +39,7 @@ class Workdir:
         self._writes = writes
         self._events = None
         file = self.path / "config.json"
-        if file.exists():
+        if file.exists() and any(True for name in _LEFT_BY_A_RUN for _ in self.path.glob(name)):
             old = json.loads(file.read_text(encoding="utf-8"))
             changed = [
                 difference

@@ -1,0 +1,41 @@
+"""A linear classifier on the embeddings of a frozen encoder, evaluated by subject.
+
+    python -m cryjax.linear_probe --config=configs/linear_probe.py --workdir=PROBE \
+        --config.init=RUN --config.data=DATA
+
+Prints, beside each number, that of the same encoder untrained: the floor that any pre-training must
+beat. Two cores embed about 300 ten-second segments a minute with a CNN14, and 300 short recordings
+a second with the small encoder of pretrain_small.py.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+
+    # A prepared dataset with labels.
+    config.data = ""
+    # Work directory of a training run, or 'random' for an untrained encoder.
+    config.init = ""
+    # Whether to probe the same encoder untrained as well.
+    config.floor = True
+    # With init=random: the run whose encoder, front end and window to use; '' takes those below.
+    config.like = ""
+    # 'ridge', in closed form, or 'logistic', multinomial.
+    config.classifier = "ridge"
+    # Grouped, stratified folds over the subjects of all splits; 0 takes the dataset's own splits:
+    # fitted on 'train' (and 'validation'), scored on 'test'.
+    config.folds = 5
+    # Of folds, bootstrap and random initialisation.
+    config.seed = 0
+    # Resamples of the subjects behind each 95 % interval.
+    config.resamples = 1000
+    # Windows embedded at a time.
+    config.batch_size = 64
+
+    # With init=random and no `like`: the encoder, its front end and its window in seconds.
+    config.encoder = ml_collections.ConfigDict({"name": "cnn6", "width": 0.25, "dtype": "float32"})
+    config.front_end = "small_8k"
+    config.window_seconds = 0.8
+    return config

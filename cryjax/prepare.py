@@ -1,0 +1,164 @@
+"""Recordings to a prepared dataset, which training and probing read.
+
+    python -m cryjax.prepare --manifest=M.csv --out=DATA
+    python -m cryjax.prepare --tfds=NAME --out=DATA        # a TFDS catalogue dataset with audio
+    python -m cryjax.prepare --synthetic=cries --out=DATA  # no recordings needed
+
+Files are decoded, mixed down to mono, brought to one sample rate and cut into segments. A file that
+cannot be used is listed with its reason in DATA/skipped.csv. The same command again does nothing.
+"""
+
+import collections
+import os
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from absl import flags
+
+from cryjax.command import program
+from cryjax.command.program import UserError
+from cryjax.data import preparing, splits, synthetic
+from cryjax.data.manifest import read_manifest
+from cryjax.data.preparing import Recording
+
+_MANIFEST = flags.DEFINE_string("manifest", None, "CSV file: path, and label, subject, split.")
+_TFDS = flags.DEFINE_string("tfds", None, "Name of a TFDS dataset, or the folder of a built one.")
+_SYNTHETIC = flags.DEFINE_enum(
+    "synthetic", None, sorted(synthetic.CORPORA), "A corpus that is made, not recorded."
+)
+_OUT = flags.DEFINE_string("out", None, "Folder to make: the prepared dataset.")
+_SAMPLE_RATE = flags.DEFINE_integer("sample_rate", 16_000, "Hertz.", lower_bound=1000)
+_SEGMENT = flags.DEFINE_float("segment_seconds", 10.0, "Longest segment.", lower_bound=0.1)
+_LABEL_COLUMN = flags.DEFINE_string("label_column", "label", "Manifest column with the labels.")
+_SPLITS = flags.DEFINE_string(
+    "splits", None, "Shares of splits made by subject, as train=0.8,test=0.2; default: all train."
+)
+_SPLIT_SEED = flags.DEFINE_integer("split_seed", 0, "Deals subjects to splits differently.")
+_EXCLUDE = flags.DEFINE_list(
+    "exclude", [], "Manifests whose subjects are left out, to keep test subjects out of training."
+)
+_EXAMPLES = flags.DEFINE_integer("examples", 1000, "Clips of a synthetic corpus.", lower_bound=1)
+_SYNTHETIC_SEED = flags.DEFINE_integer("synthetic_seed", 0, "Another seed is other subjects.")
+_SOURCE_RATE = flags.DEFINE_integer("source_rate", 0, "Hertz, where a TFDS dataset does not say.")
+_TFDS_DIR = flags.DEFINE_string("tfds_data_dir", None, "Where TFDS keeps its own datasets.")
+_WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes.", lower_bound=1)
+
+# split -> recordings, made when they are asked for
+Streams = dict[str, Iterable[Recording]]
+
+
+def deal(subjects: list[str], labels: list[str]) -> list[str]:
+    """The split of each recording, by --splits, or 'train' for all."""
+    if not _SPLITS.value:
+        return ["train"] * len(subjects)
+    fractions = splits.parse_fractions(_SPLITS.value)
+    return splits.assign_splits(subjects, labels, fractions, _SPLIT_SEED.value)
+
+
+def by_split(items: Iterable[Any], chosen: Iterable[str]) -> dict[str, list[Any]]:
+    parts = collections.defaultdict(list)
+    for item, split in zip(items, chosen, strict=True):
+        parts[split].append(item)
+    return parts
+
+
+def from_manifest() -> tuple[dict[str, Any], int, Callable[[], Streams]]:
+    """What the dataset is made of, how many recordings, and how to get at them."""
+    rows = read_manifest(_MANIFEST.value, _LABEL_COLUMN.value)
+    left_out = {row.subject for other in _EXCLUDE.value for row in read_manifest(other)}
+    kept = [row for row in rows if row.subject not in left_out]
+    if _EXCLUDE.value:
+        gone = {row.subject for row in rows} & left_out
+        print(f"left out {len(rows) - len(kept)} recordings of {len(gone)} excluded subjects")
+    if not kept:
+        raise UserError(f"{_MANIFEST.value}: --exclude leaves no recording")
+    if kept[0].split and _SPLITS.value:
+        raise UserError(f"{_MANIFEST.value} has its own splits; leave out --splits")
+    chosen = (
+        [row.split for row in kept]
+        if kept[0].split
+        else deal([row.subject for row in kept], [row.label for row in kept])
+    )
+
+    def streams() -> Streams:
+        return {
+            split: preparing.from_manifest(part, _SAMPLE_RATE.value, _WORKERS.value)
+            for split, part in by_split(kept, chosen).items()
+        }
+
+    return {"manifest": preparing.fingerprint(kept)}, len(kept), streams
+
+
+def from_synthetic() -> tuple[dict[str, Any], int, Callable[[], Streams]]:
+    if _SAMPLE_RATE.value < synthetic.LOWEST_RATE_HZ:
+        raise UserError(
+            f"--sample_rate={_SAMPLE_RATE.value}: synthetic corpora are made at "
+            f"{synthetic.LOWEST_RATE_HZ} Hz or more"
+        )
+    clips = synthetic.CORPORA[_SYNTHETIC.value](_EXAMPLES.value, _SYNTHETIC_SEED.value)
+    chosen = deal([clip.subject for clip in clips], [clip.label for clip in clips])
+
+    def streams() -> Streams:
+        return {
+            split: preparing.from_clips(part, _SAMPLE_RATE.value, _WORKERS.value)
+            for split, part in by_split(clips, chosen).items()
+        }
+
+    inputs = {
+        "synthetic": _SYNTHETIC.value,
+        "examples": _EXAMPLES.value,
+        "seed": _SYNTHETIC_SEED.value,
+    }
+    return inputs, len(clips), streams
+
+
+def from_tfds() -> tuple[dict[str, Any], int, Callable[[], Streams]]:
+    builder = preparing.open_tfds(_TFDS.value, _TFDS_DIR.value)
+    sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
+
+    def streams() -> Streams:
+        return {
+            split: preparing.from_tfds(builder, split, _SAMPLE_RATE.value, _SOURCE_RATE.value)
+            for split in sizes
+        }
+
+    return {"tfds": builder.info.full_name}, sum(sizes.values()), streams
+
+
+def main(_: list[str]) -> None:
+    sources = [
+        source
+        for flag, source in (
+            (_MANIFEST, from_manifest),
+            (_TFDS, from_tfds),
+            (_SYNTHETIC, from_synthetic),
+        )
+        if flag.value
+    ]
+    if len(sources) != 1:
+        raise UserError("give one of --manifest, --tfds and --synthetic")
+    out = pathlib.Path(program.required(_OUT))
+    inputs, total, streams = sources[0]()
+    inputs |= {
+        "sample_rate": _SAMPLE_RATE.value,
+        "segment_seconds": _SEGMENT.value,
+        "splits": _SPLITS.value or "",
+        "split_seed": _SPLIT_SEED.value,
+    }
+    info = preparing.already_done(out, inputs)
+    if info is not None:
+        print(f"{out} is already prepared from these inputs; nothing to do")
+    else:
+        preparation = preparing.Preparation(_SAMPLE_RATE.value, _SEGMENT.value)
+        info = preparation.run(
+            out, streams(), total=total, inputs=inputs, synthetic=bool(_SYNTHETIC.value)
+        )
+    what = "synthetic, " if info["synthetic"] else ""
+    print(f"{out}: {what}{info['sample_rate']} Hz\n{preparing.summary_table(info)}")
+    if info["skipped"]:
+        print(f"skipped {info['skipped']} recordings: see {out / 'skipped.csv'}")
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,100 @@
+"""Configs are refused by field, value and remedy; lengths become steps in one place."""
+
+import ml_collections
+import pytest
+
+from cryjax.command import config as config_lib
+from cryjax.command.config import integer, interval, number, one_of, text
+from cryjax.command.program import UserError
+
+RULES = {
+    "data": text(required="a folder"),
+    "size": integer(1),
+    "rate": number(above=0),
+    "inner.kind": one_of("a", "b"),
+    "inner.range": interval(0),
+    "total": config_lib.LENGTH,
+}
+
+
+def good():
+    return ml_collections.ConfigDict(
+        {
+            "data": "x",
+            "size": 2,
+            "rate": 0.1,
+            "inner": {"kind": "a", "range": (0.0, 1.0)},
+            "total": "2 epochs",
+        }
+    )
+
+
+def test_accepts_what_is_right():
+    config_lib.validate(good(), RULES)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "remedy"),
+    [
+        ("data", "", "a folder"),
+        ("size", 0, "from 1 up"),
+        ("size", True, "whole number"),
+        ("size", 2.0, "whole number"),
+        ("rate", 0.0, "above 0"),
+        ("rate", float("nan"), "above 0"),
+        ("rate", float("inf"), "above 0"),
+        ("inner.kind", "c", "a, b"),
+        ("inner.range", (2.0, 1.0), "in order"),
+        ("inner.range", (-1.0, 1.0), "from 0 up"),
+        ("inner.range", "12", "two numbers"),
+        ("total", "2 weeks", "epochs"),
+        ("total", "-2 epochs", "epochs"),
+    ],
+)
+def test_names_field_value_and_remedy(field, value, remedy):
+    config = good()
+    with config.ignore_type():
+        config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError) as error:
+        config_lib.validate(config, RULES)
+    message = str(error.value)
+    assert f"config.{field}={value!r}" in message and remedy in message and "\n" not in message
+
+
+def test_unknown_and_missing_fields():
+    config = good()
+    config.extra = 1
+    with pytest.raises(UserError, match=r"config\.extra is no field.*inner\.kind"):
+        config_lib.validate(config, RULES)
+    config = good()
+    del config.inner["kind"]
+    with pytest.raises(UserError, match=r"config\.inner\.kind is missing"):
+        config_lib.validate(config, RULES)
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [
+        ("20000 steps", 20_000),
+        ("1 step", 1),
+        ("100 epochs", 400),
+        ("0.5 epochs", 2),
+        ("5e6 examples", 19531),
+        ("1 examples", 1),
+        ("0", 0),
+        ("0 epochs", 0),
+    ],
+)
+def test_lengths(length, expected):
+    assert config_lib.LENGTH.accepts(length)
+    assert config_lib.steps(length, batch_size=256, examples=1024) == expected
+
+
+def test_differences():
+    old = {"a": 1, "b": {"c": 2, "d": 3}}
+    new = {"a": 1, "b": {"c": 5}, "e": 6}
+    assert config_lib.differences(old, new) == [
+        "b.c: 2 -> 5",
+        "b.d: 3 -> '(none)'",
+        "e: '(none)' -> 6",
+    ]
