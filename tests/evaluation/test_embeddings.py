@@ -1,0 +1,77 @@
+"""Embeddings of recordings: windows cover them, segments are averaged, batches do not matter."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryjax.audio import frontend
+from cryjax.evaluation.embeddings import Embedder, windows
+from cryjax.models import make_encoder
+from cryjax.training import steps
+
+
+@given(st.integers(1, 500), st.integers(1, 100))
+def test_windows_cover_a_segment(length, samples):
+    audio = np.arange(length, dtype=np.int16)
+    found = windows(audio, samples)
+    assert found.shape[1] == samples
+    assert set(found.ravel()) == set(audio)
+    if length >= samples:
+        assert np.all(np.diff(found, axis=1) == 1)  # uninterrupted
+        assert (len(found) - 1) * samples < length  # no more than needed
+    else:
+        np.testing.assert_array_equal(found[0], np.tile(audio, samples)[:samples])
+
+
+class Dataset:
+    """Stands in for a prepared dataset: three recordings, the first in two segments."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.rows = [
+            {
+                "audio": rng.integers(-9000, 9000, length).astype(np.int16),
+                "label": label,
+                "subject": subject,
+                "recording": recording,
+                "segment": segment,
+            }
+            for length, label, subject, recording, segment in [
+                (9000, "a", "s1", 7, 0),
+                (2000, "", "s2", 9, 0),
+                (5000, "a", "s1", 7, 1),
+                (4000, "b", "s3", 8, 0),
+            ]
+        ]
+
+    def source(self, split):
+        assert split == "train"
+        return self.rows
+
+
+@pytest.fixture(scope="module")
+def model():
+    encoder, settings = make_encoder("cnn6", 1 / 16), frontend.PRESETS["small_8k"]
+    variables = encoder.init(jax.random.key(0), np.zeros((1, 64, settings.mels)))
+    return encoder, settings, variables
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_recordings_are_averaged_over_all_their_windows(model, batch_size):
+    encoder, settings, variables = model
+    dataset = Dataset()
+    found = Embedder(encoder, settings, 4000, batch_size)(variables, dataset, "train")
+    # Ordered by recording: 7, 8, 9.
+    assert found.labels.tolist() == ["a", "b", ""] and found.subjects.tolist() == ["s1", "s3", "s2"]
+    for row, places in zip(found.features, ([0, 2], [3], [1]), strict=True):
+        pieces = np.concatenate([windows(dataset.rows[p]["audio"], 4000) for p in places])
+        expected = steps.embed(variables, pieces, encoder=encoder, settings=settings).mean(axis=0)
+        np.testing.assert_allclose(row, expected, atol=1e-4)
+
+
+def test_most_spreads_over_the_split(model):
+    encoder, settings, variables = model
+    found = Embedder(encoder, settings, 4000)(variables, Dataset(), "train", most=2)
+    assert found.subjects.tolist() == ["s1", "s3"]  # the first and the last row

@@ -1,0 +1,132 @@
+"""Probes find what is there, do not find what is not, and never look at a test subject."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+from cryjax.command.program import UserError
+from cryjax.evaluation import probes
+
+
+def clusters(classes=3, subjects=12, each=9, strength=2.0, subject_strength=1.0, seed=0):
+    """Features: a direction for the class, an offset for the subject, noise."""
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(subjects), each)
+    labels = np.arange(len(group)) % classes
+    features = strength * np.eye(classes, 16)[labels]
+    features += subject_strength * rng.normal(size=(subjects, 16))[group]
+    return features + rng.normal(size=features.shape), labels, group
+
+
+def accuracy(found):
+    return np.mean(found.scores.argmax(axis=1) == found.true)
+
+
+@pytest.mark.parametrize("classifier", ["ridge", "logistic"])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_finds_a_linear_signal(classifier, classes):
+    found = probes.probe(*clusters(classes, strength=4.0), classifier=classifier)
+    assert accuracy(found) > 0.85
+    assert found.scores.shape == (108, classes)
+    np.testing.assert_array_equal(found.rows, np.arange(108))  # each scored once, in order
+
+
+@pytest.mark.parametrize("classifier", ["ridge", "logistic"])
+def test_does_not_know_a_subject_again(classifier):
+    """Each subject has one label, drawn at random: only knowing the subject again would help."""
+    rng = np.random.default_rng(0)
+    features, _, group = clusters(subjects=40, each=6, strength=0.0, subject_strength=5.0)
+    labels = rng.permutation(np.arange(40) % 2)[group]
+    by_subject = probes.probe(features, labels, group, classifier=classifier)
+    assert abs(accuracy(by_subject) - 0.5) < 0.2
+    leaking = probes.probe(features, labels, np.arange(len(group)), classifier=classifier)
+    assert accuracy(leaking) > 0.75  # the fault that grouping prevents would be seen
+
+
+def test_folds_are_by_subject_and_inner_folds_too(monkeypatch):
+    seen = []
+    grouped = probes._grouped_folds
+
+    def spy(labels, subjects, folds, seed):
+        parts = grouped(labels, subjects, folds, seed)
+        for train, test in parts:
+            assert not set(subjects[train]) & set(subjects[test])
+        seen.append(len(subjects))
+        return parts
+
+    monkeypatch.setattr(probes, "_grouped_folds", spy)
+    probes.probe(*clusters(), folds=4)
+    assert len(seen) == 5 and seen[0] == 108 and max(seen[1:]) < 108
+
+
+def test_ridge_is_the_closed_form():
+    features, labels, group = clusters()
+    model, penalty = probes.fit(features, labels, group, classifier="ridge", seed=0)
+    standard = (features - features.mean(axis=0)) / features.std(axis=0)
+    targets = np.where(labels[:, None] == np.arange(3), 1.0, -1.0)
+    reference = Ridge(alpha=penalty * len(labels)).fit(standard, targets).predict(standard)
+    np.testing.assert_allclose(model.decision_function(features), reference, atol=1e-6)
+
+
+def test_penalty_is_heavy_where_there_is_nothing_to_find():
+    rng = np.random.default_rng(0)
+    _, labels, group = clusters()
+    signal, _, _ = clusters(strength=6.0, subject_strength=0.0)
+    _, for_signal = probes.fit(signal, labels, group, classifier="ridge", seed=0)
+    noise = np.concatenate([signal, 3 * rng.normal(size=(108, 300))], axis=1)
+    _, for_noise = probes.fit(noise, labels, group, classifier="ridge", seed=0)
+    assert for_noise > for_signal
+
+
+def test_own_splits():
+    features, labels, group = clusters()
+    splits = np.where(group < 6, "train", np.where(group < 8, "validation", "test"))
+    found = probes.probe(features, labels, group, splits=splits)
+    np.testing.assert_array_equal(found.rows, np.flatnonzero(splits == "test"))
+    model, _ = probes.fit(features[:72], labels[:72], group[:72], classifier="ridge", seed=0)
+    np.testing.assert_allclose(found.scores, model.decision_function(features[72:]))
+
+
+def test_a_class_that_is_missing_from_training_is_told_and_never_found():
+    features, labels, group = clusters()
+    labels = np.where(group == 11, 2, labels % 2)
+    splits = np.where(group < 9, "train", "test")
+    found = probes.probe(features, labels, group, splits=splits)
+    assert "in no training recording" in found.warnings[0]
+    assert not np.any(found.scores.argmax(axis=1) == 2)
+    assert np.isfinite(found.scores).all()
+
+
+def test_few_subjects_are_told():
+    assert any("12 test subjects" in said for said in probes.probe(*clusters()).warnings)
+    assert not probes.probe(*clusters(subjects=25, each=6)).warnings
+
+
+@pytest.mark.parametrize(
+    ("labels", "subjects", "splits", "named"),
+    [
+        (np.zeros(12, int), np.arange(12), None, "two classes"),
+        (np.arange(12) % 2, np.arange(12) % 2, None, "2 subject"),
+        (np.arange(12) % 2, np.arange(12), np.full(12, "train"), "folds=5"),
+        (np.arange(12) % 2, np.arange(12) // 2, np.array(["train", "test"] * 6), "both"),
+    ],
+)
+def test_mistakes_are_named(labels, subjects, splits, named):
+    features = np.random.default_rng(0).normal(size=(12, 3))
+    with pytest.raises(UserError, match=named):
+        probes.probe(features, labels, subjects, splits=splits)
+
+
+def test_nearest_neighbour_of_another_subject():
+    features, labels, group = clusters(strength=8.0, subject_strength=0.0)
+    names = np.array(["a", "b", "c"])[labels]
+    assert probes.nearest_neighbour_accuracy(features, names, group) > 0.95
+    # A duplicate under the same subject must not count: here it is all that has the label.
+    lonely = np.where(group == 0, "z", names)
+    twice = np.concatenate([features, features[group == 0]])
+    found = probes.nearest_neighbour_accuracy(
+        twice, np.append(lonely, ["z"] * 9), np.append(group, [0] * 9)
+    )
+    assert found < 0.95 * 99 / 117 + 0.05
+    names[:] = ""
+    assert probes.nearest_neighbour_accuracy(features, names, group) is None
