@@ -114,6 +114,8 @@ def from_synthetic() -> tuple[dict[str, Any], int, Callable[[], Streams]]:
 
 
 def from_tfds() -> tuple[dict[str, Any], int, Callable[[], Streams]]:
+    if _SPLITS.value:
+        raise UserError("a TFDS dataset has its own splits; leave out --splits")
     builder = preparing.open_tfds(_TFDS.value, _TFDS_DIR.value)
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
 
@@ -123,7 +125,8 @@ def from_tfds() -> tuple[dict[str, Any], int, Callable[[], Streams]]:
             for split in sizes
         }
 
-    return {"tfds": builder.info.full_name}, sum(sizes.values()), streams
+    inputs = {"tfds": builder.info.full_name, "source_rate": _SOURCE_RATE.value}
+    return inputs, sum(sizes.values()), streams
 
 
 def main(_: list[str]) -> None:
@@ -138,6 +141,8 @@ def main(_: list[str]) -> None:
     ]
     if len(sources) != 1:
         raise UserError("give one of --manifest, --tfds and --synthetic")
+    if _EXCLUDE.value and not _MANIFEST.value:
+        raise UserError("--exclude leaves subjects out of a --manifest only")
     out = pathlib.Path(program.required(_OUT))
     inputs, total, streams = sources[0]()
     inputs |= {

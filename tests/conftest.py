@@ -7,8 +7,20 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import pytest
 
+import programs
+
 
 @pytest.fixture(autouse=True)
 def guard_rails():
     with jax.numpy_rank_promotion("raise"), jax.debug_nans(True):
         yield
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """A prepared dataset: 60 synthetic cries of 6 infants at 8 kHz, labelled, split 'train'."""
+    out = tmp_path_factory.mktemp("data") / "cries"
+    programs.succeed(
+        "prepare", "--synthetic=cries", "--examples=60", "--sample_rate=8000", f"--out={out}"
+    )
+    return out

@@ -27,6 +27,17 @@ def to_int16(waveform: np.ndarray) -> np.ndarray:
     return np.minimum(np.rint(np.clip(waveform, -1.0, 1.0) * 32768.0), 32767).astype(np.int16)
 
 
+class _Forwards(soundfile.SoundFile):
+    """Read from its start to its end and never sought in.
+
+    `soundfile` seeks after each read to where that should have led by the header. In a damaged MP3
+    or Ogg file that is elsewhere: silence came in between, or the same audio twice.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
 def _mono_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
     """float32 [samples] at the file's own rate, mean over the channels, block by block."""
     size = _BLOCK_SECONDS * file.samplerate
@@ -40,7 +51,7 @@ def _mono_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
 
 def _decode_soundfile(path: pathlib.Path, sample_rate: int) -> np.ndarray:
     parts = []
-    with soundfile.SoundFile(path) as file:
+    with _Forwards(path) as file:
         rate = file.samplerate
         if not RATES_HZ[0] <= rate <= RATES_HZ[1]:
             raise Unusable(f"a sample rate of {rate} Hz")
@@ -100,7 +111,7 @@ def decode(path: pathlib.Path, sample_rate: int) -> np.ndarray:
             raise Unusable("an empty file")
         try:
             audio = _decode_soundfile(path, sample_rate)
-        except soundfile.SoundFileError:
+        except (soundfile.SoundFileError, TypeError):  # TypeError for a name that ends in .raw
             if shutil.which("ffmpeg") is None:
                 raise Unusable("libsndfile cannot decode it; ffmpeg, if installed, might") from None
             audio = _decode_ffmpeg(path, sample_rate)

@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 
 from cryjax.command.program import UserError
+from cryjax.data.splits import SPLIT_NAMES, is_split_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,10 @@ def read_manifest(path: str | pathlib.Path, label_column: str = "label") -> list
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             columns = reader.fieldnames or []
-            lines = [{k: v or "" for k, v in line.items() if k} for line in reader]
+            lines, numbers = [], []
+            for line in reader:
+                lines.append({k: v or "" for k, v in line.items() if k})
+                numbers.append(reader.line_num)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV file in UTF-8 ({error}); export it as CSV") from error
     if "path" not in columns:
@@ -64,21 +68,25 @@ def read_manifest(path: str | pathlib.Path, label_column: str = "label") -> list
         )
         for line in lines
     ]
-    _check(path, rows)
+    _check(path, rows, numbers)
     return rows
 
 
-def _check(path: pathlib.Path, rows: list[Row]) -> None:
+def _check(path: pathlib.Path, rows: list[Row], numbers: list[int]) -> None:
     if not rows:
         raise UserError(f"{path}: no rows under the header; add one a recording")
     seen: set[str] = set()
     split_of: dict[str, str] = {}
-    for number, row in enumerate(rows, 2):
+    for number, row in zip(numbers, rows, strict=True):
         if not row.name:
             raise UserError(f"{path}: line {number} has an empty path; fill it in or delete it")
         if row.name in seen:
             raise UserError(f"{path}: line {number} repeats {row.name!r}; keep one of the rows")
         seen.add(row.name)
+        if row.split and not is_split_name(row.split):
+            raise UserError(
+                f"{path}: line {number} has the split {row.split!r}; name it by {SPLIT_NAMES}"
+            )
         split = split_of.setdefault(row.subject, row.split)
         if split != row.split:
             raise UserError(

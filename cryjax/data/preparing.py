@@ -218,7 +218,7 @@ def fingerprint(rows: Sequence[Row]) -> str:
         try:
             status = row.path.stat()
             file = [status.st_size, status.st_mtime_ns]
-        except OSError:
+        except (OSError, ValueError):  # ValueError for a path that no file can have
             file = None
         described.append([row.name, row.label, row.subject, row.split, file])
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
@@ -274,18 +274,25 @@ def _audio_feature(features: Any, source_rate: int) -> tuple[str, int]:
 
 def open_tfds(name: str, data_dir: str | None) -> Any:
     """A built TFDS dataset, from its folder or its name in the catalogue."""
+    folder = pathlib.Path(name)
+    if folder.is_dir():
+        if not (folder / "dataset_info.json").is_file():
+            raise UserError(
+                f"--tfds={name} has no dataset_info.json; give the folder of a version, as "
+                f"{folder / '1.0.0'}"
+            )
+        return tfds.builder_from_directory(name)
     try:
-        if pathlib.Path(name).is_dir():
-            return tfds.builder_from_directory(name)
-        builder = tfds.builder(name, data_dir=data_dir)
+        try:
+            builder = tfds.builder(name, data_dir=data_dir)
+        except ValueError as error:  # also for what is no name, or no config of a dataset
+            raise UserError(f"--tfds={name}: no such dataset in TFDS's catalogue") from error
         builder.download_and_prepare(file_format="array_record")
         return builder
     except ImportError as error:
         raise UserError(
             f'--tfds={name} needs TensorFlow ({error}): pip install "cryjax[tfds-audio]"'
         ) from error
-    except tfds.core.DatasetNotFoundError as error:
-        raise UserError(f"--tfds={name}: no such dataset in TFDS's catalogue") from error
 
 
 def from_tfds(builder: Any, split: str, sample_rate: int, source_rate: int) -> Iterator[Recording]:
@@ -300,15 +307,17 @@ def from_tfds(builder: Any, split: str, sample_rate: int, source_rate: int) -> I
     subject_name = next((n for n in ("speaker_id", "speaker", "subject") if n in features), None)
     for index, example in enumerate(builder.as_data_source(split=split)):
         audio = np.asarray(example[audio_name])
-        if audio.ndim > 1:
-            audio = audio.mean(axis=-1)
         if audio.dtype.kind in "iu":
             audio = audio.astype(np.float32) / 32768.0
+        if audio.ndim > 1:
+            audio = audio.mean(axis=-1)
         name = f"{split}/{index}"
         if rate != sample_rate and len(audio):
             audio = soxr.resample(audio.astype(np.float32), rate, sample_rate, quality="VHQ")
         audio = to_int16(audio)
-        label = "" if label_name is None else features[label_name].int2str(example[label_name])
+        # -1 is TFDS's own mark of an example without a label.
+        labelled = label_name is not None and example[label_name] >= 0
+        label = features[label_name].int2str(example[label_name]) if labelled else ""
         subject = name if subject_name is None else example[subject_name]
         subject = subject.decode() if isinstance(subject, bytes) else str(subject)
         reason = "" if audio.any() else "empty or silent"

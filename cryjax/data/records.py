@@ -62,7 +62,12 @@ class Writer:
 
     def __enter__(self) -> "Writer":
         shutil.rmtree(self._partial, ignore_errors=True)
-        self._partial.mkdir(parents=True)
+        try:
+            self._partial.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(
+                f"{self.directory} cannot be made ({error.strerror}); give another --out"
+            ) from error
         return self
 
     def write(self, examples: Mapping[str, Iterator[dict[str, Any]]]) -> pathlib.Path:

@@ -1,14 +1,17 @@
-"""Splits by subject."""
+"""Splits by subject. Imported by worker processes, so imports little."""
 
-import warnings
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
 
 from cryjax.command.program import UserError
 
-_PARTS = 20
+SPLIT_NAMES = "letters, digits, '_' and '-', and not 'all'"  # TFDS's law
+
+
+def is_split_name(name: str) -> bool:
+    return re.fullmatch(r"[\w-]+", name) is not None and name != "all"
 
 
 def parse_fractions(text: str) -> dict[str, float]:
@@ -21,6 +24,9 @@ def parse_fractions(text: str) -> dict[str, float]:
     sound = fractions and all(share > 0 for share in fractions.values())
     if not sound or abs(sum(fractions.values()) - 1) > 1e-6 or len(fractions) != len(pairs):
         raise UserError(f"--splits={text!r}: give shares that sum to 1, as train=0.8,test=0.2")
+    for name in fractions:
+        if not is_split_name(name):
+            raise UserError(f"--splits={text!r}: name {name!r} by {SPLIT_NAMES}")
     return fractions
 
 
@@ -29,7 +35,7 @@ def assign_splits(
 ) -> list[str]:
     """A split for each recording, by subject, with labels spread as evenly as subjects allow.
 
-    Subjects are dealt into stratified groups of near equal size, and the groups to the splits.
+    Subjects are dealt one by one, the large ones early, each to the split that lacks it most.
 
     Args:
       subjects: of each recording.
@@ -49,23 +55,24 @@ def assign_splits(
             f"--splits asks for {len(fractions)} splits of {count} subject(s); a subject is never "
             "divided: ask for fewer, or fill in the manifest's column 'subject'"
         )
-    parts = min(_PARTS, count)
-    subjects, labels = np.asarray(subjects), np.asarray(labels)
-    folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
-    # Its warning about rare labels says what 'as evenly as subjects allow' says.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        groups = [test for _, test in folds.split(labels, labels, subjects)]
-    chosen = np.empty(len(subjects), dtype=object)
-    # Each group goes to the split that lacks most of its share; the small splits come first.
-    names = sorted(fractions, key=fractions.get)
-    taken = dict.fromkeys(names, 0)
-    for place, group in enumerate(sorted(groups, key=len, reverse=True)):
-        empty = [name for name in names if not taken[name]]
-        if parts - place <= len(empty):
-            name = empty[0]
-        else:
-            name = max(names, key=lambda n: fractions[n] - taken[n] / len(subjects))
-        taken[name] += len(group)
-        chosen[group] = name
-    return chosen.tolist()
+    _, who = np.unique(subjects, return_inverse=True)
+    kinds, what = np.unique(labels, return_inverse=True)
+    sizes = np.bincount(who)
+    whats = np.split(what[np.argsort(who)], np.cumsum(sizes)[:-1])
+    names, shares = list(fractions), np.array(list(fractions.values()))
+    taken = np.zeros((len(names), len(kinds) + 1))  # recordings by label and, last, in all
+    chosen = np.empty(count, dtype=object)
+    early = sizes * np.random.default_rng(seed).uniform(0.5, 1.0, count)
+    for place, subject in enumerate(np.argsort(-early)):
+        kind, held = np.unique(whats[subject], return_counts=True)
+        kind, held = np.append(kind, -1), np.append(held, sizes[subject])
+        # Over all splits, the sum of count^2 / share is least where each has its share of each
+        # label and of all; the subject goes where it adds the least.
+        added = (held * (2 * taken[:, kind] + held)).sum(axis=1) / shares
+        empty = taken[:, -1] == 0
+        if count - place <= empty.sum():
+            added[~empty] = np.inf
+        split = np.argmin(added)
+        taken[split, kind] += held
+        chosen[subject] = names[split]
+    return chosen[who].tolist()

@@ -1,0 +1,74 @@
+"""Runs cryjax's programs as a user does, on data and models small enough for a test."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+# Compiled once for all runs of a test session. Removed with the process's other temporary files.
+_CACHE = tempfile.TemporaryDirectory(prefix="cryjax-test-cache-")
+
+TINY = (
+    "--config=configs/pretrain_small.py",
+    "--config.encoder.width=0.0625",
+    "--config.head.hidden=16",
+    "--config.head.features=8",
+    "--config.crop.seconds=0.3",
+    "--config.clip_seconds=1.0",
+    "--config.batch_size=32",
+    "--config.total=30 steps",
+    "--config.optimizer.warmup=3 steps",
+    "--config.log_every=1 step",
+    "--config.checkpoint_every=5 steps",
+)
+
+
+def start(program: str, *arguments: object, devices: int = 1) -> subprocess.Popen:
+    """Starts `python -m cryjax.PROGRAM` on so many (fake) CPU devices."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", f"cryjax.{program}", *map(str, arguments)],
+        cwd=pathlib.Path(__file__).parents[1],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
+    """Waits for a process and takes what it said."""
+    try:
+        out, err = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise AssertionError(f"a program hangs: {process.communicate()[1][-2000:]}") from None
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def run(program: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess:
+    return finish(start(program, *arguments, devices=devices))
+
+
+def succeed(program: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess:
+    """Runs a program that must do its work."""
+    done = run(program, *arguments, devices=devices)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def refuse(program: str, *arguments: object, devices: int = 1) -> str:
+    """Runs a program that must refuse: status 2, and one line that says why, which is returned."""
+    done = run(program, *arguments, devices=devices)
+    assert done.returncode == 2, (done.returncode, done.stderr[-3000:])
+    assert "Traceback" not in done.stderr, done.stderr[-3000:]
+    said = [line for line in done.stderr.splitlines() if f"{program}: error:" in line]
+    assert len(said) == 1, done.stderr
+    return said[0]

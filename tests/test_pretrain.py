@@ -1,0 +1,165 @@
+"""The pre-training program: it resumes bit for bit, spreads over devices, refuses what is wrong."""
+
+import json
+import pathlib
+import signal
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from matplotlib import image
+
+import programs
+
+STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared, tmp_path_factory):
+    run = tmp_path_factory.mktemp("run") / "undisturbed"
+    programs.succeed("pretrain", *programs.TINY, f"--workdir={run}", f"--config.data={prepared}")
+    return run
+
+
+def history(run: pathlib.Path) -> list[dict[str, float]]:
+    """metrics.jsonl, without what measures time."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    timed = ("clips_per_second", "waiting_for_data")
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+
+
+def arrays(run: pathlib.Path, step: int = STEPS) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint, by item and place."""
+    found = {}
+    for item in ("encoder", "head", "optimizer"):
+        with ocp.StandardCheckpointer() as checkpointer:
+            tree = checkpointer.restore((run / "checkpoints" / str(step) / item).absolute())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            found[f"{item}{path}"] = np.asarray(leaf)
+    return found
+
+
+def test_leaves_what_it_promises(undisturbed):
+    lines = history(undisturbed)
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    expected = {"loss", "contrastive_accuracy", "alignment", "uniformity", "effective_rank"}
+    assert expected | {"gradient_norm", "learning_rate"} <= lines[0].keys()
+    assert np.mean([x["loss"] for x in lines[-5:]]) < np.mean([x["loss"] for x in lines[:5]])
+    result = json.loads((undisturbed / "result.json").read_text())
+    assert result["steps"] == STEPS and result["synthetic"] is True
+    assert json.loads((undisturbed / "config.json").read_text())["batch_size"] == 32
+    steps = {p.name for p in (undisturbed / "checkpoints").iterdir() if p.name.isdigit()}
+    assert steps == {"25", "30"}
+    assert list(undisturbed.glob("events.out.tfevents.*"))
+    for name in ("views", "training"):
+        assert image.imread(undisturbed / "figures" / f"{name}.png").std() > 0.05
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() < deadline, "the run does not get on"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("how", "status"), [(signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_stopped_run_goes_on_bit_for_bit(undisturbed, prepared, tmp_path, how, status):
+    run = tmp_path / "stopped"
+    command = ("pretrain", *programs.TINY, f"--workdir={run}", f"--config.data={prepared}")
+    process = programs.start(*command)
+    wait_for(lambda: (run / "checkpoints" / "5").exists(), process)
+    process.send_signal(how)
+    stopped = programs.finish(process)
+    assert stopped.returncode == status, stopped.stderr[-3000:]
+    assert not (run / "result.json").exists()
+    again = programs.succeed(*command)
+    assert "going on from step" in again.stderr
+    assert history(run) == history(undisturbed)
+    ours, theirs = arrays(run), arrays(undisturbed)
+    assert ours.keys() == theirs.keys() and len(ours) > 50
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_eight_devices_follow_the_same_course(undisturbed, prepared, tmp_path, parallel):
+    run = tmp_path / parallel
+    done = programs.succeed(
+        "pretrain", *programs.TINY, f"--workdir={run}", f"--config.data={prepared}",
+        f"--config.parallel={parallel}", "--config.total=30 steps", devices=8,
+    )  # fmt: skip
+    assert ("pmap over 8" if parallel == "pmap" else "jit of shard_map over 8") in done.stderr
+    ours, theirs = (np.array([line["loss"] for line in history(r)]) for r in (run, undisturbed))
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5)
+    # Rounding grows from step to step.
+    np.testing.assert_allclose(ours, theirs, rtol=2e-2)
+    np.testing.assert_allclose(ours[:8], theirs[:8], rtol=1e-3)
+
+
+def test_adaptation_starts_from_another_runs_encoder(undisturbed, prepared, tmp_path):
+    run = tmp_path / "adapted"
+    done = programs.succeed(
+        "pretrain", *programs.TINY, f"--workdir={run}", f"--config.data={prepared}",
+        f"--config.init={undisturbed}", "--config.total=1 step",
+        "--config.optimizer.warmup=0", "--config.optimizer.learning_rate=1e-12",
+    )  # fmt: skip
+    assert f"starting from the encoder of {undisturbed}" in done.stderr
+    ours, theirs = arrays(run, 1), arrays(undisturbed)
+    kernels = [name for name in theirs if name.startswith("encoder") and "kernel" in name]
+    assert kernels
+    for name in kernels:
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-6, err_msg=name)
+    fresh = [name for name in theirs if name.startswith("head") and "kernel" in name]
+    assert any(not np.allclose(ours[name], theirs[name], atol=1e-3) for name in fresh)
+
+
+def test_neighbours_and_views_alone(prepared, tmp_path):
+    run = tmp_path / "run"
+    command = ("pretrain", *programs.TINY, f"--workdir={run}", f"--config.data={prepared}")
+    programs.succeed(*command, "--views")
+    assert (run / "figures" / "views.png").exists() and not (run / "metrics.jsonl").exists()
+    programs.succeed(*command, "--config.total=6 steps", "--config.neighbours.every=3 steps")
+    found = [line["neighbour_accuracy"] for line in history(run) if "neighbour_accuracy" in line]
+    assert len(found) == 2 and all(0 < x < 1 for x in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "devices", "named"),
+    [
+        (["--config.batch_size=36"], 8, "config.batch_size=36 is not divided by 8"),
+        (["--config.batch_size=64"], 1, "config.batch_size=64 is more than the 60 examples"),
+        (["--config.batch_size=-1"], 1, "config.batch_size=-1 is not a whole number"),
+        (["--config.bach_size=8"], 1, "bach_size"),
+        (["--config.batch_size=many"], 1, "batch_size"),
+        (["--config.total=5 weeks"], 1, "config.total='5 weeks' is not a length"),
+        (["--config.optimizer.warmup=90 steps"], 1, "config.optimizer.warmup='90 steps'"),
+        (["--config.front_end=panns_16k"], 1, "--sample_rate=16000"),
+        (["--config.split=test"], 1, "no split 'test'"),
+        (["--config.data=/nowhere"], 1, "/nowhere is no prepared dataset"),
+        (["--config.init=/nowhere"], 1, "/nowhere: holds no checkpoints"),
+        (["--config.encoder.name=cnn15"], 1, "cnn14"),
+        (["--config.transforms=('reverb',)"], 1, "config.transforms"),
+        (["--confg=x"], 1, "confg"),
+    ],
+)
+def test_mistakes_get_one_line(prepared, tmp_path, change, devices, named):
+    workdir = tmp_path / "run"
+    said = programs.refuse(
+        "pretrain", *programs.TINY, f"--workdir={workdir}", f"--config.data={prepared}", *change,
+        devices=devices,
+    )  # fmt: skip
+    assert named in said
+    assert not (workdir / "metrics.jsonl").exists()
+
+
+def test_another_config_is_refused_in_a_run_that_began(undisturbed, prepared):
+    said = programs.refuse(
+        "pretrain", *programs.TINY, f"--workdir={undisturbed}", f"--config.data={prepared}",
+        "--config.temperature=0.3",
+    )  # fmt: skip
+    assert "temperature: 0.2 -> 0.3" in said
