@@ -34,12 +34,16 @@ _LABEL_COLUMN = flags.DEFINE_string("label_column", "label", "Manifest column wi
 _SPLITS = flags.DEFINE_string(
     "splits", None, "Shares of splits made by subject, as train=0.8,test=0.2; default: all train."
 )
-_SPLIT_SEED = flags.DEFINE_integer("split_seed", 0, "Deals subjects to splits differently.")
+_SPLIT_SEED = flags.DEFINE_integer(
+    "split_seed", 0, "Deals subjects to splits differently.", lower_bound=0
+)
 _EXCLUDE = flags.DEFINE_list(
     "exclude", [], "Manifests whose subjects are left out, to keep test subjects out of training."
 )
 _EXAMPLES = flags.DEFINE_integer("examples", 1000, "Clips of a synthetic corpus.", lower_bound=1)
-_SYNTHETIC_SEED = flags.DEFINE_integer("synthetic_seed", 0, "Another seed is other subjects.")
+_SYNTHETIC_SEED = flags.DEFINE_integer(
+    "synthetic_seed", 0, "Another seed is other subjects.", lower_bound=0
+)
 _SOURCE_RATE = flags.DEFINE_integer("source_rate", 0, "Hertz, where a TFDS dataset does not say.")
 _TFDS_DIR = flags.DEFINE_string("tfds_data_dir", None, "Where TFDS keeps its own datasets.")
 _WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes.", lower_bound=1)

@@ -232,7 +232,10 @@ def main(_: list[str]) -> None:
     )
     base = jax.random.key(config.seed)
     saved = checkpoints.Checkpoints(workdir.path)
-    state = steps.init_state(base, encoder, head, optimizer, settings.mels)
+    fresh = functools.partial(
+        steps.init_state, encoder=encoder, head=head, optimizer=optimizer, mels=settings.mels
+    )
+    state = jax.jit(fresh)(base)
     state = start_state(state, config.init, spread, saved)
     workdir.rewind(int(state.step))
     size = sum(x.size for x in jax.tree.leaves(state.params["encoder"]))

@@ -268,6 +268,14 @@ def two_views(
       start: place of the first clip in the global batch.
       **recipe: 'settings', 'crop' and 'transforms' of `view`.
     """
-    places = start + jnp.arange(audio.shape[0])
-    keys = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(key, place)))(places)
-    return view(keys[:, 0], audio, lengths, **recipe), view(keys[:, 1], audio, lengths, **recipe)
+    batch = audio.shape[0]
+    places = start + jnp.arange(batch)
+    keys = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(key, place), 2))(places)
+    # As one batch of twice the size: half the program to compile.
+    both = view(
+        jnp.concatenate([keys[:, 0], keys[:, 1]]),
+        jnp.concatenate([audio, audio]),
+        jnp.concatenate([lengths, lengths]),
+        **recipe,
+    )
+    return both[:batch], both[batch:]

@@ -41,9 +41,9 @@ class Recording:
 
 
 def segments(audio: np.ndarray, samples: int, shortest: int) -> list[np.ndarray]:
-    """Cuts [n] into pieces of `samples`; a last one under `shortest` is dropped, if not alone."""
+    """Cuts [n] into pieces of `samples`; a rest under `shortest` is dropped, if not alone."""
     pieces = [audio[start : start + samples] for start in range(0, len(audio), samples)]
-    if len(pieces) > 1 and len(pieces[-1]) < shortest:
+    if len(pieces) > 1 and len(pieces[-1]) < min(samples, shortest):
         pieces.pop()
     return pieces
 
@@ -133,6 +133,8 @@ class Preparation:
             if recording.audio is None:
                 self.skipped.append((recording.name, recording.reason))
                 continue
+            # Taken at once: the splits' streams are read in turns.
+            number, self._recording = self._recording, self._recording + 1
             tally.recordings += 1
             tally.subjects.add(recording.subject)
             tally.labels.update(filter(None, recording.label.split(";")))
@@ -143,10 +145,9 @@ class Preparation:
                     "audio": audio,
                     "label": recording.label,
                     "subject": recording.subject,
-                    "recording": self._recording,
+                    "recording": number,
                     "segment": segment,
                 }
-            self._recording += 1
 
     def run(
         self,

@@ -100,6 +100,8 @@ class Source:
         return len(self._data_source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         example = self._data_source[index]
         return {
             "audio": example["audio"],

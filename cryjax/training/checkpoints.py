@@ -176,7 +176,7 @@ def untrained(
       seed: of the initialisation.
     """
     made = make_encoder(**encoder)
-    variables = made.init(jax.random.key(seed), jnp.zeros((1, 64, settings.mels)))
+    variables = jax.jit(made.init)(jax.random.key(seed), jnp.zeros((1, 64, settings.mels)))
     return Pretrained(
         made, dict(variables), settings, round(window_seconds * settings.sample_rate), False
     )

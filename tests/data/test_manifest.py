@@ -1,0 +1,121 @@
+"""Manifests are read as they are written; each mistake is named in a line, with its remedy."""
+
+import pytest
+
+from cryjax.command.program import UserError
+from cryjax.data.manifest import Row, read_manifest
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Writes a manifest and reads it."""
+
+    def write_and_read(content, **options):
+        content = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / "m.csv").write_bytes(content)
+        return read_manifest(tmp_path / "m.csv", **options)
+
+    return write_and_read
+
+
+@pytest.fixture
+def refused(tmp_path, read):
+    """The message about a manifest."""
+
+    def message(content, **options):
+        with pytest.raises(UserError) as caught:
+            read(content, **options)
+        text = str(caught.value)
+        assert str(tmp_path / "m.csv") in text and "\n" not in text
+        return text
+
+    return message
+
+
+def test_all_columns(tmp_path, read):
+    rows = read("split,path,subject,label\ntest,a.wav,s1,pain;hunger\ntrain,b/c.wav,s2,\n")
+    assert rows == [
+        Row(tmp_path / "a.wav", "a.wav", "pain;hunger", "s1", "test"),
+        Row(tmp_path / "b" / "c.wav", "b/c.wav", "", "s2", "train"),
+    ]
+
+
+def test_a_path_alone_is_unlabelled_and_its_own_subject(read):
+    for row in read("path\na.wav\nb.wav\n"):
+        assert (row.label, row.subject, row.split) == ("", row.name, "")
+
+
+def test_an_empty_subject_is_the_recording_itself(read):
+    assert [row.subject for row in read("path,subject\na.wav,s\nb.wav,\n")] == ["s", "b.wav"]
+
+
+def test_relative_to_the_manifest_not_to_where_it_is_read(tmp_path, read, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    read("path\na.wav\n")
+    monkeypatch.chdir(elsewhere)
+    (row,) = read_manifest("../m.csv")
+    assert row.path.is_absolute() and row.path.resolve() == (tmp_path / "a.wav").resolve()
+
+
+def test_absolute_paths_stay(tmp_path, read):
+    there = tmp_path / "else where" / "ä.wav"
+    (row,) = read(f"path\n{there}\n")
+    assert row.path == there and row.name == str(there)
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_what_spreadsheets_write(tmp_path, read, ending):
+    lines = ["path,label", '"a, b.wav","say ""hi"""', '"two\r\nlines.wav",x', ""]
+    rows = read(b"\xef\xbb\xbf" + ending.join(lines).encode())
+    assert [row.name for row in rows] == ["a, b.wav", "two\r\nlines.wav"]
+    assert [row.label for row in rows] == ['say "hi"', "x"]
+    assert rows[0].path == tmp_path / "a, b.wav"
+
+
+def test_other_columns_blank_lines_and_ragged_rows(read):
+    rows = read("path,age,label,label2\na.wav,3,x,y,more,still\n\nb.wav\n")
+    assert [(row.name, row.label) for row in rows] == [("a.wav", "x"), ("b.wav", "")]
+
+
+def test_label_column(read, refused):
+    content = "path,label,injury\na.wav,x,yes\nb.wav,y,\n"
+    assert [row.label for row in read(content, label_column="injury")] == ["yes", ""]
+    text = refused(content, label_column="injuries")
+    assert "'injuries'" in text and "--label_column" in text and "path, label, injury" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "fault", "remedy"),
+    [
+        ("", "no column 'path'", "add one"),
+        ("file,label\na.wav,x\n", "(found: file, label)", "add one"),
+        ("path,label\n", "no rows", "add one a recording"),
+        ("path,label\na.wav,x\n,y\n", "line 3 has an empty path", "fill it in"),
+        ("path\na.wav\nb.wav\na.wav\n", "line 4 repeats 'a.wav'", "keep one"),
+        ("path,subject,split\na,s,train\nb,s,test\n", "subject 's'", "belongs to one split"),
+        ("path,subject,split\na,s,train\nb,s,\n", "subject 's'", "belongs to one split"),
+        ("path,split\na,train\nb,\n", "some rows have a split", "fill in all or none"),
+        ("path,split\na,all\n", "line 2 has the split 'all'", "name it by letters"),
+        ("path,split\na,x\nb,my set\n", "line 3 has the split 'my set'", "name it by letters"),
+        ("path,split\na,../x\n", "'../x'", "name it by letters"),
+        (b"path\n\xff\xfe.wav\n", "not a CSV file in UTF-8", "export it as CSV"),
+        ("path\na.wav\n".encode("utf-16"), "not a CSV file in UTF-8", "export it as CSV"),
+        ("path\n" + "a" * 200_000 + "\n", "not a CSV file in UTF-8", "export it as CSV"),
+    ],
+)
+def test_mistakes_are_named_with_their_remedy(refused, content, fault, remedy):
+    text = refused(content)
+    assert fault in text and remedy in text
+
+
+def test_the_line_named_is_the_line_of_the_file(refused):
+    # As an editor counts: blank lines and line ends in quotes too.
+    assert "line 6" in refused('path,label\n\n"a.wav","x\ny"\n\n,z\n')
+
+
+def test_there_is_no_such_manifest(tmp_path):
+    for path in (tmp_path / "none.csv", tmp_path):
+        with pytest.raises(UserError, match="no such manifest; give the path of a CSV") as caught:
+            read_manifest(path)
+        assert str(path) in str(caught.value)

@@ -1,0 +1,385 @@
+"""What is written is what is read, bit for bit; what is counted is what is there."""
+
+import collections
+import csv
+import dataclasses
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import tensorflow_datasets as tfds
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryjax.command.program import UserError
+from cryjax.data import preparing, records, synthetic
+from cryjax.data.manifest import Row
+from cryjax.data.preparing import Recording
+
+RATE = 1_000
+
+
+def audio(samples, seed=0):
+    return np.random.default_rng(seed).integers(-32768, 32768, samples).astype(np.int16)
+
+
+# By 2 s segments: exactly one; one and a tail that stays; one and a tail that goes; short and
+# alone; unusable; long.
+RECORDINGS = {
+    "train": [
+        Recording(audio(2_000, 1), "pain", "ä", "a.wav"),
+        Recording(audio(3_000, 2), "pain;hunger", "ä", "b.wav"),
+        Recording(audio(2_999, 3), "hunger", "s2", "c.wav"),
+        Recording(None, "pain", "s9", "d.wav", "silent"),
+        Recording(audio(60, 4), "", "s3", "e.wav"),
+    ],
+    "test": [
+        Recording(None, "rare", "s8", "f, g.wav", "no such file"),
+        Recording(audio(10_500, 5), "hunger", "s4", "h.wav"),
+    ],
+}
+
+
+def run(directory, streams=RECORDINGS, segment_seconds=2.0, rate=RATE):
+    return preparing.Preparation(rate, segment_seconds).run(
+        directory,
+        {split: iter(part) for split, part in streams.items()},
+        total=None,
+        inputs={"of": "a test"},
+        synthetic=False,
+    )
+
+
+def read(prepared, split):
+    source = prepared.source(split)
+    return [source[i] for i in range(len(source))]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("prepared") / "data"
+    assert run(directory) == json.loads((directory / "prepared.json").read_text("utf-8"))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def prepared(directory):
+    return records.open_prepared(directory)
+
+
+@pytest.mark.parametrize("split", RECORDINGS)
+def test_what_is_read_is_what_was_written(prepared, split):
+    written = [recording for recording in RECORDINGS[split] if recording.audio is not None]
+    pieces = collections.defaultdict(dict)
+    for example in read(prepared, split):
+        assert example["audio"].dtype == np.int16
+        pieces[example["recording"]][example["segment"]] = example
+    assert len(pieces) == len(written)
+    # TFDS shuffles what it writes, so a recording is found by its first segment.
+    for of_one in pieces.values():
+        assert sorted(of_one) == list(range(len(of_one)))
+        joined = np.concatenate([of_one[i]["audio"] for i in sorted(of_one)])
+        (source,) = [r for r in written if np.array_equal(r.audio[: len(joined)], joined)]
+        assert 0 <= len(source.audio) - len(joined) < RATE
+        for example in of_one.values():
+            assert (example["label"], example["subject"]) == (source.label, source.subject)
+
+
+def test_recordings_are_numbered_once_over_all_splits(prepared):
+    numbers = [{example["recording"] for example in read(prepared, s)} for s in RECORDINGS]
+    assert set.union(*numbers) == set(range(5)) and not set.intersection(*numbers)
+
+
+def test_any_example_can_be_read_at_any_time(prepared):
+    source = prepared.source("test")
+    forwards = [source[i]["audio"] for i in range(len(source))]
+    for i in (3, 0, len(source) - 1, 3, 1):
+        np.testing.assert_array_equal(source[i]["audio"], forwards[i])
+    with pytest.raises(IndexError):
+        source[len(source)]
+    assert len(list(source)) == len(source)
+
+
+def test_counts_are_true(directory, prepared):
+    assert prepared.sample_rate == RATE and prepared.segment_seconds == 2.0
+    assert prepared.label_names == ("hunger", "pain") and not prepared.synthetic
+    assert prepared.splits == {"train": 5, "test": 5}
+    train = prepared.counts["train"]
+    assert (train["recordings"], train["subjects"]) == (4, 3)
+    assert train["labels"] == {"hunger": 2, "pain": 2}
+    for split, examples in prepared.splits.items():
+        found = read(prepared, split)
+        counts = prepared.counts[split]
+        assert len(found) == examples == counts["examples"]
+        assert counts["recordings"] == len({example["recording"] for example in found})
+        assert counts["subjects"] == len({example["subject"] for example in found})
+        hours = sum(len(example["audio"]) for example in found) / RATE / 3600
+        assert counts["hours"] == pytest.approx(hours, abs=1e-4)
+    assert json.loads((directory / "prepared.json").read_text("utf-8"))["skipped"] == 2
+
+
+def test_what_was_skipped_is_listed(directory):
+    with (directory / "skipped.csv").open(encoding="utf-8", newline="") as file:
+        header, *listed = csv.reader(file)
+    assert header == ["path", "reason"]
+    assert sorted(listed) == [["d.wav", "silent"], ["f, g.wav", "no such file"]]
+
+
+def test_nothing_else_is_left(directory):
+    assert [path.name for path in directory.parent.iterdir()] == [directory.name]
+    suffixes = {path.suffix for path in directory.rglob("*.*") if "array_record" not in path.name}
+    assert suffixes == {".json", ".csv"}
+
+
+def test_a_split_without_a_usable_recording_is_not_there(tmp_path):
+    streams = RECORDINGS | {"valid": [Recording(None, "x", "s", "x.wav", "silent")], "none": []}
+    run(tmp_path / "data", streams)
+    prepared = records.open_prepared(tmp_path / "data")
+    assert set(prepared.splits) == {"train", "test"} and "x" not in prepared.label_names
+
+
+def test_nothing_usable_is_refused_and_leaves_nothing(tmp_path):
+    bad = [Recording(None, name=f"{i}", reason="silent") for i in range(3)]
+    bad.append(Recording(None, name="x", reason="no such file"))
+    with pytest.raises(UserError, match=r"none of 4 recordings.*3 x silent; 1 x no such file"):
+        run(tmp_path / "data", {"train": bad})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("after", [0, 1, 6])
+def test_an_interrupted_preparation_leaves_nothing_and_can_be_repeated(tmp_path, after):
+    def stream():
+        for i in range(after):
+            yield Recording(audio(2_000, i), "x", f"s{i}", f"{i}.wav")
+        raise KeyboardInterrupt
+
+    streams = {"test": [Recording(audio(2_000), "x", "s", "y.wav")], "train": stream()}
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "data", streams)
+    assert not list(tmp_path.iterdir())
+    # What a killed process leaves does not matter either.
+    (tmp_path / ".data.partial").mkdir()
+    (tmp_path / ".data.partial" / "half").write_text("x")
+    run(tmp_path / "data")
+    assert records.open_prepared(tmp_path / "data").splits == {"train": 5, "test": 5}
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_place_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be made.*another --out"):
+        run(tmp_path / "file" / "data")
+
+
+@given(st.integers(0, 400), st.integers(1, 50), st.integers(0, 60))
+def test_segments(length, samples, shortest):
+    whole = np.arange(length)
+    pieces = preparing.segments(whole, samples, shortest)
+    joined = np.concatenate(pieces) if pieces else whole[:0]
+    np.testing.assert_array_equal(joined, whole[: len(joined)])
+    assert all(len(piece) == samples for piece in pieces[:-1])
+    assert all(0 < len(piece) <= samples for piece in pieces)
+    tail = length % samples
+    drops = 0 < tail < shortest and length > samples
+    assert length - len(joined) == (tail if drops else 0)
+
+
+def test_unknown_split_lists_the_known(prepared):
+    with pytest.raises(UserError, match="no split 'valid'; it has test, train"):
+        prepared.source("valid")
+
+
+def test_a_folder_that_is_none(tmp_path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(UserError, match=r"is no prepared dataset; make one.*cryjax\.prepare"):
+            records.open_prepared(folder)
+
+
+def test_it_can_be_moved_and_is_plain_tfds(directory, tmp_path):
+    moved = pathlib.Path(shutil.copytree(directory, tmp_path / "elsewhere"))
+    source = records.open_prepared(moved).source("test")
+    plain = tfds.builder_from_directory(str(moved)).as_data_source(split="test")
+    assert len(source) == len(plain)
+    np.testing.assert_array_equal(source[2]["audio"], plain[2]["audio"])
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Rows of a manifest over files, one of which is not there."""
+    rows = []
+    for i in range(3):
+        path = tmp_path / f"{i}.wav"
+        soundfile.write(path, audio(16_000 + i, i), 16_000)
+        rows.append(Row(path, path.name, f"l{i}", f"s{i}", "train"))
+    return [*rows, Row(tmp_path / "none.wav", "none.wav", "", "none.wav", "train")]
+
+
+def test_a_fingerprint_changes_with_anything_that_matters(tmp_path, rows):
+    first = preparing.fingerprint(rows)
+    assert preparing.fingerprint(list(rows)) == first
+    changed = [
+        [dataclasses.replace(rows[0], **{field: "new"}), *rows[1:]]
+        for field in ("name", "label", "subject", "split")
+    ]
+    changed += [rows[:-1], rows[::-1]]
+    prints = {first, *map(preparing.fingerprint, changed)}
+    soundfile.write(rows[0].path, audio(16_001), 16_000)
+    prints.add(preparing.fingerprint(rows))
+    soundfile.write(rows[-1].path, audio(16_000), 16_000)
+    prints.add(preparing.fingerprint(rows))
+    assert len(prints) == 1 + len(changed) + 2
+    assert preparing.fingerprint([Row(tmp_path / "nul\0", "nul\0", "", "", "")]) not in prints
+
+
+def test_a_dataset_is_known_by_its_inputs(directory, tmp_path):
+    assert preparing.already_done(tmp_path / "none", {"of": "a test"}) is None
+    assert preparing.already_done(tmp_path, {"of": "a test"}) is None  # empty
+    assert preparing.already_done(directory, {"of": "a test"})["sample_rate"] == RATE
+    for inputs in ({"of": "another"}, {}, {"of": "a test", "seed": 1}):
+        changed = "of" if "seed" not in inputs else "seed"
+        with pytest.raises(UserError, match=rf"other inputs \(different: {changed}\).*new --out"):
+            preparing.already_done(directory, inputs)
+    (tmp_path / "mine.txt").touch()
+    for taken in (tmp_path, tmp_path / "mine.txt"):
+        with pytest.raises(UserError, match="no prepared dataset; give a new --out"):
+            preparing.already_done(taken, {})
+    assert (tmp_path / "mine.txt").exists()
+
+
+def by_recording(directory):
+    prepared = records.open_prepared(directory)
+    found = [example for split in prepared.splits for example in read(prepared, split)]
+    found.sort(key=lambda example: (example["recording"], example["segment"]))
+    return [{**example, "audio": example["audio"].tobytes()} for example in found]
+
+
+def test_workers_do_not_change_what_is_written(tmp_path, rows):
+    soundfile.write(rows[1].path, np.zeros(16_000), 16_000)  # silent
+    clips = synthetic.cries(12, 0)
+    for workers in (1, 2):
+        streams = {
+            "train": preparing.from_manifest(rows, 16_000, workers),
+            "test": preparing.from_clips(clips, 16_000, workers),
+        }
+        run(tmp_path / f"by{workers}", streams, rate=16_000)
+    one, two = by_recording(tmp_path / "by1"), by_recording(tmp_path / "by2")
+    assert one == two and len(one) >= 14
+    skipped = [(tmp_path / f"by{n}" / "skipped.csv").read_bytes() for n in (1, 2)]
+    assert skipped[0] == skipped[1] and skipped[0].count(b"\n") == 3
+    files = [
+        {
+            path.name: path.read_bytes()
+            for path in (tmp_path / f"by{n}").iterdir()
+            if "array_record" in path.name
+        }
+        for n in (1, 2)
+    ]
+    assert files[0] == files[1] and len(files[0]) == 2
+
+
+def test_neither_writing_nor_reading_imports_tensorflow(tmp_path):
+    program = """
+import sys
+import numpy as np
+from cryjax.data import loader, preparing, records
+recording = preparing.Recording(np.arange(1000, dtype=np.int16), "x", "s", "n")
+preparing.Preparation(1000, 1.0).run(
+    __import__("pathlib").Path(sys.argv[1]),
+    {"train": [recording] * 2}, total=None, inputs={}, synthetic=False,
+)
+source = records.open_prepared(sys.argv[1]).source("train")
+assert source[0]["audio"].sum() == recording.audio.sum()
+dataset = loader.examples([(source, 1.0)], samples=8, seed=0)
+assert next(iter(loader.batches(dataset, batch_size=2)))["audio"].shape == (2, 8)
+print(*(name for name in ("tensorflow", "torch") if name in sys.modules))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "data"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+NAMES = ("discomfort", "hunger", "pain")
+
+
+class Catalogue(tfds.core.GeneratorBasedBuilder):
+    """A dataset as those of the catalogue, but with audio that needs no TensorFlow."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, examples, shape, dtype, **options):
+        self._examples, self._audio = examples, (shape, dtype)
+        super().__init__(file_format="array_record", **options)
+
+    def _info(self):
+        shape, dtype = self._audio
+        features = {
+            "speech": tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes"),
+            "trigger": tfds.features.ClassLabel(names=NAMES),
+            "speaker_id": np.int64,
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, _):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield from enumerate(self._examples)
+
+
+def converted(tmp_path, sounds, labels, source_rate=RATE, rate=RATE):
+    """What `from_tfds` makes of a dataset, by speaker."""
+    examples = [
+        {"speech": sound, "trigger": label, "speaker_id": i}
+        for i, (sound, label) in enumerate(zip(sounds, labels, strict=True))
+    ]
+    shape = (None, *sounds[0].shape[1:])
+    builder = Catalogue(examples, shape, sounds[0].dtype, data_dir=str(tmp_path))
+    builder.download_and_prepare()
+    opened = preparing.open_tfds(str(builder.data_dir), None)
+    recordings = preparing.from_tfds(opened, "train", rate, source_rate)
+    return {recording.subject: recording for recording in recordings}
+
+
+def test_tfds_audio_labels_and_speakers(tmp_path):
+    sounds = [audio(2_000, 1), audio(2_000, 2), np.zeros(2_000, np.int16), np.zeros(0, np.int16)]
+    found = converted(tmp_path, sounds, ["pain", -1, "hunger", "hunger"])
+    assert sorted(found) == ["0", "1", "2", "3"]
+    for i in range(2):
+        np.testing.assert_array_equal(found[str(i)].audio, sounds[i])
+    assert found["0"].label == "pain"
+    assert found["1"].label == ""  # -1 is no label, not the last one
+    for i in "23":
+        assert found[i].audio is None and found[i].reason == "empty or silent"
+    assert len({recording.name for recording in found.values()}) == 4
+
+
+def test_tfds_stereo_is_averaged(tmp_path):
+    stereo = np.stack([audio(2_000, 1), audio(2_000, 2)], axis=1)
+    mono = converted(tmp_path, [stereo], ["pain"])["0"].audio
+    assert np.abs(mono - stereo.mean(axis=1)).max() <= 0.5
+
+
+def test_tfds_floats_are_scaled_and_resampled(tmp_path):
+    rate = 4_000
+    sine = 0.5 * np.sin(2 * np.pi * 100 * np.arange(2 * rate) / rate)
+    found = converted(tmp_path, [sine.astype(np.float32)], ["pain"], source_rate=rate)["0"].audio
+    assert len(found) == 2 * RATE
+    expected = 0.5 * np.sin(2 * np.pi * 100 * np.arange(2 * RATE) / RATE)
+    assert np.abs(found / 32768 - expected)[200:-200].max() < 1e-4
+
+
+def test_tfds_mistakes(tmp_path):
+    with pytest.raises(UserError, match="--source_rate"):
+        converted(tmp_path, [audio(100)], ["pain"], source_rate=0)
+    with pytest.raises(UserError, match=r"no dataset_info\.json; give the folder of a version"):
+        preparing.open_tfds(str(tmp_path), None)
+    for name in ("no_such_dataset", "not a name", "no/such/folder", "./x"):
+        with pytest.raises(UserError, match="no such dataset in TFDS's catalogue"):
+            preparing.open_tfds(name, None)

@@ -1,0 +1,213 @@
+"""The program: what it makes, that it does it once, and how it refuses."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import tensorflow_datasets as tfds
+
+from cryjax.data import records
+
+RATE = 16_000
+
+
+def prepare(*arguments):
+    """Runs the program; returns its exit status, output and errors."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cryjax.prepare", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def refused(*arguments):
+    """The one line that the program writes when it refuses."""
+    done = prepare(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("prepare: error: ")
+    return line
+
+
+def write_manifest(path, rows):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("path", "label", "subject"), *rows])
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """20 recordings of 1.5 s by 10 subjects, at three rates, and two that cannot be used."""
+    folder = tmp_path_factory.mktemp("recordings")
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(20):
+        rate = (RATE, 44_100, 8_000)[i % 3]
+        soundfile.write(folder / f"{i}.wav", rng.normal(size=rate * 3 // 2) * 0.1, rate)
+        rows.append((f"{i}.wav", ("pain", "hunger")[i % 2], f"s{i // 2}"))
+    soundfile.write(folder / "silent.flac", np.zeros(RATE), RATE)
+    rows += [("silent.flac", "pain", "s0"), ("none.wav", "pain", "s1")]
+    write_manifest(folder / "all.csv", rows)
+    write_manifest(folder / "bad.csv", rows[-2:])
+    write_manifest(folder / "held_out.csv", [("elsewhere.wav", "", "s0"), ("x.wav", "", "s7")])
+    return folder
+
+
+def all_of(prepared, split):
+    return list(prepared.source(split))
+
+
+@pytest.fixture(scope="module")
+def made(folder):
+    """The command that was run, and what it said."""
+    command = (f"--manifest={folder / 'all.csv'}", f"--out={folder / 'data'}")
+    return command, prepare(*command, "--segment_seconds=1")
+
+
+def test_a_manifest_with_good_and_bad_files(folder, made):
+    _, done = made
+    assert done.returncode == 0, done.stderr
+    prepared = records.open_prepared(folder / "data")
+    # A rest of half a second is dropped.
+    assert prepared.splits == {"train": 20} and prepared.label_names == ("hunger", "pain")
+    found = all_of(prepared, "train")
+    assert {example["subject"] for example in found} == {f"s{i}" for i in range(10)}
+    assert all(len(example["audio"]) == RATE for example in found)
+    with (folder / "data" / "skipped.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["path", "reason"],
+            ["silent.flac", "silent"],
+            ["none.wav", "no such file"],
+        ]
+    header, train = done.stdout.splitlines()[1:3]
+    assert header.split() == ["split", "recordings", "examples", "subjects", "hours", "labels"]
+    assert train.split()[:4] == ["train", "20", "20", "10"]
+    assert "pain 10" in train and "hunger 10" in train
+    assert "skipped 2 recordings" in done.stdout and "skipped.csv" in done.stdout
+
+
+def test_again_does_nothing_and_other_inputs_are_refused(folder, made):
+    command, _ = made
+    before = {p: p.stat().st_mtime_ns for p in [folder, *(folder / "data").rglob("*")]}
+    done = prepare(*command, "--segment_seconds=1")
+    assert done.returncode == 0 and "nothing to do" in done.stdout
+    assert "train" in done.stdout
+    line = refused(*command, "--segment_seconds=2", "--sample_rate=8000")
+    assert "different: sample_rate, segment_seconds" in line and "new --out" in line
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert not list(folder.glob(".*"))
+
+
+def test_only_bad_files(folder, tmp_path):
+    done = prepare(f"--manifest={folder / 'bad.csv'}", f"--out={tmp_path / 'data'}")
+    assert done.returncode == 2
+    *_, line = done.stderr.splitlines()  # after the progress bar
+    assert "none of 2 recordings can be used" in line and "1 x silent" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_splits_and_excluded_subjects(folder, tmp_path):
+    done = prepare(
+        f"--manifest={folder / 'all.csv'}",
+        f"--out={tmp_path / 'data'}",
+        "--splits=train=0.75,test=0.25",
+        f"--exclude={folder / 'held_out.csv'}",
+        "--workers=1",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "left out 5 recordings of 2 excluded subjects" in done.stdout
+    prepared = records.open_prepared(tmp_path / "data")
+    subjects = {
+        split: {example["subject"] for example in all_of(prepared, split)}
+        for split in prepared.splits
+    }
+    assert (len(subjects["train"]), len(subjects["test"])) == (6, 2)
+    assert not subjects["train"] & subjects["test"]
+    assert not {"s0", "s7"} & (subjects["train"] | subjects["test"])
+
+
+def test_synthetic_says_that_it_is(tmp_path):
+    done = prepare(
+        "--synthetic=cries", "--examples=30", f"--out={tmp_path / 'data'}", "--sample_rate=8000"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "synthetic, 8000 Hz" in done.stdout
+    prepared = records.open_prepared(tmp_path / "data")
+    assert prepared.synthetic and prepared.sample_rate == 8_000
+    assert prepared.counts["train"]["recordings"] == 30
+    assert prepared.counts["train"]["labels"] == {"discomfort": 10, "hunger": 10, "pain": 10}
+
+
+class Spoken(tfds.core.GeneratorBasedBuilder):
+    """A dataset as those of the catalogue, but with audio that needs no TensorFlow."""
+
+    VERSION = tfds.core.Version("2.0.0")
+
+    def _info(self):
+        features = {
+            "audio": tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding="bytes"),
+            "label": tfds.features.ClassLabel(names=["no", "yes"]),
+            "speaker_id": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, _):
+        return {"train": self._generate_examples(6, 0), "test": self._generate_examples(3, 100)}
+
+    def _generate_examples(self, count, first):
+        for i in range(count):
+            level = np.full(8_000, first + i + 1, np.int16)  # that tells them apart
+            yield i, {"audio": level, "label": i % 2, "speaker_id": f"sp{first + i // 2}"}
+
+
+def test_a_tfds_dataset_is_converted(tmp_path):
+    builder = Spoken(file_format="array_record", data_dir=str(tmp_path / "tfds"))
+    builder.download_and_prepare()
+    source = f"--tfds={builder.data_dir}"
+    out = tmp_path / "data"
+    done = prepare(source, f"--out={out}")
+    assert done.returncode == 2 and "--source_rate" in done.stderr.splitlines()[-1]
+    done = prepare(source, f"--out={out}", "--source_rate=8000", "--sample_rate=8000")
+    assert done.returncode == 0, done.stderr
+    prepared = records.open_prepared(out)
+    assert prepared.splits == {"test": 3, "train": 6} and not prepared.synthetic
+    assert prepared.label_names == ("no", "yes")
+    for split, first in (("train", 0), ("test", 100)):
+        found = {int(example["audio"][0]): example for example in all_of(prepared, split)}
+        for i in range(prepared.splits[split]):
+            example = found[first + i + 1]
+            np.testing.assert_array_equal(example["audio"], np.full(8_000, first + i + 1))
+            assert example["label"] == ("no", "yes")[i % 2]
+            assert example["subject"] == f"sp{first + i // 2}"
+    inputs = json.loads((out / "prepared.json").read_text("utf-8"))["inputs"]
+    assert inputs["tfds"] == "spoken/2.0.0" and inputs["source_rate"] == 8_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--out=OUT"], "give one of --manifest, --tfds and --synthetic"),
+        (["--out=OUT", "--synthetic=cries", "--manifest=x.csv"], "give one of"),
+        (["--synthetic=cries"], "--out is missing"),
+        (["--out=OUT", "--tfds=no_such_dataset"], "no_such_dataset"),
+        (["--out=OUT", "--tfds=any", "--splits=train=1"], "--splits"),
+        (["--out=OUT", "--manifest=none.csv"], "no such manifest"),
+        (["--out=OUT", "--synthetic=cries", "--sample_rat=8000"], "sample_rat"),
+        (["--out=OUT", "--synthetic=cries", "--exclude=x.csv"], "--exclude"),
+        (["--out=OUT", "--synthetic=cries", "--examples=10", "--splits=a=0.5,b=0.5"], "1 subject"),
+        (["--out=OUT", "--synthetic=cries", "--split_seed=-1"], "split_seed"),
+    ],
+)
+def test_mistakes_are_one_line_and_make_nothing(tmp_path, arguments, named):
+    out = tmp_path / "data"
+    line = refused(*(argument.replace("OUT", str(out)) for argument in arguments))
+    assert named in line
+    assert not list(tmp_path.iterdir())

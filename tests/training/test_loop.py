@@ -1,0 +1,113 @@
+"""The loop: metrics a step late, averages, saves, evaluations, and stopping; a step of glass."""
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cryjax.command.program import UserError
+from cryjax.training import loop
+from cryjax.training.parallel import Parallel
+from cryjax.training.steps import TrainState
+from cryjax.training.workdir import Workdir
+
+
+class Recorder:
+    """Stands in for checkpoints: notes which steps were saved."""
+
+    def __init__(self):
+        self.steps = []
+        self.latest = None
+
+    def save(self, state, step, meta):
+        assert int(state.step) == step
+        self.steps.append(step)
+        self.latest = step
+
+    def wait(self):
+        pass
+
+
+@jax.jit
+def step_function(state, batch, key):
+    step = state.step + 1
+    return state.replace(step=step), {"loss": batch["loss"].mean()}
+
+
+def run(tmp_path, losses, *, start=0, before=None, evaluate=None, **schedule):
+    """Trains over batches that are their own loss; `before(n)` runs as batch n is read."""
+
+    def batches():
+        for n in range(start, 10_000):
+            if before:
+                before(n)
+            yield {"loss": np.full(2, losses(n), np.float32)}
+
+    workdir, saved = Workdir(tmp_path, {}), Recorder()
+    options = {"total": 10, "log_every": 2, "checkpoint_every": 4} | schedule
+    state = loop.train(
+        step_function,
+        TrainState(jnp.int32(start), {}, {}, {}),
+        batches(),
+        key=jax.random.key(0),
+        schedule=loop.Schedule(**options),
+        parallel=Parallel("jit", jax.devices()[:1]),
+        checkpoints=saved,
+        workdir=workdir,
+        meta={},
+        learning_rate=lambda n: n / 10,
+        batch_size=2,
+        evaluate=evaluate,
+    )
+    return state, workdir, saved
+
+
+def test_logs_means_over_the_steps_since_the_last_line(tmp_path):
+    state, workdir, saved = run(tmp_path, float)
+    assert int(state.step) == 10 and saved.steps == [4, 8, 10]
+    lines = workdir.metrics()
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10]
+    # Batch n, counted from 0, is step n + 1. The first step compiles and is in no mean.
+    assert [line["loss"] for line in lines] == [1.0, 2.5, 4.5, 6.5, 8.5]
+    assert [line["learning_rate"] for line in lines] == [0.1, 0.3, 0.5, 0.7, 0.9]
+    for line in lines:
+        assert line["clips_per_second"] > 0 and 0 <= line["waiting_for_data"] <= 1
+
+
+def test_goes_on_from_a_step(tmp_path):
+    state, workdir, saved = run(tmp_path, float, start=6)
+    assert int(state.step) == 10 and saved.steps == [8, 10]
+    assert [line["step"] for line in workdir.metrics()] == [8, 10]
+
+
+def test_evaluates_now_and_then(tmp_path):
+    seen = []
+
+    def evaluate(state):
+        seen.append(int(state.step))
+        return {"score": 1.0}
+
+    _, workdir, _ = run(tmp_path, float, evaluate=evaluate, evaluate_every=5)
+    assert seen == [5, 10]
+    assert [line["step"] for line in workdir.metrics() if "score" in line] == [5, 10]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_stops_by_name(tmp_path, bad):
+    with (
+        jax.debug_nans(False),
+        pytest.raises(UserError, match=r"at step 7; the last checkpoint is of step 4"),
+    ):
+        run(tmp_path, lambda n: bad if n == 6 else 1.0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
+    old = signal.getsignal(number)
+    with pytest.raises(loop.Stopped) as stopped:
+        run(tmp_path, float, before=lambda n: os.kill(os.getpid(), number) if n == 5 else None)
+    assert stopped.value.code == 75
+    assert signal.getsignal(number) is old

@@ -1,0 +1,94 @@
+"""The step learns, repeats, and uses its key and both views as SimCLR says."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from cryjax.audio import augment, frontend
+from cryjax.models import ProjectionHead, make_encoder
+from cryjax.training import losses, optimizers, steps
+
+RECIPE = {
+    "settings": "small_8k",
+    "crop": {"seconds": 0.3},
+    "transforms": [("gain", {"decibels": (-3.0, 3.0)})],
+}
+
+
+@pytest.fixture(scope="module")
+def made():
+    encoder, head = make_encoder("cnn6", 1 / 16), ProjectionHead(32, 16)
+    optimizer = optimizers.make_optimizer("adamw", 3e-3, weight_decay=0.0)
+    state = steps.init_state(jax.random.key(0), encoder, head, optimizer, 40)
+    options = {"encoder": encoder, "head": head, "optimizer": optimizer, "recipe": RECIPE}
+    step = jax.jit(functools.partial(steps.simclr_step, **options, temperature=0.2))
+    return state, step, options
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """Bursts of tones of different pitch: easy to tell apart. (A band's mean is taken out.)"""
+    rng = np.random.default_rng(0)
+    pitch, seconds = np.geomspace(200, 3500, 16)[:, None], np.arange(6000) / 8000
+    tones = np.sin(2 * np.pi * pitch * seconds) * (np.sin(2 * np.pi * 10 * seconds) > 0)
+    tones += 0.01 * rng.normal(size=(16, 6000))
+    return {"audio": (9000 * tones).astype(np.int16), "length": np.full(16, 6000, np.int32)}
+
+
+def test_learns_to_tell_clips_apart(made, batch):
+    state, step, _ = made
+    first = None
+    for _ in range(30):
+        state, metrics = step(state, batch, jax.random.key(1))
+        first = first or float(metrics["loss"])
+    assert int(state.step) == 30
+    assert first > 0.8 * np.log(31) and metrics["loss"] < 0.6 * first
+    assert metrics["contrastive_accuracy"] > 0.8
+
+
+def test_is_a_function_of_state_batch_and_key(made, batch):
+    state, step, _ = made
+    one, other = (step(state, batch, jax.random.key(1))[1]["loss"] for _ in range(2))
+    assert one == other
+    assert step(state, batch, jax.random.key(2))[1]["loss"] != one
+    # The step's own key is folded from its number: the same batch has new views at the next.
+    later = state.replace(step=state.step + 1)
+    assert step(later, batch, jax.random.key(1))[1]["loss"] != one
+
+
+def test_loss_and_statistics_are_those_of_both_views_in_one_pass(made, batch):
+    state, step, options = made
+    new, metrics = step(state, batch, jax.random.key(1))
+    views = jax.jit(functools.partial(augment.two_views, **RECIPE))(
+        jax.random.fold_in(jax.random.key(1), 0), batch["audio"], batch["length"]
+    )
+    variables = {
+        "params": state.params["encoder"],
+        "batch_stats": state.batch_stats["encoder"],
+    }
+    apply = functools.partial(options["encoder"].apply, train=True, mutable=["batch_stats"])
+    embeddings, changed = jax.jit(apply)(variables, np.concatenate(views))
+    first, second = np.split(options["head"].apply({"params": state.params["head"]}, embeddings), 2)
+    loss = losses.nt_xent(first, second, temperature=0.2)
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-4)
+    for ours, theirs in zip(
+        jax.tree.leaves(new.batch_stats["encoder"]),
+        jax.tree.leaves(changed["batch_stats"]),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_embedding_is_in_eval_mode(made, batch):
+    """Each window alone gives what it gives among others, and nothing is updated."""
+    state, _, options = made
+    variables = {
+        "params": state.params["encoder"],
+        "batch_stats": state.batch_stats["encoder"],
+    }
+    settings = frontend.PRESETS["small_8k"]
+    embed = jax.jit(functools.partial(steps.embed, encoder=options["encoder"], settings=settings))
+    whole = embed(variables, batch["audio"][:4])
+    np.testing.assert_allclose(embed(variables, batch["audio"][:1]), whole[:1], atol=1e-5)

@@ -1,0 +1,70 @@
+"""A work directory keeps its metrics straight over a resumption, and its config."""
+
+import json
+
+import pytest
+from tensorboardX.proto import event_pb2
+
+from cryjax.command.program import UserError
+from cryjax.training.workdir import Workdir, write_json
+
+
+def test_metrics_are_appended_and_rewound(tmp_path):
+    workdir = Workdir(tmp_path, {"a": 1})
+    for step in range(1, 6):
+        workdir.log(step, {"loss": 1.0 / step})
+    workdir.close()
+    again = Workdir(tmp_path, {"a": 1})
+    again.rewind(3)
+    assert [line["step"] for line in again.metrics()] == [1, 2, 3]
+    again.log(4, {"loss": 9.0})
+    assert again.metrics()[-1] == {"step": 4, "loss": 9.0}
+
+
+def test_a_torn_last_line_is_dropped(tmp_path):
+    workdir = Workdir(tmp_path, {})
+    workdir.log(1, {"loss": 1.0})
+    with workdir.metrics_file.open("a") as file:
+        file.write('{"step": 2, "lo')
+    assert [line["step"] for line in workdir.metrics()] == [1]
+    workdir.rewind(1)
+    assert workdir.metrics_file.read_text().endswith("\n")
+
+
+def test_tensorboard_gets_the_same_scalars(tmp_path):
+    workdir = Workdir(tmp_path, {})
+    workdir.log(7, {"loss": 0.5})
+    workdir.close()
+    data = next(tmp_path.glob("events.out.tfevents.*")).read_bytes()
+    found, place = {}, 0
+    while place < len(data):  # length, its checksum, the event, its checksum
+        length = int.from_bytes(data[place : place + 8], "little")
+        event = event_pb2.Event.FromString(data[place + 12 : place + 12 + length])
+        found |= {value.tag: (event.step, value.simple_value) for value in event.summary.value}
+        place += 16 + length
+    assert found == {"loss": (7, 0.5)}
+
+
+def test_another_config_is_refused_once_a_run_began(tmp_path):
+    Workdir(tmp_path, {"a": {"b": 1}, "log_every": "1 step"})
+    workdir = Workdir(tmp_path, {"a": {"b": 2}, "log_every": "1 step"})  # nothing was run yet
+    workdir.log(1, {"loss": 1.0})
+    Workdir(tmp_path, {"a": {"b": 2}, "log_every": "9 steps"})  # how it is watched may change
+    with pytest.raises(UserError, match=r"a\.b: 2 -> 3"):
+        Workdir(tmp_path, {"a": {"b": 3}, "log_every": "9 steps"})
+    assert json.loads((tmp_path / "config.json").read_text())["a"]["b"] == 2
+
+
+def test_other_processes_write_nothing(tmp_path):
+    workdir = Workdir(tmp_path / "run", {}, writes=False)
+    workdir.log(1, {"loss": 1.0})
+    workdir.result({"a": 1})
+    workdir.rewind(0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"a": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
