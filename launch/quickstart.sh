@@ -13,8 +13,9 @@ prepare --synthetic=sounds --examples=600 --out="$out/sounds"
 prepare --synthetic=cries --examples=1200 --synthetic_seed=1 --out="$out/unlabelled-cries"
 prepare --synthetic=cries --examples=600 --synthetic_seed=2 --out="$out/labelled-cries"
 
-python -m cryjax.pretrain --config=configs/quickstart.py --workdir="$out/pretrained" \
-  --config.data="$out/sounds,$out/unlabelled-cries"
+python -m cryjax.pretrain --config=configs/pretrain_small.py --workdir="$out/pretrained" \
+  --config.data="$out/sounds,$out/unlabelled-cries" --config.total="120 steps" \
+  --config.optimizer.warmup="10 steps" --config.checkpoint_every="40 steps"
 python -m cryjax.linear_probe --config=configs/linear_probe.py --workdir="$out/probe" \
   --config.init="$out/pretrained" --config.data="$out/labelled-cries" | tee "$out/table.txt"
 

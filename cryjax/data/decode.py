@@ -88,6 +88,15 @@ def _decode_ffmpeg(path: pathlib.Path, sample_rate: int) -> np.ndarray:
         return _decode_soundfile(wav, sample_rate)
 
 
+def check_usable(audio: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Gives int16 [samples] back. Raises Unusable where they are too few, or silent."""
+    if len(audio) < math.ceil(MINIMUM_SECONDS * sample_rate):
+        raise Unusable(f"only {len(audio)} samples at {sample_rate} Hz")
+    if not audio.any():
+        raise Unusable("silent")
+    return audio
+
+
 def decode(path: pathlib.Path, sample_rate: int) -> np.ndarray:
     """Decodes one recording.
 
@@ -117,8 +126,4 @@ def decode(path: pathlib.Path, sample_rate: int) -> np.ndarray:
             audio = _decode_ffmpeg(path, sample_rate)
     except OSError as error:
         raise Unusable(f"cannot be read ({error.strerror})") from error
-    if len(audio) < math.ceil(MINIMUM_SECONDS * sample_rate):
-        raise Unusable(f"only {len(audio)} samples at {sample_rate} Hz")
-    if not audio.any():
-        raise Unusable("silent")
-    return audio
+    return check_usable(audio, sample_rate)

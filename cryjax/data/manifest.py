@@ -45,11 +45,14 @@ def read_manifest(path: str | pathlib.Path, label_column: str = "label") -> list
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
+            columns = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = columns
             lines, numbers = [], []
             for line in reader:
                 lines.append({k: v or "" for k, v in line.items() if k})
                 numbers.append(reader.line_num)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV file in UTF-8 ({error}); export it as CSV") from error
     if "path" not in columns:

@@ -20,7 +20,7 @@ import tqdm
 from cryjax import __version__
 from cryjax.command.program import UserError
 from cryjax.data import records
-from cryjax.data.decode import Unusable, decode, to_int16
+from cryjax.data.decode import Unusable, check_usable, decode, to_int16
 from cryjax.data.manifest import Row
 from cryjax.data.synthetic import Clip
 
@@ -313,13 +313,17 @@ def from_tfds(builder: Any, split: str, sample_rate: int, source_rate: int) -> I
         if audio.ndim > 1:
             audio = audio.mean(axis=-1)
         name = f"{split}/{index}"
-        if rate != sample_rate and len(audio):
-            audio = soxr.resample(audio.astype(np.float32), rate, sample_rate, quality="VHQ")
-        audio = to_int16(audio)
+        try:
+            if not np.isfinite(audio).all():
+                raise Unusable("samples that are not finite")
+            if rate != sample_rate and len(audio):
+                audio = soxr.resample(audio.astype(np.float32), rate, sample_rate, quality="VHQ")
+            audio, reason = check_usable(to_int16(audio), sample_rate), ""
+        except Unusable as error:
+            audio, reason = None, str(error)
         # -1 is TFDS's own mark of an example without a label.
         labelled = label_name is not None and example[label_name] >= 0
         label = features[label_name].int2str(example[label_name]) if labelled else ""
         subject = name if subject_name is None else example[subject_name]
         subject = subject.decode() if isinstance(subject, bytes) else str(subject)
-        reason = "" if audio.any() else "empty or silent"
-        yield Recording(None if reason else audio, label, subject, name, reason)
+        yield Recording(audio, label, subject, name, reason)

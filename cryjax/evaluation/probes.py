@@ -89,9 +89,12 @@ def fit(
         found = metrics.macro_auc(true, scores, np.ones((1, len(true))))[0]
         return 0.5 if np.isnan(found) else found  # a fold of one class tells nothing
 
-    folds = _grouped_folds(labels, subjects, INNER_FOLDS, seed)
     # A fold whose training part has one class cannot be fitted.
-    folds = [(train, test) for train, test in folds if len(set(labels[train])) > 1]
+    folds = [
+        (train, test)
+        for train, test in _grouped_folds(labels, subjects, INNER_FOLDS, seed)
+        if len(set(labels[train])) > 1
+    ]
     search = GridSearchCV(model, grid, scoring=score, cv=folds or [(np.arange(count),) * 2])
     with warnings.catch_warnings():
         # The search includes penalties so weak that the optimiser runs out; they lose.
@@ -103,8 +106,12 @@ def fit(
 def _grouped_folds(
     labels: np.ndarray, subjects: np.ndarray, folds: int, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Stratified folds that divide no subject; fewer where there are fewer subjects."""
-    splitter = StratifiedGroupKFold(min(folds, len(set(subjects))), shuffle=True, random_state=seed)
+    """Stratified folds that divide no subject; fewer where there are fewer subjects.
+
+    Fewer too where every class has fewer recordings, which `StratifiedGroupKFold` refuses.
+    """
+    folds = min(folds, len(set(subjects)), int(np.bincount(labels).max()))
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # A class with fewer recordings than folds: told by the caller, of the outer folds.
         warnings.simplefilter("ignore", UserWarning)
@@ -120,6 +127,8 @@ def _own_split(subjects: np.ndarray, splits: np.ndarray) -> list[tuple[np.ndarra
             f"recordings in {', '.join(sorted(set(splits)))}; take config.folds=5, or prepare it "
             "with --splits=train=0.8,test=0.2"
         )
+    if len(set(subjects[train])) < 2:
+        raise UserError("1 subject in 'train'; a probe needs 2, to choose its penalty by subject")
     shared = set(subjects[train]) & set(subjects[test])
     if shared:
         raise UserError(
@@ -167,13 +176,12 @@ def probe(
             "chosen on others, and scored on others. Fill in the manifest's column 'subject'"
         )
     said = []
-    if splits is None and folds > count:
-        said.append(f"{count} folds instead of {folds}: there are {count} subjects")
-    parts = (
-        _grouped_folds(labels, subjects, folds, seed)
-        if splits is None
-        else _own_split(subjects, splits)
-    )
+    if splits is None:
+        parts = _grouped_folds(labels, subjects, folds, seed)
+        if len(parts) < folds:
+            said.append(f"{len(parts)} folds instead of {folds}: there are {count} subjects")
+    else:
+        parts = _own_split(subjects, splits)
     rows, scores, penalties = [], [], []
     for number, (train, test) in enumerate(parts, 1):
         seen = set(labels[train])
