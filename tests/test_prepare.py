@@ -2,39 +2,25 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import soundfile
 import tensorflow_datasets as tfds
 
+import programs
 from cryjax.data import records
 
 RATE = 16_000
 
 
 def prepare(*arguments):
-    """Runs the program; returns its exit status, output and errors."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cryjax.prepare", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
+    return programs.run("prepare", *arguments)
 
 
 def refused(*arguments):
     """The one line that the program writes when it refuses."""
-    done = prepare(*arguments)
-    assert done.returncode == 2, done.stderr
-    assert not done.stdout
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("prepare: error: ")
-    return line
+    return programs.refuse("prepare", *arguments)
 
 
 def write_manifest(path, rows):

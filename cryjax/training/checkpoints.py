@@ -129,19 +129,19 @@ def restore_encoder(run: str, target: Any, sharding: jax.sharding.Sharding) -> A
       UserError: where the checkpoint's leaves are not those of `target`, naming the first.
     """
     folder, step = _newest(run)
+    saved = _leaves(ocp.StandardCheckpointHandler().metadata(folder / "encoder").tree)
+    wanted = _leaves(target)
+    for name in sorted(saved.keys() | wanted.keys()):
+        state = "loaded" if saved.get(name) == wanted.get(name) else "mismatch"
+        logging.info("%s %s %s", state, name, saved.get(name, "missing"))
+        if state == "mismatch":
+            raise UserError(
+                f"{run}: encoder leaf {name} is {saved.get(name, 'missing')} in the checkpoint "
+                f"and {wanted.get(name, 'missing')} here; give the encoder.name and "
+                "encoder.width that it was trained with"
+            )
+    logging.info("loaded %d encoder leaves of step %d from %s", len(wanted), step, run)
     with ocp.StandardCheckpointer() as checkpointer:
-        saved = _leaves(checkpointer.metadata(folder / "encoder").item_metadata.tree)
-        wanted = _leaves(target)
-        for name in sorted(saved.keys() | wanted.keys()):
-            state = "loaded" if saved.get(name) == wanted.get(name) else "mismatch"
-            logging.info("%s %s %s", state, name, saved.get(name, "missing"))
-            if state == "mismatch":
-                raise UserError(
-                    f"{run}: encoder leaf {name} is {saved.get(name, 'missing')} in the checkpoint "
-                    f"and {wanted.get(name, 'missing')} here; give the encoder.name and "
-                    "encoder.width that it was trained with"
-                )
-        logging.info("loaded %d encoder leaves of step %d from %s", len(wanted), step, run)
         return checkpointer.restore(folder / "encoder", _shapes(target, sharding))
 
 
