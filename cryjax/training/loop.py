@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import tqdm
+from jax.experimental import multihost_utils
 
 from cryjax.command.program import UserError
 from cryjax.training.checkpoints import Checkpoints
@@ -38,17 +39,29 @@ class Schedule:
 
 
 class _StopSignal:
-    """Notes SIGTERM and SIGINT, so that the step under way is finished and saved."""
+    """Notes SIGTERM and SIGINT, so that the step under way is finished and saved.
+
+    Of several processes, each may be told at another step, or only one of them: there JAX, which
+    has taken SIGTERM for itself, has them agree on the step after which all stop.
+    """
 
     def __enter__(self) -> "_StopSignal":
-        self.seen = False
-        self._old = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        self._together = jax.process_count() > 1
+        self._told = False
+        numbers = (signal.SIGINT,) if self._together else (signal.SIGTERM, signal.SIGINT)
+        self._old = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def _note(self, number: int, _frame: Any) -> None:
-        if self.seen and number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice: at once
-        self.seen = True
+        if number == signal.SIGINT and (self._told or self._together):
+            raise KeyboardInterrupt  # asked twice, or where no agreement can be had: at once
+        self._told = True
+
+    def after(self, step: int) -> bool:
+        """Whether to stop after this step; to be asked at every step, by every process."""
+        if self._together:
+            self._told = self._told or multihost_utils.reached_preemption_sync_point(step)
+        return self._told
 
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._old.items():
@@ -172,16 +185,17 @@ def train(
                 read()
                 window.clear()
             bar.update()
-            ends = step == schedule.total or stop.seen
+            stops = stop.after(step)
             if schedule.evaluate_every and (step % schedule.evaluate_every == 0) and evaluate:
                 read()
                 workdir.log(step, pause(lambda current=state: evaluate(current)))
+            ends = stops or step == schedule.total
             if ends or (schedule.checkpoint_every and step % schedule.checkpoint_every == 0):
                 read()
                 pause(lambda current=state, at=step: checkpoints.save(current, at, meta))
-            if stop.seen:
+            if stops:
                 break
     checkpoints.wait()
-    if stop.seen and int(state.step) < schedule.total:
+    if int(state.step) < schedule.total:
         raise Stopped
     return state

@@ -12,6 +12,7 @@ would be device-count times too large without any error (jax-ml/jax, 'varying ma
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -20,8 +21,49 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cryjax.command.program import UserError
+
 AXIS = "data"
 CHOICES = ("auto", "jit", "pmap")
+
+
+def join_processes() -> None:
+    """Joins this process to the others of its job, if the environment says that there are others.
+
+    `CRYJAX_COORDINATOR=auto` leaves it to JAX to find them: under Slurm, Open MPI, Kubernetes and
+    on Cloud TPU it does. Elsewhere it is HOST:PORT of the first process, with `CRYJAX_PROCESSES`,
+    how many there are, and `CRYJAX_PROCESS`, which one this is. To be called before JAX is used.
+
+    Raises:
+      UserError: where those do not fit together, or the others cannot be found.
+    """
+    coordinator = os.environ.get("CRYJAX_COORDINATOR", "")
+    if not coordinator:
+        return
+    where = {}
+    if coordinator != "auto":
+        try:
+            count = int(os.environ["CRYJAX_PROCESSES"])
+            process = int(os.environ["CRYJAX_PROCESS"])
+        except (KeyError, ValueError):
+            count, process = 0, 0
+        if not 0 <= process < count:
+            raise UserError(
+                f"CRYJAX_COORDINATOR={coordinator} needs CRYJAX_PROCESSES, how many there are, and "
+                "CRYJAX_PROCESS, from 0 up to that; launch/local.sh sets all three"
+            )
+        where = {
+            "coordinator_address": coordinator,
+            "num_processes": count,
+            "process_id": process,
+        }
+    try:
+        jax.distributed.initialize(**where)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"CRYJAX_COORDINATOR={coordinator}: the job's processes do not find each other "
+            f"({' '.join(str(error).split())})"
+        ) from error
 
 
 class Parallel:
@@ -40,12 +82,17 @@ class Parallel:
         self._devices = list(devices or jax.devices())
         self.devices = len(self._devices)
         self._mesh = Mesh(np.asarray(self._devices), (AXIS,))
-        self.processes = jax.process_count()
+        self.processes = len({device.process_index for device in self._devices})
+        if self.kind == "pmap" and self.processes > 1:
+            raise UserError(
+                f"parallel='pmap' is for one process, and there are {self.processes}; take 'jit'"
+            )
 
     def __str__(self) -> str:
         what = "jit" if self.devices == 1 and self.kind == "jit" else self.kind
         what = "jit of shard_map" if what == "jit" and self.devices > 1 else what
-        return f"{what} over {self.devices} {self._devices[0].platform} device(s)"
+        hosts = f" of {self.processes} processes" if self.processes > 1 else ""
+        return f"{what} over {self.devices} {self._devices[0].platform} device(s){hosts}"
 
     @property
     def replicated(self) -> jax.sharding.Sharding:
@@ -80,9 +127,7 @@ class Parallel:
         return jax.jit(sharded, donate_argnums=0)
 
     def replicate(self, tree: Any) -> Any:
-        """Puts the same host values on every device."""
-        if self.processes == 1:
-            return jax.device_put(tree, self.replicated)
+        """Puts the same values, of the host or replicated, on every device."""
         return jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(self.replicated, np.asarray(x)), tree
         )

@@ -25,7 +25,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 class Workdir:
-    """The folder of one run. Only the first process writes to it."""
+    """The folder of one run. Only the first process writes to it: the one that `writes`."""
 
     def __init__(self, path: str | pathlib.Path, config: Mapping[str, Any], *, writes: bool = True):
         """Opens the folder, or makes it.
@@ -36,7 +36,7 @@ class Workdir:
           UserError: if it holds a run with another config.
         """
         self.path = pathlib.Path(path)
-        self._writes = writes
+        self.writes = writes
         self._events = None
         file = self.path / "config.json"
         if file.exists() and any(True for name in _LEFT_BY_A_RUN for _ in self.path.glob(name)):
@@ -67,7 +67,7 @@ class Workdir:
 
     def rewind(self, step: int) -> None:
         """Drops the metrics after `step`: a resumed run will write them again."""
-        if not self._writes or not self.metrics_file.exists():
+        if not self.writes or not self.metrics_file.exists():
             return
         kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
         partial = self.metrics_file.with_suffix(".partial")
@@ -76,7 +76,7 @@ class Workdir:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends a line to metrics.jsonl and scalars to TensorBoard's events."""
-        if not self._writes:
+        if not self.writes:
             return
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
@@ -94,7 +94,7 @@ class Workdir:
 
     def result(self, result: Mapping[str, Any]) -> None:
         """Writes result.json."""
-        if self._writes:
+        if self.writes:
             write_json(self.path / "result.json", result)
 
     def close(self) -> None:
