@@ -81,6 +81,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Online check on labelled data: accuracy of the nearest neighbours of other subjects. '0' is
     # never; `most` examples of `split` of the first dataset are embedded.
     config.neighbours = ml_collections.ConfigDict({"every": "0", "split": "train", "most": 1000})
+    # To fit a larger batch: encode each device's share in so many chunks (the loss keeps all its
+    # negatives; batch statistics become a chunk's), and compute the inside of blocks twice.
+    config.memory = ml_collections.ConfigDict({"chunks": 1, "remat": False})
     # Threads that read, and batches read ahead.
     config.loader = ml_collections.ConfigDict({"threads": 4, "buffer": 8})
     return config

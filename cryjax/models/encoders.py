@@ -55,6 +55,8 @@ class Encoder(nn.Module):
       features: width of the embedding.
       dtype: of the convolutions and the dense layer; parameters and statistics stay float32.
       axis_name: the device axis over which training synchronises batch statistics.
+      remat: whether to compute the inside of each block again in the backward pass rather than keep
+        it: less memory, a third more work.
     """
 
     channels: tuple[int, ...]
@@ -64,6 +66,7 @@ class Encoder(nn.Module):
     features: int
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, spectrogram: jax.Array, train: bool = False) -> jax.Array:
@@ -78,10 +81,15 @@ class Encoder(nn.Module):
         )
         # Statistics for each mel band, so bands are the channels here, and the width afterwards.
         x = norm(dtype=jnp.float32, name="norm0")(spectrogram)[..., None].astype(self.dtype)
+        make_block = functools.partial(
+            nn.remat(ConvBlock) if self.remat else ConvBlock,
+            layers=self.layers,
+            size=self.size,
+            norm=norm,
+            dtype=self.dtype,
+        )
         for block, channels in enumerate(self.channels, 1):
-            x = ConvBlock(channels, self.layers, self.size, norm, self.dtype, name=f"block{block}")(
-                x
-            )
+            x = make_block(channels, name=f"block{block}")(x)
             if block <= self.pooled:
                 x = average_pool(x)
         x = x.mean(axis=2)

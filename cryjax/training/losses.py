@@ -4,12 +4,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 # Above so many similarities a device, the matrix is no longer held: 2 ** 24 floats are 64 MiB, and
 # the dense form holds about four such.
 _DENSE_LIMIT = 2**24
-_BLOCK_ROWS = 256
+_TILE = 512
+# Stands for minus infinity, of which a difference would not be a number.
+_LOW = -1e30
 
 
 def unit_norm(x: jax.Array) -> jax.Array:
@@ -27,68 +30,126 @@ def _similarity(rows: jax.Array, columns: jax.Array, temperature: float) -> jax.
     return jnp.matmul(rows, columns.T, precision="highest") / temperature
 
 
-def _views(first: jax.Array, second: jax.Array, axis_name: str | None):
-    """Local rows [2b, d], global columns [2B, d], and the column that each row is itself [2b]."""
-    batch = first.shape[0]
-    columns = jnp.concatenate([gather(first, axis_name), gather(second, axis_name)])
-    start = 0 if axis_name is None else lax.axis_index(axis_name) * batch
-    own = start + jnp.arange(batch)
-    return (
-        jnp.concatenate([first, second]),
-        columns,
-        jnp.concatenate([own, own + columns.shape[0] // 2]),
-    )
+def _gather_views(rows: jax.Array, axis_name: str | None) -> jax.Array:
+    """[2b, ...], first views above second, of each device -> [2B, ...] in the same order."""
+    if axis_name is None:
+        return rows
+    return jnp.concatenate([gather(half, axis_name) for half in jnp.split(rows, 2)])
+
+
+def _own_columns(batch: int, axis_name: str | None) -> jax.Array:
+    """[2b]: the place among the global 2B views of each of this device's."""
+    if axis_name is None:
+        return jnp.arange(2 * batch)
+    own = lax.axis_index(axis_name) * batch + jnp.arange(batch)
+    return jnp.concatenate([own, own + lax.axis_size(axis_name) * batch])
+
+
+def _positives(rows: jax.Array, temperature: float) -> jax.Array:
+    """[2b, d] -> [b]: the similarity of each example's two views."""
+    first, second = jnp.split(rows, 2)
+    return jnp.sum(first * second, axis=-1) / temperature
 
 
 def _mean_over_devices(x: jax.Array, axis_name: str | None) -> jax.Array:
     return x if axis_name is None else lax.pmean(x, axis_name)
 
 
-def _dense(first, second, temperature: float, axis_name: str | None) -> jax.Array:
-    rows, columns, own = _views(first, second, axis_name)
+def _dense(rows: jax.Array, temperature: float, axis_name: str | None) -> jax.Array:
+    columns = _gather_views(rows, axis_name)
+    own = _own_columns(rows.shape[0] // 2, axis_name)
     similarity = _similarity(rows, columns, temperature)
     # Each view's own copy is no negative.
     is_self = own[:, None] == jnp.arange(columns.shape[0])[None, :]
-    similarity = jnp.where(is_self, -jnp.inf, similarity)
-    positive = jnp.sum(first * second, axis=-1) / temperature
-    normaliser = jax.nn.logsumexp(similarity, axis=-1)
-    return _mean_over_devices(jnp.mean(normaliser) - jnp.mean(positive), axis_name)
+    normaliser = jax.nn.logsumexp(jnp.where(is_self, -jnp.inf, similarity), axis=-1)
+    loss = jnp.mean(normaliser) - jnp.mean(_positives(rows, temperature))
+    return _mean_over_devices(loss, axis_name)
 
 
-def _in_blocks(function, block_size: int, *arrays: jax.Array) -> jax.Array:
-    """Maps `function` over blocks of rows of the arrays, the last one filled up with zeros."""
-    rows = arrays[0].shape[0]
-    blocks = -(-rows // block_size)
-    padding = blocks * block_size - rows
-
-    def split(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, ((0, padding),) + ((0, 0),) * (x.ndim - 1))
-        return x.reshape(blocks, block_size, *x.shape[1:])
-
-    result = lax.map(lambda block: function(*block), tuple(map(split, arrays)))
-    return result.reshape(blocks * block_size, *result.shape[2:])[:rows]
+def _tiles(x: jax.Array, size: int, fill: float = 0.0) -> jax.Array:
+    """[rows, ...] -> [tiles, size, ...], the last tile filled up."""
+    missing = -x.shape[0] % size
+    x = jnp.pad(x, ((0, missing),) + ((0, 0),) * (x.ndim - 1), constant_values=fill)
+    return x.reshape(-1, size, *x.shape[1:])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _blockwise(first, second, temperature: float, axis_name: str | None, block_size: int):
-    return _blockwise_forward(first, second, temperature, axis_name, block_size)[0]
+def _rows_of(tiles: jax.Array, count: int) -> jax.Array:
+    return tiles.reshape(-1, *tiles.shape[2:])[:count]
 
 
-def _blockwise_forward(first, second, temperature, axis_name, block_size):
-    rows, columns, own = _views(first, second, axis_name)
+def _over_tiles(function, carry, rows, columns, own, temperature: float, size: int, mirrored: bool):
+    """Folds `function(carry, i, j, row, column, similarity, hidden)` over the similarity's tiles.
 
-    def normaliser_of(block, own_block):
-        similarity = _similarity(block, columns, temperature)
-        is_self = own_block[:, None] == jnp.arange(columns.shape[0])[None, :]
-        return jax.nn.logsumexp(jnp.where(is_self, -jnp.inf, similarity), axis=-1)
+    Args:
+      function: gets the places of a tile of rows and one of columns, both tiles [size, d], their
+        similarity [size, size], and what of it does not count: a row with itself, and what fills
+        up a tile.
+      carry: what it starts from.
+      rows: [2b, d], this device's.
+      columns: [2B, d], everyone's.
+      own: [2b], the column that each row is.
+      temperature: of the similarity.
+      size: of a tile.
+      mirrored: rows and columns are the same, so tiles under the diagonal are left out.
+    """
+    count = columns.shape[0]
+    rows, own = _tiles(rows, size), _tiles(own, size, count)
+    if mirrored:
+        columns, places = rows, np.triu_indices(len(rows))
+    else:
+        columns = _tiles(columns, size)
+        places = np.indices((len(rows), len(columns))).reshape(2, -1)
 
-    normaliser = _in_blocks(normaliser_of, block_size, rows, own)
-    positive = jnp.sum(first * second, axis=-1) / temperature
-    loss = _mean_over_devices(jnp.mean(normaliser) - jnp.mean(positive), axis_name)
-    return loss, (first, second, normaliser)
+    def visit(carry, tile):
+        i, j = tile
+        place = j * size + jnp.arange(size)
+        hidden = (own[i][:, None] == place[None, :]) | (place >= count)[None, :]
+        hidden |= (own[i] >= count)[:, None]
+        row, column = rows[i], columns[j]
+        similarity = _similarity(row, column, temperature)
+        return function(carry, i, j, row, column, similarity, hidden), None
+
+    return lax.scan(visit, carry, tuple(jnp.asarray(p, jnp.int32) for p in places))[0]
 
 
-def _blockwise_backward(temperature, axis_name, block_size, residuals, cotangent):
+def _normalisers(rows, columns, own, temperature: float, size: int, mirrored: bool) -> jax.Array:
+    """[2b]: log of the sum over the other columns of exp(similarity), in one pass over tiles."""
+
+    def add(state, place, similarity, axis):
+        """Takes a tile into the running maxima and sums of the rows at `place`."""
+        top, total = state
+        new = jnp.maximum(top[place], similarity.max(axis))
+        terms = jnp.exp(similarity - jnp.expand_dims(new, axis)).sum(axis)
+        total = total.at[place].set(total[place] * jnp.exp(top[place] - new) + terms)
+        return top.at[place].set(new), total
+
+    def visit(state, i, j, _row, _column, similarity, hidden):
+        similarity = jnp.where(hidden, _LOW, similarity)
+        state = add(state, i, similarity, 1)
+        # The same tile turned over holds the terms of the rows at j; on the diagonal it is itself.
+        return add(state, j, jnp.where(i == j, _LOW, similarity), 0) if mirrored else state
+
+    empty = jnp.zeros((-(-rows.shape[0] // size), size))
+    top, total = _over_tiles(
+        visit, (empty + _LOW, empty), rows, columns, own, temperature, size, mirrored
+    )
+    return _rows_of(top + jnp.log(total), rows.shape[0])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _tiled(rows, temperature: float, axis_name: str | None, size: int):
+    return _tiled_forward(rows, temperature, axis_name, size)[0]
+
+
+def _tiled_forward(rows, temperature, axis_name, size):
+    columns = _gather_views(rows, axis_name)
+    own = _own_columns(rows.shape[0] // 2, axis_name)
+    normaliser = _normalisers(rows, columns, own, temperature, size, axis_name is None)
+    loss = jnp.mean(normaliser) - jnp.mean(_positives(rows, temperature))
+    return _mean_over_devices(loss, axis_name), (rows, normaliser)
+
+
+def _tiled_backward(temperature, axis_name, size, residuals, cotangent):
     """The gradient of the global mean, times the number of devices, as `pmean` of it expects.
 
     With p_ij = exp(s_ij - lse_i) for the softmax, the similarity being symmetric, row i receives
@@ -96,26 +157,31 @@ def _blockwise_backward(temperature, axis_name, block_size, residuals, cotangent
     device has the whole gradient of its own rows without a sum over devices. Neither exponent can
     overflow, because s_ij is one of the terms of both lse_i and lse_j.
     """
-    first, second, normaliser = residuals
-    rows, columns, own = _views(first, second, axis_name)
-    halves = jnp.split(normaliser, 2)
-    all_normalisers = jnp.concatenate([gather(half, axis_name) for half in halves])
+    rows, normaliser = residuals
+    columns, others = (_gather_views(x, axis_name) for x in (rows, normaliser))
+    own = _own_columns(rows.shape[0] // 2, axis_name)
+    mirrored = axis_name is None
+    mine, theirs = _tiles(normaliser, size), _tiles(others, size)
 
-    def gradient_of(block, own_block, normaliser_block):
-        similarity = _similarity(block, columns, temperature)
-        weight = jnp.exp(similarity - normaliser_block[:, None])
-        weight += jnp.exp(similarity - all_normalisers[None, :])
-        is_self = own_block[:, None] == jnp.arange(columns.shape[0])[None, :]
-        return jnp.matmul(jnp.where(is_self, 0.0, weight), columns, precision="highest")
+    def visit(pull, i, j, row, column, similarity, hidden):
+        weight = jnp.exp(similarity - mine[i][:, None]) + jnp.exp(similarity - theirs[j][None, :])
+        weight = jnp.where(hidden, 0.0, weight)
+        pull = pull.at[i].add(jnp.matmul(weight, column, precision="highest"))
+        if mirrored:
+            turned = jnp.where(i == j, 0.0, weight).T
+            pull = pull.at[j].add(jnp.matmul(turned, row, precision="highest"))
+        return pull
 
-    pull = _in_blocks(gradient_of, block_size, rows, own, normaliser)
+    zero = jnp.zeros_like(_tiles(rows, size))
+    pull = _over_tiles(visit, zero, rows, columns, own, temperature, size, mirrored)
     # Each positive pair is counted from both of its ends.
-    pull -= 2.0 * jnp.concatenate([second, first])
-    d_first, d_second = jnp.split(pull * (cotangent / (temperature * rows.shape[0])), 2)
-    return d_first, d_second
+    first, second = jnp.split(rows, 2)
+    d_first, d_second = jnp.split(_rows_of(pull, rows.shape[0]), 2)
+    pull = jnp.concatenate([d_first - 2.0 * second, d_second - 2.0 * first])
+    return (pull * (cotangent / (temperature * rows.shape[0])),)
 
 
-_blockwise.defvjp(_blockwise_forward, _blockwise_backward)
+_tiled.defvjp(_tiled_forward, _tiled_backward)
 
 
 def nt_xent(
@@ -140,21 +206,21 @@ def nt_xent(
         devices, and the mean is over all. Average the gradients of parameters over the axis
         (`pmean`) to have those of the returned value. Inside `shard_map` this asks for
         `check_vma=False`, where differentiation leaves the sum over devices to its user.
-      block_size: rows of the similarity matrix to hold at a time; None holds the whole matrix while
-        it is small, and blocks beyond. The value and the gradient are the same.
+      block_size: side of the tiles of the similarity matrix to hold one at a time; None holds the
+        whole matrix while it is small, and tiles beyond. The value and the gradient are the same.
 
     Returns:
       float32 scalar.
     """
     if first.shape != second.shape or first.ndim != 2:
         raise ValueError(f"two [batch, features] of one shape, not {first.shape}, {second.shape}")
-    first, second = unit_norm(first), unit_norm(second)
+    rows = jnp.concatenate([unit_norm(first), unit_norm(second)])
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
-    if block_size is None and 4 * first.shape[0] ** 2 * devices > _DENSE_LIMIT:
-        block_size = _BLOCK_ROWS
+    if block_size is None and rows.shape[0] ** 2 * devices > _DENSE_LIMIT:
+        block_size = _TILE
     if block_size is None:
-        return _dense(first, second, temperature, axis_name)
-    return _blockwise(first, second, temperature, axis_name, block_size)
+        return _dense(rows, temperature, axis_name)
+    return _tiled(rows, temperature, axis_name, block_size)
 
 
 def contrastive_metrics(

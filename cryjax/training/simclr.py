@@ -12,7 +12,7 @@ import optax
 
 from cryjax.audio import augment, frontend
 from cryjax.command import config as config_lib
-from cryjax.command.config import integer, interval, number, one_of, text
+from cryjax.command.config import boolean, integer, interval, number, one_of, text
 from cryjax.command.program import UserError
 from cryjax.models import ENCODERS, ProjectionHead, make_encoder
 from cryjax.models.encoders import Encoder
@@ -68,6 +68,8 @@ RULES = {
     "neighbours.every": config_lib.LENGTH,
     "neighbours.split": text(required="the name of a split"),
     "neighbours.most": integer(2),
+    "memory.chunks": integer(1),
+    "memory.remat": boolean(),
     "loader.threads": integer(1),
     "loader.buffer": integer(1),
 }
@@ -80,6 +82,11 @@ def check_batch(config: Any, examples: int, devices: int) -> None:
         raise UserError(
             f"config.batch_size={config.batch_size} is not divided by {devices} devices; "
             f"take a multiple, as {near}"
+        )
+    if config.batch_size // devices % config.memory.chunks:
+        raise UserError(
+            f"config.memory.chunks={config.memory.chunks} does not divide the "
+            f"{config.batch_size // devices} clips of each device; take a divisor"
         )
     if "mix" in config.transforms and config.batch_size // devices % augment.MIX_GROUP:
         raise UserError(
@@ -154,7 +161,7 @@ def build(config: Any, examples: int) -> SimCLR:
         warmup,
     )
     parts = {
-        "encoder": make_encoder(**config.encoder),
+        "encoder": make_encoder(**config.encoder).clone(remat=config.memory.remat),
         "head": ProjectionHead(**config.head),
         "optimizer": optimizers.make_optimizer(
             config.optimizer.name,
@@ -174,6 +181,7 @@ def build(config: Any, examples: int) -> SimCLR:
             **parts,
             recipe=view_recipe(config),
             temperature=config.temperature,
+            chunks=config.memory.chunks,
         ),
         init=functools.partial(steps.init_state, **parts, mels=settings.mels),
     )

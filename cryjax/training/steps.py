@@ -5,6 +5,7 @@ it gathers embeddings, averages gradients and synchronises batch statistics thro
 `parallel.py` wraps it; nothing here knows of meshes.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -59,6 +60,69 @@ def init_state(
     )
 
 
+def _gradients(
+    params: Any,
+    batch_stats: Any,
+    views: tuple[jax.Array, jax.Array],
+    encoder: nn.Module,
+    head: nn.Module,
+    loss_of: Callable[[jax.Array, jax.Array], jax.Array],
+    chunks: int,
+) -> tuple[jax.Array, Any, Any, tuple[jax.Array, jax.Array]]:
+    """The loss of two views, its gradients, the new batch statistics and the projections.
+
+    Of several chunks, one at a time is encoded and forgotten; the loss and its gradient are taken
+    over all projections, and each chunk is encoded again to pull its share back (the gradient cache
+    of Gao et al., 2021). The gradients are exact: those of the loss over all negatives.
+    """
+    batch = views[0].shape[0]
+    # Both views of an example in one chunk and one pass: batch statistics over two passes would
+    # differ between the views and give the positive away.
+    parts = jnp.stack([x.reshape(chunks, batch // chunks, *x.shape[1:]) for x in views], axis=1)
+    parts = parts.reshape(chunks, 2 * batch // chunks, *views[0].shape[1:])
+
+    def encode(params, part):
+        embeddings, changed = encoder.apply(
+            {"params": params["encoder"], "batch_stats": batch_stats},
+            part,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return head.apply({"params": params["head"]}, embeddings), changed["batch_stats"]
+
+    def halves(projections):
+        """[chunks, 2 x batch / chunks, features] -> the two views, [batch, features] each."""
+        split = projections.reshape(chunks, 2, batch // chunks, -1)
+        return split[:, 0].reshape(batch, -1), split[:, 1].reshape(batch, -1)
+
+    def loss_and_projections(projections):
+        first, second = halves(projections)
+        return loss_of(first, second), (first, second)
+
+    differentiate = functools.partial(jax.value_and_grad, has_aux=True)
+    if chunks == 1:
+
+        def whole(params):
+            projections, stats = encode(params, parts[0])
+            loss, projections = loss_and_projections(projections[None])
+            return loss, (stats, projections)
+
+        (loss, (stats, projections)), gradients = differentiate(whole)(params)
+        return loss, gradients, stats, projections
+
+    projections = jax.lax.map(lambda part: encode(params, part)[0], parts)
+    (loss, projections), cotangents = differentiate(loss_and_projections)(projections)
+
+    def pull_back(total, chunk):
+        part, cotangent = chunk
+        _, pull, stats = jax.vjp(lambda params: encode(params, part), params, has_aux=True)
+        return jax.tree.map(jnp.add, total, pull(cotangent)[0]), stats
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    gradients, stats = jax.lax.scan(pull_back, zeros, (parts, cotangents))
+    return loss, gradients, jax.tree.map(lambda x: x.mean(axis=0), stats), projections
+
+
 def simclr_step(
     state: TrainState,
     batch: Batch,
@@ -69,6 +133,7 @@ def simclr_step(
     optimizer: optax.GradientTransformation,
     recipe: dict[str, Any],
     temperature: float,
+    chunks: int = 1,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One step of SimCLR (Chen et al., 2020, algorithm 1).
@@ -82,6 +147,9 @@ def simclr_step(
       optimizer: of optax.
       recipe: of the views: 'settings', 'crop' and 'transforms' of `augment.view`.
       temperature: of NT-Xent.
+      chunks: encode this device's share in so many pieces, to save memory for a third more work.
+        The loss still has all negatives. Batch statistics are then those of a chunk (of all
+        devices), and the running ones follow their mean over the chunks.
       axis_name: the device axis, if there is one.
 
     Returns:
@@ -90,23 +158,14 @@ def simclr_step(
     audio, lengths = batch["audio"], batch["length"]
     start = 0 if axis_name is None else jax.lax.axis_index(axis_name) * audio.shape[0]
     views = augment.two_views(jax.random.fold_in(key, state.step), audio, lengths, start, **recipe)
-    spectrograms = jnp.concatenate(views)
-
-    def loss_of(params):
-        # Both views in one pass: batch statistics over two passes would differ between the views
-        # and give the positive away.
-        embeddings, changed = encoder.clone(axis_name=axis_name).apply(
-            {"params": params["encoder"], "batch_stats": state.batch_stats["encoder"]},
-            spectrograms,
-            train=True,
-            mutable=["batch_stats"],
-        )
-        first, second = jnp.split(head.apply({"params": params["head"]}, embeddings), 2)
-        loss = losses.nt_xent(first, second, temperature=temperature, axis_name=axis_name)
-        return loss, (first, second, changed["batch_stats"])
-
-    (loss, (first, second, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-        state.params
+    loss, gradients, batch_stats, (first, second) = _gradients(
+        state.params,
+        state.batch_stats["encoder"],
+        views,
+        encoder.clone(axis_name=axis_name),
+        head,
+        functools.partial(losses.nt_xent, temperature=temperature, axis_name=axis_name),
+        chunks,
     )
     if axis_name is not None:
         gradients = jax.lax.pmean(gradients, axis_name)

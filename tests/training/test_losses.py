@@ -96,15 +96,25 @@ def test_blocks_stay_finite_where_normalisers_lie_far_apart(temperature):
         np.testing.assert_allclose(blockwise, dense, atol=1e-4 * np.abs(dense).max())
 
 
-def test_blocks_hold_no_matrix():
-    n, features = 2048, 32
-    shape = jax.ShapeDtypeStruct((n, features), np.float32)
+def test_tiles_hold_no_matrix():
+    shape = jax.ShapeDtypeStruct((8192, 128), np.float32)
     memory = {}
-    for block_size in (4 * n, 64):
+    for block_size in (None, 512):
         loss = functools.partial(losses.nt_xent, temperature=0.1, block_size=block_size)
-        compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(shape, shape).compile()
-        memory[block_size] = compiled.memory_analysis().temp_size_in_bytes
-    assert memory[64] < 0.25 * (2 * n) ** 2 * 4 < memory[4 * n]
+        # Only compiled. Dense is forced by a limit that nothing reaches.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(losses, "_DENSE_LIMIT", 2**60)
+            compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(shape, shape)
+        memory[block_size] = compiled.compile().memory_analysis().temp_size_in_bytes
+    assert memory[None] > 16_384**2 * 4
+    assert memory[512] < memory[None] / 40
+
+
+def test_large_batches_are_tiled_unasked():
+    shape = jax.ShapeDtypeStruct((8192, 128), np.float32)
+    loss = functools.partial(losses.nt_xent, temperature=0.1)
+    compiled = jax.jit(jax.grad(loss)).lower(shape, shape).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 16_384**2 * 4 / 20
 
 
 def test_bfloat16_inputs_are_computed_in_float32():

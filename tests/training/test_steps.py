@@ -92,3 +92,72 @@ def test_embedding_is_in_eval_mode(made, batch):
     embed = jax.jit(functools.partial(steps.embed, encoder=options["encoder"], settings=settings))
     whole = embed(variables, batch["audio"][:4])
     np.testing.assert_allclose(embed(variables, batch["audio"][:1]), whole[:1], atol=1e-5)
+
+
+def plain_loss(params, state, options, views, chunks):
+    """Each chunk encoded by itself, NT-Xent over all: what chunking must differentiate exactly."""
+    size = len(views[0]) // chunks
+    projections, stats = [], []
+    for n in range(chunks):
+        part = np.concatenate([view[n * size : (n + 1) * size] for view in views])
+        embeddings, changed = options["encoder"].apply(
+            {"params": params["encoder"], "batch_stats": state.batch_stats["encoder"]},
+            part,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        found = options["head"].apply({"params": params["head"]}, embeddings)
+        projections.append((found[:size], found[size:]))
+        stats.append(changed["batch_stats"])
+    first, second = (jax.numpy.concatenate(view) for view in zip(*projections, strict=True))
+    mean = jax.tree.map(lambda *x: sum(x) / chunks, *stats)
+    return losses.nt_xent(first, second, temperature=0.2), mean
+
+
+@pytest.mark.parametrize(("chunks", "remat"), [(1, True), (2, False), (4, True)])
+def test_chunks_and_remat_change_no_gradient(made, batch, chunks, remat):
+    state, _, options = made
+    views = jax.jit(functools.partial(augment.two_views, **RECIPE))(
+        jax.random.key(5), batch["audio"], batch["length"]
+    )
+    views = tuple(map(np.asarray, views))
+    (loss, stats), gradients = jax.jit(
+        jax.value_and_grad(
+            lambda params: plain_loss(params, state, options, views, chunks), has_aux=True
+        )
+    )(state.params)
+    ours = jax.jit(
+        lambda params: steps._gradients(
+            params,
+            state.batch_stats["encoder"],
+            views,
+            options["encoder"].clone(remat=remat),
+            options["head"],
+            functools.partial(losses.nt_xent, temperature=0.2),
+            chunks,
+        )
+    )(state.params)
+    np.testing.assert_allclose(ours[0], loss, rtol=1e-5)
+    for mine, theirs in ((ours[1], gradients), (ours[2], stats)):
+        assert jax.tree.structure(mine) == jax.tree.structure(theirs)
+        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * (np.abs(b).max() + 1e-2))
+
+
+def test_chunks_and_remat_save_memory(made):
+    _, _, options = made
+    batch = {
+        "audio": jax.ShapeDtypeStruct((64, 6000), np.int16),
+        "length": jax.ShapeDtypeStruct((64,), np.int32),
+    }
+    state, key = jax.eval_shape(lambda: made[0]), jax.random.key(0)
+
+    def memory(chunks, remat):
+        changed = options | {"encoder": options["encoder"].clone(remat=remat), "chunks": chunks}
+        step = functools.partial(steps.simclr_step, **changed, temperature=0.2)
+        compiled = jax.jit(step).lower(state, batch, key).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    plain = memory(1, False)
+    assert memory(8, False) < 0.7 * plain  # the views themselves are the rest
+    assert memory(1, True) < 0.95 * plain
