@@ -5,6 +5,7 @@ import pathlib
 from setuptools import find_packages, setup
 
 JAX = ">=0.10,<0.13"
+BEAM = "apache-beam>=2.77,<3"
 
 setup(
     name="cryjax",
@@ -37,7 +38,9 @@ setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        "test": ["pytest>=8,<10", "ruff>=0.9,<1", "hypothesis>=6,<7"],
+        # To prepare a dataset on a cluster.
+        "beam": [BEAM],
+        "test": ["pytest>=8,<10", "ruff>=0.9,<1", "hypothesis>=6,<7", BEAM],
         "cuda": [f"jax[cuda12]{JAX}"],
         "tpu": [f"jax[tpu]{JAX}"],
         # Only to convert a TFDS catalogue dataset whose features use `tfds.features.Audio`.

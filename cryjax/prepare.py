@@ -6,21 +6,28 @@
 
 Files are decoded, mixed down to mono, brought to one sample rate and cut into segments. A file that
 cannot be used is listed with its reason in DATA/skipped.csv. The same command again does nothing.
+
+    python -m cryjax.prepare --manifest=M.csv --out=DATA --beam_runner=FlinkRunner \\
+        --beam_options=flink_master=HOST:8081,environment_type=EXTERNAL
+
+makes the same dataset, record for record, on Apache Beam (pip install "cryjax[beam]"). All workers
+must see the recordings and DATA by the same paths, as on a shared or a mounted file system, and
+have cryjax installed.
 """
 
 import collections
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from absl import flags
 
 from cryjax.command import program
 from cryjax.command.program import UserError
-from cryjax.data import preparing, splits, synthetic
+from cryjax.data import catalogue, preparing, splits, synthetic
 from cryjax.data.manifest import read_manifest
-from cryjax.data.preparing import Recording
+from cryjax.data.preparing import Item, Recording
 
 _MANIFEST = flags.DEFINE_string("manifest", None, "CSV file: path, and label, subject, split.")
 _TFDS = flags.DEFINE_string("tfds", None, "Name of a TFDS dataset, or the folder of a built one.")
@@ -46,10 +53,16 @@ _SYNTHETIC_SEED = flags.DEFINE_integer(
 )
 _SOURCE_RATE = flags.DEFINE_integer("source_rate", 0, "Hertz, where a TFDS dataset does not say.")
 _TFDS_DIR = flags.DEFINE_string("tfds_data_dir", None, "Where TFDS keeps its own datasets.")
-_WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes.", lower_bound=1)
-
-# split -> recordings, made when they are asked for
-Streams = dict[str, Iterable[Recording]]
+_WORKERS = flags.DEFINE_integer(
+    "workers", os.cpu_count() or 1, "Processes, where it is not Beam that runs.", lower_bound=1
+)
+_SHARDS = flags.DEFINE_integer(
+    "shards", None, "Files of each split; default: by size, 64 MiB or more each.", lower_bound=1
+)
+_BEAM_RUNNER = flags.DEFINE_string(
+    "beam_runner", None, "Prepare on Apache Beam: DirectRunner, FlinkRunner, SparkRunner, ..."
+)
+_BEAM_OPTIONS = flags.DEFINE_list("beam_options", [], "Of the runner: key=value, or key.")
 
 
 def deal(subjects: list[str], labels: list[str]) -> list[str]:
@@ -60,15 +73,15 @@ def deal(subjects: list[str], labels: list[str]) -> list[str]:
     return splits.assign_splits(subjects, labels, fractions, _SPLIT_SEED.value)
 
 
-def by_split(items: Iterable[Any], chosen: Iterable[str]) -> dict[str, list[Any]]:
+def by_split(sources: Iterable[Any], chosen: Iterable[str]) -> dict[str, list[Item]]:
     parts = collections.defaultdict(list)
-    for item, split in zip(items, chosen, strict=True):
-        parts[split].append(item)
+    for number, (source, split) in enumerate(zip(sources, chosen, strict=True)):
+        parts[split].append((number, source))
     return parts
 
 
-def from_manifest() -> tuple[dict[str, Any], int, Callable[[], Streams]]:
-    """What the dataset is made of, how many recordings, and how to get at them."""
+def from_manifest() -> tuple[dict[str, Any], dict[str, list[Item]]]:
+    """What the dataset is made of, and the items of each split."""
     rows = read_manifest(_MANIFEST.value, _LABEL_COLUMN.value)
     left_out = {row.subject for other in _EXCLUDE.value for row in read_manifest(other)}
     kept = [row for row in rows if row.subject not in left_out]
@@ -84,17 +97,10 @@ def from_manifest() -> tuple[dict[str, Any], int, Callable[[], Streams]]:
         if kept[0].split
         else deal([row.subject for row in kept], [row.label for row in kept])
     )
-
-    def streams() -> Streams:
-        return {
-            split: preparing.from_manifest(part, _SAMPLE_RATE.value, _WORKERS.value)
-            for split, part in by_split(kept, chosen).items()
-        }
-
-    return {"manifest": preparing.fingerprint(kept)}, len(kept), streams
+    return {"manifest": preparing.fingerprint(kept)}, by_split(kept, chosen)
 
 
-def from_synthetic() -> tuple[dict[str, Any], int, Callable[[], Streams]]:
+def from_synthetic() -> tuple[dict[str, Any], dict[str, list[Item]]]:
     if _SAMPLE_RATE.value < synthetic.LOWEST_RATE_HZ:
         raise UserError(
             f"--sample_rate={_SAMPLE_RATE.value}: synthetic corpora are made at "
@@ -102,67 +108,82 @@ def from_synthetic() -> tuple[dict[str, Any], int, Callable[[], Streams]]:
         )
     clips = synthetic.CORPORA[_SYNTHETIC.value](_EXAMPLES.value, _SYNTHETIC_SEED.value)
     chosen = deal([clip.subject for clip in clips], [clip.label for clip in clips])
-
-    def streams() -> Streams:
-        return {
-            split: preparing.from_clips(part, _SAMPLE_RATE.value, _WORKERS.value)
-            for split, part in by_split(clips, chosen).items()
-        }
-
     inputs = {
         "synthetic": _SYNTHETIC.value,
         "examples": _EXAMPLES.value,
         "seed": _SYNTHETIC_SEED.value,
     }
-    return inputs, len(clips), streams
+    return inputs, by_split(clips, chosen)
 
 
-def from_tfds() -> tuple[dict[str, Any], int, Callable[[], Streams]]:
+def from_tfds() -> tuple[dict[str, Any], int, dict[str, Iterable[Recording]]]:
+    """What the dataset is made of, how many recordings, and those of each split, made when read."""
     if _SPLITS.value:
         raise UserError("a TFDS dataset has its own splits; leave out --splits")
-    builder = preparing.open_tfds(_TFDS.value, _TFDS_DIR.value)
-    sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
-
-    def streams() -> Streams:
-        return {
-            split: preparing.from_tfds(builder, split, _SAMPLE_RATE.value, _SOURCE_RATE.value)
-            for split in sizes
-        }
-
+    if _BEAM_RUNNER.value:
+        raise UserError("--beam_runner prepares a --manifest or --synthetic; leave it out")
+    builder = catalogue.open_built(_TFDS.value, _TFDS_DIR.value)
+    streams, total = {}, 0
+    for split, info in builder.info.splits.items():
+        rates = _SAMPLE_RATE.value, _SOURCE_RATE.value
+        streams[split] = catalogue.recordings(builder, split, *rates, first=total)
+        total += info.num_examples
     inputs = {"tfds": builder.info.full_name, "source_rate": _SOURCE_RATE.value}
-    return inputs, sum(sizes.values()), streams
+    return inputs, total, streams
+
+
+def open_beam() -> tuple[Any, dict[str, Any]]:
+    """The module that prepares on Beam, and the runner."""
+    try:
+        from cryjax.data import beam
+    except ImportError as error:
+        raise UserError(
+            f'--beam_runner needs Apache Beam ({error}): pip install "cryjax[beam]"'
+        ) from error
+    return beam, beam.open_runner(_BEAM_RUNNER.value, _BEAM_OPTIONS.value)
 
 
 def main(_: list[str]) -> None:
-    sources = [
-        source
-        for flag, source in (
-            (_MANIFEST, from_manifest),
-            (_TFDS, from_tfds),
-            (_SYNTHETIC, from_synthetic),
-        )
-        if flag.value
-    ]
-    if len(sources) != 1:
+    if sum(bool(flag.value) for flag in (_MANIFEST, _TFDS, _SYNTHETIC)) != 1:
         raise UserError("give one of --manifest, --tfds and --synthetic")
     if _EXCLUDE.value and not _MANIFEST.value:
         raise UserError("--exclude leaves subjects out of a --manifest only")
+    if _BEAM_OPTIONS.value and not _BEAM_RUNNER.value:
+        raise UserError("--beam_options are those of a --beam_runner; name one")
     out = pathlib.Path(program.required(_OUT))
-    inputs, total, streams = sources[0]()
+    if _TFDS.value:
+        inputs, total, streams = from_tfds()
+    else:
+        inputs, items = from_manifest() if _MANIFEST.value else from_synthetic()
+        total = sum(map(len, items.values()))
+        streams = {
+            split: preparing.recordings(part, _SAMPLE_RATE.value, _WORKERS.value)
+            for split, part in items.items()
+        }
     inputs |= {
         "sample_rate": _SAMPLE_RATE.value,
         "segment_seconds": _SEGMENT.value,
         "splits": _SPLITS.value or "",
         "split_seed": _SPLIT_SEED.value,
     }
+    if _SHARDS.value:
+        inputs["shards"] = _SHARDS.value
     info = preparing.already_done(out, inputs)
     if info is not None:
         print(f"{out} is already prepared from these inputs; nothing to do")
     else:
-        preparation = preparing.Preparation(_SAMPLE_RATE.value, _SEGMENT.value)
-        info = preparation.run(
-            out, streams(), total=total, inputs=inputs, synthetic=bool(_SYNTHETIC.value)
+        preparation = preparing.Preparation(
+            _SAMPLE_RATE.value,
+            _SEGMENT.value,
+            inputs=inputs,
+            synthetic=bool(_SYNTHETIC.value),
+            shards=_SHARDS.value,
         )
+        if _BEAM_RUNNER.value:
+            beam, runner = open_beam()
+            info = beam.run(preparation, out, items, runner)
+        else:
+            info = preparation.run(out, streams, total=total)
     what = "synthetic, " if info["synthetic"] else ""
     print(f"{out}: {what}{info['sample_rate']} Hz\n{preparing.summary_table(info)}")
     if info["skipped"]:

@@ -177,6 +177,14 @@ def test_a_tfds_dataset_is_converted(tmp_path):
     assert inputs["tfds"] == "spoken/2.0.0" and inputs["source_rate"] == 8_000
 
 
+def test_beam_where_it_is_missing(folder, tmp_path, monkeypatch):
+    (tmp_path / "apache_beam.py").write_text("raise ImportError('it is not here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    out = tmp_path / "data"
+    line = refused(f"--manifest={folder / 'all.csv'}", f"--out={out}", "--beam_runner=DirectRunner")
+    assert 'pip install "cryjax[beam]"' in line and not out.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -190,6 +198,9 @@ def test_a_tfds_dataset_is_converted(tmp_path):
         (["--out=OUT", "--synthetic=cries", "--exclude=x.csv"], "--exclude"),
         (["--out=OUT", "--synthetic=cries", "--examples=10", "--splits=a=0.5,b=0.5"], "1 subject"),
         (["--out=OUT", "--synthetic=cries", "--split_seed=-1"], "split_seed"),
+        (["--out=OUT", "--synthetic=cries", "--shards=0"], "shards"),
+        (["--out=OUT", "--synthetic=cries", "--beam_options=a=b"], "--beam_runner"),
+        (["--out=OUT", "--tfds=any", "--beam_runner=DirectRunner"], "--beam_runner"),
     ],
 )
 def test_mistakes_are_one_line_and_make_nothing(tmp_path, arguments, named):

@@ -10,17 +10,16 @@ import itertools
 import json
 import multiprocessing
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 import tqdm
 
 from cryjax import __version__
 from cryjax.command.program import UserError
 from cryjax.data import records
-from cryjax.data.decode import Unusable, check_usable, decode, to_int16
+from cryjax.data.decode import Unusable, decode, to_int16
 from cryjax.data.manifest import Row
 from cryjax.data.synthetic import Clip
 
@@ -29,10 +28,25 @@ SHORTEST_TAIL_SECONDS = 1.0
 _AHEAD = 4  # files in flight a worker
 
 
+# The place of a recording in the input, and what to make it of.
+Item = tuple[int, Row | Clip]
+
+
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """One decoded recording: int16 [samples] at the dataset's rate, or why there is none."""
+    """One decoded recording.
 
+    Attributes:
+      number: its place in the input. Those that cannot be used count too: who makes a recording
+        need not know what became of those before it.
+      audio: int16 [samples] at the dataset's rate, or None.
+      label: as a manifest's.
+      subject: as a manifest's.
+      name: to list it by.
+      reason: why there is no audio.
+    """
+
+    number: int
     audio: np.ndarray | None
     label: str = ""
     subject: str = ""
@@ -48,21 +62,50 @@ def segments(audio: np.ndarray, samples: int, shortest: int) -> list[np.ndarray]
     return pieces
 
 
-def _decode_row(row: Row, sample_rate: int) -> Recording:
-    try:
-        audio, reason = decode(row.path, sample_rate), ""
-    except Unusable as error:
-        audio, reason = None, str(error)
-    return Recording(audio, row.label, row.subject, row.name, reason)
+def cut(
+    recording: Recording, sample_rate: int, segment_seconds: float
+) -> list[tuple[str, dict[str, Any]]]:
+    """The examples of a recording, one a segment, each with the key that TFDS sorts it by."""
+    if recording.audio is None:
+        return []
+    pieces = segments(
+        recording.audio,
+        round(segment_seconds * sample_rate),
+        round(SHORTEST_TAIL_SECONDS * sample_rate),
+    )
+    return [
+        (
+            f"{recording.number}-{segment}",
+            {
+                "audio": audio,
+                "label": recording.label,
+                "subject": recording.subject,
+                "recording": recording.number,
+                "segment": segment,
+            },
+        )
+        for segment, audio in enumerate(pieces)
+    ]
 
 
-def _render(clip: Clip, sample_rate: int) -> Recording:
-    audio = to_int16(clip.render(sample_rate))
-    return Recording(audio, clip.label, clip.subject, f"{clip.corpus}/{clip.index}")
+def make(item: Item, sample_rate: int) -> Recording:
+    """Decodes the file of a manifest's row, or renders a synthetic clip."""
+    number, source = item
+    if isinstance(source, Clip):
+        name, reason = f"{source.corpus}/{source.index}", ""
+        audio = to_int16(source.render(sample_rate))
+    else:
+        name = source.name
+        try:
+            audio, reason = decode(source.path, sample_rate), ""
+        except Unusable as error:
+            audio, reason = None, str(error)
+    return Recording(number, audio, source.label, source.subject, name, reason)
 
 
-def _over_processes(work: Callable[[Any], Recording], items: Sequence[Any], workers: int):
-    """Maps `work` over processes, in order, a bounded number of items ahead of the reader."""
+def recordings(items: Sequence[Item], sample_rate: int, workers: int) -> Iterator[Recording]:
+    """Makes recordings over processes, in order, a bounded number ahead of the reader."""
+    work = functools.partial(make, sample_rate=sample_rate)
     if workers <= 1:
         yield from map(work, items)
         return
@@ -79,16 +122,29 @@ def _over_processes(work: Callable[[Any], Recording], items: Sequence[Any], work
                 waiting.append(pool.submit(work, item))
 
 
-def from_manifest(rows: Sequence[Row], sample_rate: int, workers: int) -> Iterator[Recording]:
-    """Decodes the recordings of rows, in their order."""
-    work = functools.partial(_decode_row, sample_rate=sample_rate)
-    return _over_processes(work, rows, workers)
+@dataclasses.dataclass(frozen=True)
+class Account:
+    """What became of a recording. Fields as in `Recording`, and what was cut out of it."""
 
+    number: int
+    label: str
+    subject: str
+    name: str
+    reason: str  # '' if it is used
+    examples: int
+    samples: int
 
-def from_clips(clips: Sequence[Clip], sample_rate: int, workers: int) -> Iterator[Recording]:
-    """Renders synthetic clips, in their order."""
-    work = functools.partial(_render, sample_rate=sample_rate)
-    return _over_processes(work, clips, workers)
+    @classmethod
+    def of(cls, recording: Recording, examples: Sequence[tuple[str, dict[str, Any]]]) -> "Account":
+        return cls(
+            recording.number,
+            recording.label,
+            recording.subject,
+            recording.name,
+            recording.reason,
+            len(examples),
+            sum(len(example["audio"]) for _, example in examples),
+        )
 
 
 @dataclasses.dataclass
@@ -101,6 +157,13 @@ class Tally:
     labels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     recordings: int = 0
 
+    def add(self, account: Account) -> None:
+        self.recordings += 1
+        self.examples += account.examples
+        self.samples += account.samples
+        self.subjects.add(account.subject)
+        self.labels.update(filter(None, account.label.split(";")))
+
     def summary(self, sample_rate: int) -> dict[str, Any]:
         return {
             "examples": self.examples,
@@ -112,42 +175,48 @@ class Tally:
 
 
 class Preparation:
-    """Turns streams of recordings into a prepared dataset, and counts on the way."""
+    """Turns recordings into a prepared dataset, and counts on the way.
 
-    def __init__(self, sample_rate: int, segment_seconds: float):
-        self._sample_rate = sample_rate
-        self._segment_seconds = segment_seconds
-        self.tallies: dict[str, Tally] = {}
-        self.skipped: list[tuple[str, str]] = []
-        self._recording = 0
+    Args:
+      sample_rate: in hertz.
+      segment_seconds: the longest that an example may be.
+      inputs: what the dataset is made of, to be known again by.
+      synthetic: whether the audio is made rather than recorded.
+      shards: files of each split; None lets TFDS choose by size.
+    """
 
-    def examples(
+    def __init__(
+        self,
+        sample_rate: int,
+        segment_seconds: float,
+        *,
+        inputs: Mapping[str, Any],
+        synthetic: bool,
+        shards: int | None = None,
+    ):
+        self.sample_rate = sample_rate
+        self.segment_seconds = segment_seconds
+        self._inputs = inputs
+        self._synthetic = synthetic
+        self._shards = shards
+        self._tallies: dict[str, Tally] = collections.defaultdict(Tally)
+        self._skipped: dict[int, tuple[str, str]] = {}  # by number, to be listed in order
+
+    def count(self, split: str, account: Account) -> None:
+        """Counts a recording of a split; one that is skipped may be counted again."""
+        if account.reason:
+            self._skipped[account.number] = (account.name, account.reason)
+        else:
+            self._tallies[split].add(account)
+
+    def _examples(
         self, split: str, recordings: Iterable[Recording], progress: tqdm.tqdm
-    ) -> Iterator[dict[str, Any]]:
-        """The examples of a split, one a segment."""
-        tally = self.tallies.setdefault(split, Tally())
-        size = round(self._segment_seconds * self._sample_rate)
-        shortest = round(SHORTEST_TAIL_SECONDS * self._sample_rate)
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         for recording in recordings:
             progress.update()
-            if recording.audio is None:
-                self.skipped.append((recording.name, recording.reason))
-                continue
-            # Taken at once: the splits' streams are read in turns.
-            number, self._recording = self._recording, self._recording + 1
-            tally.recordings += 1
-            tally.subjects.add(recording.subject)
-            tally.labels.update(filter(None, recording.label.split(";")))
-            for segment, audio in enumerate(segments(recording.audio, size, shortest)):
-                tally.examples += 1
-                tally.samples += len(audio)
-                yield {
-                    "audio": audio,
-                    "label": recording.label,
-                    "subject": recording.subject,
-                    "recording": number,
-                    "segment": segment,
-                }
+            examples = cut(recording, self.sample_rate, self.segment_seconds)
+            self.count(split, Account.of(recording, examples))
+            yield from examples
 
     def run(
         self,
@@ -155,8 +224,6 @@ class Preparation:
         streams: Mapping[str, Iterable[Recording]],
         *,
         total: int | None,
-        inputs: Mapping[str, Any],
-        synthetic: bool,
     ) -> dict[str, Any]:
         """Writes the dataset.
 
@@ -164,8 +231,6 @@ class Preparation:
           directory: to make.
           streams: split -> recordings.
           total: how many recordings there are, for the progress bar.
-          inputs: what the dataset is made of, to be known again by.
-          synthetic: whether the audio was made rather than recorded.
 
         Returns:
           The content of `prepared.json`.
@@ -181,34 +246,37 @@ class Preparation:
             for split, recordings in streams.items():
                 # TFDS refuses an empty split; whether one is empty shows when its first recordings
                 # have been decoded.
-                examples = self.examples(split, recordings, progress)
+                examples = self._examples(split, recordings, progress)
                 first = next(examples, None)
                 if first is not None:
                     filled[split] = itertools.chain([first], examples)
-            if not filled:
-                reasons = collections.Counter(reason for _, reason in self.skipped)
-                common = "; ".join(f"{n} x {reason}" for reason, n in reasons.most_common(3))
-                raise UserError(f"none of {len(self.skipped)} recordings can be used ({common})")
-            written = writer.write(filled)
-            info = {
-                "version": __version__,
-                "sample_rate": self._sample_rate,
-                "segment_seconds": self._segment_seconds,
-                "synthetic": synthetic,
-                "inputs": inputs,
-                "skipped": len(self.skipped),
-                "labels": sorted(set().union(*(t.labels for t in self.tallies.values()))),
-                "splits": {
-                    split: tally.summary(self._sample_rate)
-                    for split, tally in self.tallies.items()
-                    if tally.examples
-                },
-            }
-            with (written / "skipped.csv").open("w", encoding="utf-8", newline="") as file:
-                table = csv.writer(file)
-                table.writerow(["path", "reason"])
-                table.writerows(self.skipped)
-            writer.finish(written, info)
+            return self.finish(writer, self.write(writer, filled))
+
+    def write(self, writer: records.Writer, splits: Mapping[str, Any], **beam: Any) -> pathlib.Path:
+        """Writes the examples of the splits that have any; as `records.Writer.write`."""
+        if not splits:
+            reasons = collections.Counter(reason for _, reason in self._skipped.values())
+            common = "; ".join(f"{n} x {reason}" for reason, n in reasons.most_common(3))
+            raise UserError(f"none of {len(self._skipped)} recordings can be used ({common})")
+        return writer.write(splits, shards=self._shards, **beam)
+
+    def finish(self, writer: records.Writer, written: pathlib.Path) -> dict[str, Any]:
+        """Adds what was counted, and puts the dataset in its place."""
+        info = {
+            "version": __version__,
+            "sample_rate": self.sample_rate,
+            "segment_seconds": self.segment_seconds,
+            "synthetic": self._synthetic,
+            "inputs": self._inputs,
+            "skipped": len(self._skipped),
+            "labels": sorted(set().union(*(t.labels for t in self._tallies.values()))),
+            "splits": {s: tally.summary(self.sample_rate) for s, tally in self._tallies.items()},
+        }
+        with (written / "skipped.csv").open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["path", "reason"])
+            table.writerows(self._skipped[number] for number in sorted(self._skipped))
+        writer.finish(written, info)
         return info
 
 
@@ -258,72 +326,3 @@ def summary_table(info: Mapping[str, Any]) -> str:
             f"{counts['subjects']:>10}{counts['hours']:>8.2f}  {shown}{more}"
         )
     return "\n".join(lines)
-
-
-def _audio_feature(features: Any, source_rate: int) -> tuple[str, int]:
-    """Name and sample rate of a TFDS dataset's audio."""
-    for name, feature in features.items():
-        if isinstance(feature, tfds.features.Audio) or name in ("audio", "speech"):
-            rate = source_rate or getattr(feature, "sample_rate", None) or 0
-            if not rate:
-                raise UserError(
-                    "the TFDS dataset does not tell its sample rate; give --source_rate"
-                )
-            return name, rate
-    raise UserError(f"no audio among the TFDS dataset's features ({', '.join(features)})")
-
-
-def open_tfds(name: str, data_dir: str | None) -> Any:
-    """A built TFDS dataset, from its folder or its name in the catalogue."""
-    folder = pathlib.Path(name)
-    if folder.is_dir():
-        if not (folder / "dataset_info.json").is_file():
-            raise UserError(
-                f"--tfds={name} has no dataset_info.json; give the folder of a version, as "
-                f"{folder / '1.0.0'}"
-            )
-        return tfds.builder_from_directory(name)
-    try:
-        try:
-            builder = tfds.builder(name, data_dir=data_dir)
-        except ValueError as error:  # also for what is no name, or no config of a dataset
-            raise UserError(f"--tfds={name}: no such dataset in TFDS's catalogue") from error
-        builder.download_and_prepare(file_format="array_record")
-        return builder
-    except ImportError as error:
-        raise UserError(
-            f'--tfds={name} needs TensorFlow ({error}): pip install "cryjax[tfds-audio]"'
-        ) from error
-
-
-def from_tfds(builder: Any, split: str, sample_rate: int, source_rate: int) -> Iterator[Recording]:
-    """The recordings of a split of a TFDS dataset: its audio, class label and speaker."""
-    import soxr
-
-    features = builder.info.features
-    audio_name, rate = _audio_feature(features, source_rate)
-    label_name = next(
-        (n for n, f in features.items() if isinstance(f, tfds.features.ClassLabel)), None
-    )
-    subject_name = next((n for n in ("speaker_id", "speaker", "subject") if n in features), None)
-    for index, example in enumerate(builder.as_data_source(split=split)):
-        audio = np.asarray(example[audio_name])
-        if audio.dtype.kind in "iu":
-            audio = audio.astype(np.float32) / 32768.0
-        if audio.ndim > 1:
-            audio = audio.mean(axis=-1)
-        name = f"{split}/{index}"
-        try:
-            if not np.isfinite(audio).all():
-                raise Unusable("samples that are not finite")
-            if rate != sample_rate and len(audio):
-                audio = soxr.resample(audio.astype(np.float32), rate, sample_rate, quality="VHQ")
-            audio, reason = check_usable(to_int16(audio), sample_rate), ""
-        except Unusable as error:
-            audio, reason = None, str(error)
-        # -1 is TFDS's own mark of an example without a label.
-        labelled = label_name is not None and example[label_name] >= 0
-        label = features[label_name].int2str(example[label_name]) if labelled else ""
-        subject = name if subject_name is None else example[subject_name]
-        subject = subject.decode() if isinstance(subject, bytes) else str(subject)
-        yield Recording(audio, label, subject, name, reason)

@@ -9,11 +9,12 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.utils import shard_utils
 
 from cryjax.command.program import UserError
 
@@ -30,52 +31,87 @@ FEATURES = tfds.features.FeaturesDict(
 )
 
 
+class _Info(tfds.core.DatasetInfo):
+    """Not looked for in TFDS's bucket, which would leave a temporary folder behind."""
+
+    def initialize_from_bucket(self) -> None:
+        pass
+
+
 class Recordings(tfds.core.GeneratorBasedBuilder):
     """Writes examples that are made elsewhere."""
 
     VERSION = tfds.core.Version("1.0.0")
 
-    def __init__(self, examples: Mapping[str, Iterator[dict[str, Any]]], **options: Any):
-        self._examples = examples
+    def __init__(self, splits: Mapping[str, Any], **options: Any):
+        self._splits = splits
         super().__init__(file_format="array_record", **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(builder=self, features=FEATURES)
+        return _Info(builder=self, features=FEATURES)
 
-    def _split_generators(self, _: Any) -> dict[str, Iterator]:
-        return {split: self._keyed(split) for split in self._examples}
-
-    def _keyed(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        for example in self._examples[split]:
-            yield f"{example['recording']}-{example['segment']}", example
+    def _split_generators(self, _: Any) -> dict[str, Any]:
+        return dict(self._splits)
 
     def _generate_examples(self) -> None:
         raise NotImplementedError("examples come with their splits")
 
 
+class _Shards(shard_utils.ShardConfig):
+    """Never more shards than examples, which TFDS refuses when all has been decoded."""
+
+    def get_number_shards(
+        self, total_size: int, num_examples: int, uses_precise_sharding: bool = True
+    ) -> int:
+        wanted = super().get_number_shards(total_size, num_examples, uses_precise_sharding)
+        return min(wanted, num_examples)
+
+
+class _Config(tfds.download.DownloadConfig):
+    def get_shard_config(self) -> _Shards:
+        return _Shards(num_shards=self.num_shards)
+
+
 class Writer:
-    """Writes a prepared dataset beside its final place and renames it there when it is whole."""
+    """Writes a prepared dataset beside its final place and renames it there when it is whole.
+
+    Attributes:
+      directory: the final place.
+      partial: a folder for anything else that is written on the way, and goes.
+    """
 
     def __init__(self, directory: pathlib.Path):
         self.directory = directory.absolute()
-        self._partial = self.directory.with_name(f".{self.directory.name}.partial")
+        self.partial = self.directory.with_name(f".{self.directory.name}.partial")
 
     def __enter__(self) -> "Writer":
-        shutil.rmtree(self._partial, ignore_errors=True)
+        shutil.rmtree(self.partial, ignore_errors=True)
         try:
-            self._partial.mkdir(parents=True)
+            self.partial.mkdir(parents=True)
         except OSError as error:
             raise UserError(
                 f"{self.directory} cannot be made ({error.strerror}); give another --out"
             ) from error
         return self
 
-    def write(self, examples: Mapping[str, Iterator[dict[str, Any]]]) -> pathlib.Path:
-        """Writes the examples of each split; returns the folder to put other files into."""
+    def write(
+        self, splits: Mapping[str, Any], *, shards: int | None = None, **beam: Any
+    ) -> pathlib.Path:
+        """Writes the examples of each split.
+
+        Args:
+          splits: split -> (key, example) pairs, or a Beam transform that makes them.
+          shards: files of each split, or as many as it has examples; None lets TFDS choose.
+          **beam: `beam_runner` and `beam_options` of TFDS's DownloadConfig.
+
+        Returns:
+          The folder to put other files into.
+        """
         tfds.disable_progress_bar()
-        builder = Recordings(examples, data_dir=str(self._partial))
+        builder = Recordings(splits, data_dir=str(self.partial))
+        config = _Config(num_shards=shards, **beam)
         with contextlib.redirect_stdout(None):  # TFDS prints what it does, in a folder of ours
-            builder.download_and_prepare()
+            builder.download_and_prepare(download_config=config)
         return pathlib.Path(builder.data_dir)
 
     def finish(self, written: pathlib.Path, info: Mapping[str, Any]) -> None:
@@ -87,7 +123,7 @@ class Writer:
         written.rename(self.directory)
 
     def __exit__(self, *_: Any) -> None:
-        shutil.rmtree(self._partial, ignore_errors=True)
+        shutil.rmtree(self.partial, ignore_errors=True)
 
 
 class Source:

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cryjax.data import loader
+from cryjax.data import loader, preparing, records
 
 
 class Source:
@@ -19,6 +19,20 @@ class Source:
 
     def __getitem__(self, i):
         return {"audio": np.full(5 + i % 7, self._base + i, np.int16)}
+
+
+class Watched:
+    """A source that remembers what was read."""
+
+    def __init__(self, source):
+        self._source, self.read = source, []
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, i):
+        self.read.append(i)
+        return self._source[i]
 
 
 def take(dataset, count, **options):
@@ -45,6 +59,33 @@ def test_processes_share_the_global_batch(dataset, processes):
         take(dataset, 4, batch_size=8, start=1, process=p, processes=processes)
         for p in range(processes)
     ]
+    for n, batch in enumerate(whole):
+        joined = np.concatenate([part[n]["audio"] for part in parts])
+        np.testing.assert_array_equal(joined, batch["audio"])
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_each_host_reads_only_its_share_of_a_dataset_in_shards(tmp_path, processes):
+    audio = np.random.default_rng(0).integers(-999, 999, (24, 100)).astype(np.int16)
+    recordings = [preparing.Recording(i, audio[i], subject=f"s{i}") for i in range(24)]
+    preparing.Preparation(1_000, 1.0, inputs={}, synthetic=False, shards=4).run(
+        tmp_path / "data", {"train": recordings}, total=None
+    )
+    source = records.open_prepared(tmp_path / "data").source("train")
+
+    def epoch(**options):
+        """The batches of an epoch, and the examples that were read for them."""
+        watched = Watched(source)
+        dataset = loader.examples([(watched, 1.0)], samples=50, seed=3)
+        # Without reading ahead, into the next epoch.
+        return take(dataset, 4, batch_size=6, threads=0, buffer=0, **options), watched.read
+
+    whole, read = epoch()
+    assert sorted(read) == list(range(24))
+    shares = [epoch(process=p, processes=processes) for p in range(processes)]
+    parts, reads = zip(*shares, strict=True)
+    assert [len(read) for read in reads] == [24 // processes] * processes
+    assert sorted(index for read in reads for index in read) == list(range(24))
     for n, batch in enumerate(whole):
         joined = np.concatenate([part[n]["audio"] for part in parts])
         np.testing.assert_array_equal(joined, batch["audio"])

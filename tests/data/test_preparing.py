@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -32,26 +33,25 @@ def audio(samples, seed=0):
 # alone; unusable; long.
 RECORDINGS = {
     "train": [
-        Recording(audio(2_000, 1), "pain", "ä", "a.wav"),
-        Recording(audio(3_000, 2), "pain;hunger", "ä", "b.wav"),
-        Recording(audio(2_999, 3), "hunger", "s2", "c.wav"),
-        Recording(None, "pain", "s9", "d.wav", "silent"),
-        Recording(audio(60, 4), "", "s3", "e.wav"),
+        Recording(0, audio(2_000, 1), "pain", "ä", "a.wav"),
+        Recording(1, audio(3_000, 2), "pain;hunger", "ä", "b.wav"),
+        Recording(2, audio(2_999, 3), "hunger", "s2", "c.wav"),
+        Recording(3, None, "pain", "s9", "d.wav", "silent"),
+        Recording(4, audio(60, 4), "", "s3", "e.wav"),
     ],
     "test": [
-        Recording(None, "rare", "s8", "f, g.wav", "no such file"),
-        Recording(audio(10_500, 5), "hunger", "s4", "h.wav"),
+        Recording(5, None, "rare", "s8", "f, g.wav", "no such file"),
+        Recording(6, audio(10_500, 5), "hunger", "s4", "h.wav"),
     ],
 }
 
 
-def run(directory, streams=RECORDINGS, segment_seconds=2.0, rate=RATE):
-    return preparing.Preparation(rate, segment_seconds).run(
-        directory,
-        {split: iter(part) for split, part in streams.items()},
-        total=None,
-        inputs={"of": "a test"},
-        synthetic=False,
+def run(directory, streams=RECORDINGS, segment_seconds=2.0, rate=RATE, shards=None):
+    preparation = preparing.Preparation(
+        rate, segment_seconds, inputs={"of": "a test"}, synthetic=False, shards=shards
+    )
+    return preparation.run(
+        directory, {split: iter(part) for split, part in streams.items()}, total=None
     )
 
 
@@ -90,9 +90,9 @@ def test_what_is_read_is_what_was_written(prepared, split):
             assert (example["label"], example["subject"]) == (source.label, source.subject)
 
 
-def test_recordings_are_numbered_once_over_all_splits(prepared):
+def test_a_recording_keeps_its_number(prepared):
     numbers = [{example["recording"] for example in read(prepared, s)} for s in RECORDINGS]
-    assert set.union(*numbers) == set(range(5)) and not set.intersection(*numbers)
+    assert numbers == [{0, 1, 2, 4}, {6}]
 
 
 def test_any_example_can_be_read_at_any_time(prepared):
@@ -127,7 +127,7 @@ def test_what_was_skipped_is_listed(directory):
     with (directory / "skipped.csv").open(encoding="utf-8", newline="") as file:
         header, *listed = csv.reader(file)
     assert header == ["path", "reason"]
-    assert sorted(listed) == [["d.wav", "silent"], ["f, g.wav", "no such file"]]
+    assert listed == [["d.wav", "silent"], ["f, g.wav", "no such file"]]
 
 
 def test_nothing_else_is_left(directory):
@@ -137,15 +137,15 @@ def test_nothing_else_is_left(directory):
 
 
 def test_a_split_without_a_usable_recording_is_not_there(tmp_path):
-    streams = RECORDINGS | {"valid": [Recording(None, "x", "s", "x.wav", "silent")], "none": []}
+    streams = RECORDINGS | {"valid": [Recording(7, None, "x", "s", "x.wav", "silent")], "none": []}
     run(tmp_path / "data", streams)
     prepared = records.open_prepared(tmp_path / "data")
     assert set(prepared.splits) == {"train", "test"} and "x" not in prepared.label_names
 
 
 def test_nothing_usable_is_refused_and_leaves_nothing(tmp_path):
-    bad = [Recording(None, name=f"{i}", reason="silent") for i in range(3)]
-    bad.append(Recording(None, name="x", reason="no such file"))
+    bad = [Recording(i, None, name=f"{i}", reason="silent") for i in range(3)]
+    bad.append(Recording(3, None, name="x", reason="no such file"))
     with pytest.raises(UserError, match=r"none of 4 recordings.*3 x silent; 1 x no such file"):
         run(tmp_path / "data", {"train": bad})
     assert not list(tmp_path.iterdir())
@@ -155,10 +155,10 @@ def test_nothing_usable_is_refused_and_leaves_nothing(tmp_path):
 def test_an_interrupted_preparation_leaves_nothing_and_can_be_repeated(tmp_path, after):
     def stream():
         for i in range(after):
-            yield Recording(audio(2_000, i), "x", f"s{i}", f"{i}.wav")
+            yield Recording(i, audio(2_000, i), "x", f"s{i}", f"{i}.wav")
         raise KeyboardInterrupt
 
-    streams = {"test": [Recording(audio(2_000), "x", "s", "y.wav")], "train": stream()}
+    streams = {"test": [Recording(9, audio(2_000), "x", "s", "y.wav")], "train": stream()}
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "data", streams)
     assert not list(tmp_path.iterdir())
@@ -168,6 +168,23 @@ def test_an_interrupted_preparation_leaves_nothing_and_can_be_repeated(tmp_path,
     run(tmp_path / "data")
     assert records.open_prepared(tmp_path / "data").splits == {"train": 5, "test": 5}
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("shards", [1, 3, 100])
+def test_shards_are_as_many_as_asked_for_or_as_examples(tmp_path, directory, shards):
+    run(tmp_path / "data", shards=shards)
+    for split, examples in records.open_prepared(directory).splits.items():
+        files = list((tmp_path / "data").glob(f"recordings-{split}.array_record-*"))
+        assert len(files) == min(shards, examples)
+    assert by_recording(tmp_path / "data") == by_recording(directory)
+
+
+def test_no_temporary_folder_is_left_behind(tmp_path, monkeypatch):
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    run(tmp_path / "data")
+    read(records.open_prepared(tmp_path / "data"), "test")
+    assert not list((tmp_path / "tmp").iterdir())
 
 
 def test_a_place_that_cannot_be_made_is_named(tmp_path):
@@ -260,11 +277,11 @@ def by_recording(directory):
 
 def test_workers_do_not_change_what_is_written(tmp_path, rows):
     soundfile.write(rows[1].path, np.zeros(16_000), 16_000)  # silent
-    clips = synthetic.cries(12, 0)
+    items = list(enumerate([*rows, *synthetic.cries(12, 0)]))
     for workers in (1, 2):
         streams = {
-            "train": preparing.from_manifest(rows, 16_000, workers),
-            "test": preparing.from_clips(clips, 16_000, workers),
+            "train": preparing.recordings(items[:4], 16_000, workers),
+            "test": preparing.recordings(items[4:], 16_000, workers),
         }
         run(tmp_path / f"by{workers}", streams, rate=16_000)
     one, two = by_recording(tmp_path / "by1"), by_recording(tmp_path / "by2")
@@ -287,13 +304,12 @@ def test_neither_writing_nor_reading_imports_tensorflow(tmp_path):
 import sys
 import numpy as np
 from cryjax.data import loader, preparing, records
-recording = preparing.Recording(np.arange(1000, dtype=np.int16), "x", "s", "n")
-preparing.Preparation(1000, 1.0).run(
-    __import__("pathlib").Path(sys.argv[1]),
-    {"train": [recording] * 2}, total=None, inputs={}, synthetic=False,
-)
+audio = np.arange(1000, dtype=np.int16)
+recordings = [preparing.Recording(i, audio, "x", "s", "n") for i in range(2)]
+preparation = preparing.Preparation(1000, 1.0, inputs={}, synthetic=False)
+preparation.run(__import__("pathlib").Path(sys.argv[1]), {"train": recordings}, total=None)
 source = records.open_prepared(sys.argv[1]).source("train")
-assert source[0]["audio"].sum() == recording.audio.sum()
+assert source[0]["audio"].sum() == audio.sum()
 dataset = loader.examples([(source, 1.0)], samples=8, seed=0)
 assert next(iter(loader.batches(dataset, batch_size=2)))["audio"].shape == (2, 8)
 print(*(name for name in ("tensorflow", "torch") if name in sys.modules))
@@ -303,83 +319,3 @@ print(*(name for name in ("tensorflow", "torch") if name in sys.modules))
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
-
-
-NAMES = ("discomfort", "hunger", "pain")
-
-
-class Catalogue(tfds.core.GeneratorBasedBuilder):
-    """A dataset as those of the catalogue, but with audio that needs no TensorFlow."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(self, examples, shape, dtype, **options):
-        self._examples, self._audio = examples, (shape, dtype)
-        super().__init__(file_format="array_record", **options)
-
-    def _info(self):
-        shape, dtype = self._audio
-        features = {
-            "speech": tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes"),
-            "trigger": tfds.features.ClassLabel(names=NAMES),
-            "speaker_id": np.int64,
-        }
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-
-    def _split_generators(self, _):
-        return {"train": self._generate_examples()}
-
-    def _generate_examples(self):
-        yield from enumerate(self._examples)
-
-
-def converted(tmp_path, sounds, labels, source_rate=RATE, rate=RATE):
-    """What `from_tfds` makes of a dataset, by speaker."""
-    examples = [
-        {"speech": sound, "trigger": label, "speaker_id": i}
-        for i, (sound, label) in enumerate(zip(sounds, labels, strict=True))
-    ]
-    shape = (None, *sounds[0].shape[1:])
-    builder = Catalogue(examples, shape, sounds[0].dtype, data_dir=str(tmp_path))
-    builder.download_and_prepare()
-    opened = preparing.open_tfds(str(builder.data_dir), None)
-    recordings = preparing.from_tfds(opened, "train", rate, source_rate)
-    return {recording.subject: recording for recording in recordings}
-
-
-def test_tfds_audio_labels_and_speakers(tmp_path):
-    sounds = [audio(2_000, 1), audio(2_000, 2), np.zeros(2_000, np.int16), np.zeros(0, np.int16)]
-    found = converted(tmp_path, sounds, ["pain", -1, "hunger", "hunger"])
-    assert sorted(found) == ["0", "1", "2", "3"]
-    for i in range(2):
-        np.testing.assert_array_equal(found[str(i)].audio, sounds[i])
-    assert found["0"].label == "pain"
-    assert found["1"].label == ""  # -1 is no label, not the last one
-    for i, reason in (("2", "silent"), ("3", "only 0 samples")):
-        assert found[i].audio is None and reason in found[i].reason
-    assert len({recording.name for recording in found.values()}) == 4
-
-
-def test_tfds_stereo_is_averaged(tmp_path):
-    stereo = np.stack([audio(2_000, 1), audio(2_000, 2)], axis=1)
-    mono = converted(tmp_path, [stereo], ["pain"])["0"].audio
-    assert np.abs(mono - stereo.mean(axis=1)).max() <= 0.5
-
-
-def test_tfds_floats_are_scaled_and_resampled(tmp_path):
-    rate = 4_000
-    sine = 0.5 * np.sin(2 * np.pi * 100 * np.arange(2 * rate) / rate)
-    found = converted(tmp_path, [sine.astype(np.float32)], ["pain"], source_rate=rate)["0"].audio
-    assert len(found) == 2 * RATE
-    expected = 0.5 * np.sin(2 * np.pi * 100 * np.arange(2 * RATE) / RATE)
-    assert np.abs(found / 32768 - expected)[200:-200].max() < 1e-4
-
-
-def test_tfds_mistakes(tmp_path):
-    with pytest.raises(UserError, match="--source_rate"):
-        converted(tmp_path, [audio(100)], ["pain"], source_rate=0)
-    with pytest.raises(UserError, match=r"no dataset_info\.json; give the folder of a version"):
-        preparing.open_tfds(str(tmp_path), None)
-    for name in ("no_such_dataset", "not a name", "no/such/folder", "./x"):
-        with pytest.raises(UserError, match="no such dataset in TFDS's catalogue"):
-            preparing.open_tfds(name, None)
