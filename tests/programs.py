@@ -24,19 +24,31 @@ TINY = (
 )
 
 
-def start(program: str, *arguments: object, devices: int = 1) -> subprocess.Popen:
-    """Starts `python -m cryjax.PROGRAM` on so many (fake) CPU devices."""
-    environment = os.environ | {
+ROOT = pathlib.Path(__file__).parents[1]
+# Not optimised by LLVM: most of a test's time is compilation.
+XLA_FLAGS = "--xla_backend_optimization_level=0"
+
+
+def environment(**more: str) -> dict[str, str]:
+    """What every run has in its environment, and `more`."""
+    return {
+        **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": XLA_FLAGS,
         "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
+        **more,
     }
+
+
+def start(program: str, *arguments: object, devices: int = 1) -> subprocess.Popen:
+    """Starts `python -m cryjax.PROGRAM` on so many (fake) CPU devices."""
+    count = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "-m", f"cryjax.{program}", *map(str, arguments)],
-        cwd=pathlib.Path(__file__).parents[1],
-        env=environment,
+        cwd=ROOT,
+        env=environment(XLA_FLAGS=f"{count} {XLA_FLAGS}"),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

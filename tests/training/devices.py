@@ -7,14 +7,18 @@ optimizer, and the deliberate faults that the real step must not have. Saves wha
 import functools
 import os
 import sys
+from unittest import mock
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import numpy as np
 
 from cryjax.models import ProjectionHead, make_encoder
+from cryjax.models.encoders import Encoder
 from cryjax.training import losses, optimizers, parallel, steps
 
 RECIPE = {
@@ -33,8 +37,18 @@ def make_batch(step: int) -> dict[str, np.ndarray]:
     }
 
 
-def run(kind: str, devices: int, optimizer_name: str, count: int = 3) -> dict[str, np.ndarray]:
-    encoder, head = make_encoder("cnn6", 1 / 16), ProjectionHead(16, 8)
+class LocalStatistics(Encoder):
+    """The fault of batch statistics that each device takes from its own share."""
+
+    def clone(self, **changes):
+        return super().clone(**(changes | {"axis_name": None}))
+
+
+def run(
+    kind: str, devices: int, optimizer_name: str, count: int = 3, make=make_encoder
+) -> dict[str, np.ndarray]:
+    """Takes `count` steps; every metric of each, and all of the state at the end."""
+    encoder, head = make("cnn6", 1 / 16), ProjectionHead(16, 8)
     rate = {"sgd": 0.1, "adamw": 1e-3, "lars": 1.0}[optimizer_name]
     optimizer = optimizers.make_optimizer(optimizer_name, rate, weight_decay=1e-3)
     spread = parallel.Parallel(kind, jax.devices()[:devices])
@@ -58,7 +72,13 @@ def run(kind: str, devices: int, optimizer_name: str, count: int = 3) -> dict[st
     return out | {jax.tree_util.keystr(path): np.asarray(x) for path, x in flat}
 
 
-def loss_gradient(spread: parallel.Parallel, loss, weights, first, second):
+def faulty_encoder(name: str, width: float) -> Encoder:
+    right = make_encoder(name, width)
+    fields = {field: getattr(right, field) for field in Encoder.__dataclass_fields__}
+    return LocalStatistics(**{k: v for k, v in fields.items() if k not in ("parent", "name")})
+
+
+def loss_gradient(spread: parallel.Parallel, loss, weights, first, second, reduce=jax.lax.pmean):
     """Gradient of a shared linear map under a loss, averaged as the step averages."""
 
     def step(weights, batch, _key, axis_name=None):
@@ -66,7 +86,7 @@ def loss_gradient(spread: parallel.Parallel, loss, weights, first, second):
             return loss(batch["first"] @ weights, batch["second"] @ weights, axis_name)
 
         gradient = jax.grad(of)(weights)
-        return gradient if axis_name is None else jax.lax.pmean(gradient, axis_name), {}
+        return gradient if axis_name is None else reduce(gradient, axis_name), {}
 
     batch = spread.shard({"first": first, "second": second})
     return np.asarray(spread.wrap(step)(spread.replicate(weights), batch, jax.random.key(0))[0])
@@ -74,6 +94,11 @@ def loss_gradient(spread: parallel.Parallel, loss, weights, first, second):
 
 def faulty_gather(x, axis_name):
     return jax.lax.stop_gradient(jax.lax.all_gather(x, axis_name, tiled=True))
+
+
+def faulty_columns(batch, axis_name):
+    own = jax.numpy.arange(batch)  # as if every device were the first
+    return jax.numpy.concatenate([own, own + jax.lax.axis_size(axis_name) * batch])
 
 
 def gradients() -> dict[str, np.ndarray]:
@@ -98,17 +123,31 @@ def gradients() -> dict[str, np.ndarray]:
         return losses.nt_xent(a, b, temperature=0.1)
 
     out["fault/local negatives"] = loss_gradient(spread, local, weights, first, second)
-    right = losses.gather
-    losses.gather = faulty_gather
-    out["fault/gather"] = loss_gradient(spread, loss(None), weights, first, second)
-    losses.gather = right
+    out["fault/device count"] = loss_gradient(
+        spread, loss(None), weights, first, second, reduce=jax.lax.psum
+    )
+    for form, block_size in (("dense", None), ("blocks", 3)):
+        with mock.patch.object(losses, "_own_columns", faulty_columns):
+            out[f"fault/label offsets, {form}"] = loss_gradient(
+                spread, loss(block_size), weights, first, second
+            )
+    with mock.patch.object(losses, "gather", faulty_gather):
+        out["fault/gather"] = loss_gradient(spread, loss(None), weights, first, second)
     return out
 
 
 if __name__ == "__main__":
     found = {f"gradient/{name}": x for name, x in gradients().items()}
-    for name in optimizers.NAMES:
-        for kind, devices in (("jit", 1), ("jit", 8), ("pmap", 8)):
-            result = run(kind, devices, name)
-            found |= {f"{name}/{kind}{devices}/{key}": x for key, x in result.items()}
+    runs = {
+        f"{name}/{kind}{devices}": (kind, devices, name)
+        for name in optimizers.NAMES
+        for kind, devices in (("jit", 1), ("jit", 8), ("pmap", 8))
+    }
+    for place, arguments in runs.items():
+        found |= {f"{place}/{key}": x for key, x in run(*arguments).items()}
+    with mock.patch.multiple(losses, _DENSE_LIMIT=0, _TILE=12):
+        for kind in ("jit", "pmap"):
+            found |= {f"sgd/{kind}8 tiled/{k}": x for k, x in run(kind, 8, "sgd").items()}
+    faulty = run("jit", 8, "sgd", 1, faulty_encoder)
+    found |= {f"fault/local statistics/{key}": x for key, x in faulty.items()}
     np.savez(sys.argv[1], **found)

@@ -1,5 +1,6 @@
 """One step, however it is spread over devices, is the step of one device on the full batch."""
 
+import itertools
 import pathlib
 import subprocess
 import sys
@@ -28,13 +29,34 @@ def test_gradient_of_the_loss(found, form):
     assert difference(found[f"gradient/{form}"], found["gradient/one"]) < 2e-6
 
 
-@pytest.mark.parametrize("fault", ["gather", "local negatives"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "gather",
+        "local negatives",
+        "device count",
+        "label offsets, dense",
+        "label offsets, blocks",
+    ],
+)
 def test_known_faults_would_be_seen(found, fault):
     assert difference(found[f"gradient/fault/{fault}"], found["gradient/one"]) > 0.05
 
 
-@pytest.mark.parametrize("optimizer", optimizers.NAMES)
-@pytest.mark.parametrize("spread", ["jit8", "pmap8"])
+def test_local_batch_statistics_would_be_seen(found):
+    for key in ("step0/metrics/loss", "['stats']['encoder']['block1']['norm1']['var']"):
+        right = found[f"sgd/jit1/{key}"] if "step0" in key else found[f"sgd/jit8/{key}"]
+        assert difference(found[f"fault/local statistics/{key}"], right) > 1e-3, key
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "spread"),
+    [
+        *itertools.product(optimizers.NAMES, ["jit8", "pmap8"]),
+        ("sgd", "jit8 tiled"),
+        ("sgd", "pmap8 tiled"),
+    ],
+)
 def test_whole_step(found, optimizer, spread):
     one = {k: v for k, v in found.items() if k.startswith(f"{optimizer}/jit1/")}
     assert len(one) > 40
