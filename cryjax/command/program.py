@@ -4,6 +4,7 @@ import logging as python_logging
 import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable
 
 from absl import app, flags, logging
@@ -47,6 +48,11 @@ def _set_up_logging(name: str) -> None:
         handler.setFormatter(python_logging.Formatter(f"{name}: %(message)s"))
 
 
+def _one_of_several() -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs `main(argv)` as an absl program.
 
@@ -65,4 +71,16 @@ def run(main: Callable[[list[str]], None]) -> None:
         app.run(logged, flags_parser=_parse)
     except UserError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        status = 2
+    except (Exception, KeyboardInterrupt):
+        if not _one_of_several():
+            raise
+        traceback.print_exc()
+        status = 1
+    if _one_of_several():
+        # On its way out JAX would wait five minutes for the others, and they wait for this one.
+        # Whoever started them sees the failure, and can stop them, only when this one has ended.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

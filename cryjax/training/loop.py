@@ -153,6 +153,7 @@ def train(
         step, metrics = pending[0], jax.device_get(pending[1])
         pending = None
         if not np.isfinite(metrics["loss"]):
+            checkpoints.wait()  # the one that the message names may still be under way
             raise UserError(
                 f"the loss is {metrics['loss']} at step {step}; the last checkpoint is of step "
                 f"{checkpoints.latest}: lower config.optimizer.learning_rate, or raise its warmup"

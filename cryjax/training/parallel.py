@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -30,9 +31,11 @@ CHOICES = ("auto", "jit", "pmap")
 def join_processes() -> None:
     """Joins this process to the others of its job, if the environment says that there are others.
 
-    `CRYJAX_COORDINATOR=auto` leaves it to JAX to find them: under Slurm, Open MPI, Kubernetes and
-    on Cloud TPU it does. Elsewhere it is HOST:PORT of the first process, with `CRYJAX_PROCESSES`,
-    how many there are, and `CRYJAX_PROCESS`, which one this is. To be called before JAX is used.
+    `CRYJAX_COORDINATOR=auto` leaves it to JAX to find them: on Cloud TPU, in Kubernetes too, and
+    under Slurm and Open MPI, where JAX then gives each process one GPU, that of its place on its
+    host. Elsewhere it is HOST:PORT of the first process, with `CRYJAX_PROCESSES`, how many there
+    are, and `CRYJAX_PROCESS`, which one this is; each takes the devices that it sees. To be called
+    before JAX is used.
 
     Raises:
       UserError: where those do not fit together, or the others cannot be found.
@@ -56,14 +59,45 @@ def join_processes() -> None:
             "coordinator_address": coordinator,
             "num_processes": count,
             "process_id": process,
+            # Or, inside a Slurm job, it would still restrict this process to one GPU.
+            "cluster_detection_method": "deactivate",
         }
     try:
         jax.distributed.initialize(**where)
-    except (RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"CRYJAX_COORDINATOR={coordinator}: the job's processes do not find each other "
             f"({' '.join(str(error).split())})"
         ) from error
+    _meet()
+
+
+def _ordered(devices: list[jax.Device]) -> list[jax.Device]:
+    """Devices with those of a process together: it has its share of a batch in one piece.
+
+    On a TPU slice they are not so by number: of a v5e:4x4, process 0 has 0, 1, 4 and 5.
+    """
+    return sorted(devices, key=lambda device: (device.process_index, device.id))
+
+
+def _meet() -> None:
+    """Has all devices of all processes talk to each other once.
+
+    On CPUs they get acquainted when they first do, and fail if one comes 30 s after another, as
+    where one draws views, or has to compile what another finds in the cache. Once acquainted, they
+    wait.
+    """
+    if jax.process_count() == 1:
+        return
+    multihost_utils.sync_global_devices("met")  # process by process, as Orbax does
+    everyone = jax.shard_map(
+        lambda: jax.lax.psum(jax.lax.axis_index(AXIS), AXIS),
+        mesh=Mesh(np.asarray(_ordered(jax.devices())), (AXIS,)),
+        in_specs=(),
+        out_specs=P(),
+        check_vma=False,
+    )
+    jax.block_until_ready(jax.jit(everyone)())
 
 
 class Parallel:
@@ -79,7 +113,7 @@ class Parallel:
         if kind not in CHOICES:
             raise ValueError(f"parallel={kind!r}: take one of {', '.join(CHOICES)}")
         self.kind = "jit" if kind == "auto" else kind
-        self._devices = list(devices or jax.devices())
+        self._devices = _ordered(devices or jax.devices())
         self.devices = len(self._devices)
         self._mesh = Mesh(np.asarray(self._devices), (AXIS,))
         self.processes = len({device.process_index for device in self._devices})
@@ -125,6 +159,17 @@ class Parallel:
             check_vma=False,
         )
         return jax.jit(sharded, donate_argnums=0)
+
+    def abstract(self, state: Any, batch: Any, key: Any) -> tuple[Any, Any, Any]:
+        """A step's arguments as shapes that say where they lie: what `wrap(step).lower` takes."""
+
+        def lay(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+            return jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+            )
+
+        split = NamedSharding(self._mesh, P(AXIS))
+        return lay(state, self.replicated), lay(batch, split), lay(key, self.replicated)
 
     def replicate(self, tree: Any) -> Any:
         """Puts the same values, of the host or replicated, on every device."""

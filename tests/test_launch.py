@@ -1,0 +1,346 @@
+"""The launchers: they say what they would do, and several processes are one run."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+import yaml
+
+import programs
+from cryjax.training import loop, parallel
+
+LAUNCH = programs.ROOT / "launch"
+STEPS = 40
+# A checkpoint only where the run stops, so that there is one step to agree on.
+RUN = (*programs.TINY, f"--config.total={STEPS} steps", "--config.checkpoint_every=1000 steps")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The scripts take the python that runs the tests."""
+    path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return programs.environment(**{"PATH": path, "CRYJAX_VENV": "none", **more})
+
+
+def script(name: str, *arguments: object, **more: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", LAUNCH / name, *map(str, arguments)],
+        env=environment(**more), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+class Local:
+    """launch/local.sh under way."""
+
+    def __init__(self, log: pathlib.Path, *arguments: object):
+        self._log = log
+        with log.open("w") as file:
+            self._script = subprocess.Popen(
+                ["bash", LAUNCH / "local.sh", *map(str, arguments)],
+                cwd=programs.ROOT, env=environment(), stdout=file, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        self.signal = self._script.send_signal
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    @property
+    def pids(self) -> list[int]:
+        return [
+            int(pid) for pid in re.findall(r"local.sh: process \d of \d has pid (\d+)", self.said)
+        ]
+
+    def wait_for(self, condition, seconds: float = 240) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self._script.poll() is None, self.said[-3000:]
+            assert time.monotonic() < deadline, self.said[-3000:]
+            time.sleep(0.02)
+
+    def end(self, seconds: float = 240) -> int:
+        """Waits for the script, which leaves no process behind; its status."""
+        try:
+            return self._script.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._script.kill()
+            for pid in self.pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            raise AssertionError(f"local.sh hangs: {self.said[-3000:]}") from None
+
+
+def losses(run: pathlib.Path) -> np.ndarray:
+    """The losses of metrics.jsonl, which has every step from 1 on, once."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    return np.array([line["loss"] for line in lines])
+
+
+def assert_same_course(ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Equal but for rounding, which grows; other samples differ by 1e-2 and more."""
+    np.testing.assert_allclose(ours[:4], theirs[: len(ours)][:4], rtol=2e-5)
+    np.testing.assert_allclose(ours, theirs[: len(ours)], rtol=2e-3)
+
+
+def checkpoints(run: pathlib.Path) -> list[int]:
+    return sorted(int(p.name) for p in (run / "checkpoints").iterdir() if p.name.isdigit())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared, tmp_path_factory):
+    """The losses of one process of 8 devices."""
+    run = tmp_path_factory.mktemp("run") / "undisturbed"
+    command = ("pretrain", *RUN, f"--workdir={run}", f"--config.data={prepared}")
+    programs.succeed(*command, devices=8)
+    return losses(run)
+
+
+@pytest.fixture(scope="module")
+def stopped(prepared, tmp_path_factory):
+    """The run of two processes of 4 devices after a SIGTERM to local.sh, its log and its status."""
+    run = tmp_path_factory.mktemp("run") / "stopped"
+    command = ("pretrain", *RUN, f"--workdir={run}", f"--config.data={prepared}")
+    local = Local(run.with_suffix(".log"), 2, 4, *command)
+    metrics = run / "metrics.jsonl"
+    local.wait_for(lambda: metrics.exists() and metrics.stat().st_size)
+    local.signal(signal.SIGTERM)
+    status = local.end()
+    return run, local.said, status
+
+
+def test_processes_stop_together(stopped):
+    run, said, status = stopped
+    assert status == loop.STOPPED, said[-3000:]
+    assert said.count("8 cpu device(s) of 2 processes") == 2
+    done = len(losses(run))
+    assert 1 < done < STEPS
+    assert checkpoints(run) == [done]
+    assert not (run / "result.json").exists()
+
+
+def test_two_processes_are_one_run(stopped, undisturbed):
+    assert_same_course(losses(stopped[0]), undisturbed)
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(1, 8), (4, 2)])
+def test_run_goes_on_with_other_processes(
+    stopped, undisturbed, prepared, tmp_path, processes, devices
+):
+    run = shutil.copytree(stopped[0], tmp_path / "run")
+    done = checkpoints(run)[0]
+    command = ("pretrain", *RUN, f"--workdir={run}", f"--config.data={prepared}")
+    local = Local(tmp_path / "log", processes, devices, *command)
+    assert local.end() == 0, local.said[-3000:]
+    assert local.said.count(f"going on from step {done}") == processes
+    course = losses(run)
+    assert len(course) == STEPS and checkpoints(run) == [done, STEPS]
+    assert_same_course(course, undisturbed)
+
+
+def test_one_killed_stops_all(prepared, tmp_path):
+    command = ("pretrain", *RUN, f"--workdir={tmp_path / 'run'}", f"--config.data={prepared}")
+    local = Local(tmp_path / "log", 2, 4, *command)
+    local.wait_for(lambda: local.said.count("starting fresh") == 2)
+    begin = time.monotonic()
+    os.kill(local.pids[1], signal.SIGKILL)
+    assert local.end() == 128 + signal.SIGKILL, local.said[-3000:]
+    assert time.monotonic() - begin < 60
+    assert "local.sh: error: process 1 of 2 ended with status 137" in local.said
+    with pytest.raises(ProcessLookupError):
+        os.kill(local.pids[0], 0)
+
+
+def test_one_that_fails_ends_at_once():
+    """JAX would have it wait for the others, which wait for it."""
+    program = """
+import sys, time
+from absl import logging
+from cryjax.command import program
+from cryjax.training import parallel
+
+def main(argv):
+    parallel.join_processes()
+    if argv[1] == "1":
+        raise program.UserError("no such thing")
+    time.sleep(100)
+
+program.run(main)
+"""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    where = {"CRYJAX_COORDINATOR": f"127.0.0.1:{port}", "CRYJAX_PROCESSES": "2"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, process],
+            cwd=programs.ROOT, env=programs.environment(CRYJAX_PROCESS=process, **where),
+            stderr=subprocess.PIPE, text=True,
+        )
+        for process in "01"
+    ]  # fmt: skip
+    try:
+        assert "error: no such thing" in both[1].communicate(timeout=60)[1]
+        assert both[1].returncode == 2 and both[0].poll() is None
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+
+
+def test_devices_of_a_process_are_together():
+    """Numbered as on a v5e:4x4, where those of two processes alternate."""
+    owners = [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]
+    devices = [types.SimpleNamespace(id=i, process_index=p) for i, p in enumerate(owners)]
+    ordered = parallel._ordered(devices)
+    assert [device.process_index for device in ordered] == sorted(owners)
+    assert [device.id for device in ordered[:4]] == [0, 1, 4, 5]
+
+
+SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck(path):
+    found = shutil.which("shellcheck", path=environment()["PATH"])
+    assert found, "pip install -e '.[test]' brings it"
+    done = subprocess.run([found, path], cwd=programs.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert all(len(line) <= 100 for line in path.read_text().splitlines())
+
+
+POD = {"TPU": "pod", "ZONE": "us-west4-a", "TYPE": "v5litepod-16", "VERSION": "v2-alpha-tpuv5-lite"}
+PROGRAM = ("pretrain", "--config=configs/pretrain_small.py", "--config.total=30 steps")
+ARGUMENTS = r"--config=configs/pretrain_small.py --config.total=30\ steps"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "more", "said"),
+    [
+        (
+            "local.sh", (2, 4, *PROGRAM), {"PORT": "1234", "XLA_FLAGS": "--flag"},
+            [
+                f"env CRYJAX_COORDINATOR=127.0.0.1:1234 CRYJAX_PROCESSES=2 CRYJAX_PROCESS={i} "
+                "JAX_PLATFORMS=cpu XLA_FLAGS=--flag\\ --xla_force_host_platform_device_count=4 "
+                f"python -m cryjax.pretrain {ARGUMENTS}"
+                for i in range(2)
+            ],
+        ),
+        (
+            "local.sh", (2, 0, *PROGRAM), {"CUDA_VISIBLE_DEVICES": "4,5,6,7"},
+            [rf"CUDA_VISIBLE_DEVICES=4\,5 python -m cryjax.pretrain {ARGUMENTS}", r"=6\,7 python"],
+        ),
+        (
+            "slurm.sbatch", PROGRAM, {},
+            ["srun ", "CRYJAX_COORDINATOR=FIRST_NODE:PORT",
+             f"python -m cryjax.pretrain {ARGUMENTS}",
+             "scontrol requeue JOB  # if that ends with 75"],
+        ),
+        (
+            "tpu_pod.sh", ("create",), {**POD, "SPOT": "1"},
+            ["gcloud compute tpus tpu-vm create pod --accelerator-type=v5litepod-16 "
+             "--version=v2-alpha-tpuv5-lite --spot --zone=us-west4-a"],
+        ),
+        (
+            "tpu_pod.sh", ("copy",), POD,
+            ["tar -czf", "tpu-vm scp", "pod:cryjax.tgz --worker=all", "CRYJAX_EXTRAS=tpu"],
+        ),
+        ("tpu_pod.sh", ("mount", "10.0.0.2:/share"), POD, ["10.0.0.2:/share /mnt/share"]),
+        (
+            "tpu_pod.sh", ("run", *PROGRAM), POD,
+            ["tpu-vm ssh pod --worker=all", r"tpu_pod.sh\ host\ pretrain\ --config=configs"],
+        ),
+        ("tpu_pod.sh", ("logs",), POD, ["ssh pod --worker=0", r"-F\ cryjax/run.log"]),
+        ("tpu_pod.sh", ("stop",), POD, [r"--worker=all --command=pkill\ -TERM"]),
+        ("tpu_pod.sh", ("delete",), POD, ["tpu-vm delete pod --quiet --zone=us-west4-a"]),
+    ],
+)  # fmt: skip
+def test_dry_run_says_what_would_be_done(name, arguments, more, said, tmp_path):
+    # A PATH without python, Slurm and gcloud: nothing but shell is needed, and nothing is run.
+    for tool in ("bash", "dirname", "sed", "mktemp", "rm", "paste", "cat"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    clean = {"PATH": str(tmp_path), "SLURM_JOB_ID": "", "SLURM_SUBMIT_DIR": "", "DRY_RUN": "1"}
+    done = script(name, *arguments, **clean, **more)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    for part in said:
+        assert part in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "more", "said"),
+    [
+        ("local.sh", (), {}, "usage: bash launch/local.sh PROCESSES DEVICES PROGRAM"),
+        ("local.sh", (0, 4, "pretrain"), {}, "PROCESSES=0"),
+        ("local.sh", ("two", 4, "pretrain"), {}, "PROCESSES=two"),
+        ("local.sh", (2, -1, "pretrain"), {}, "DEVICES=-1"),
+        ("local.sh", (2, 4, "pretrian"), {}, "no cryjax/pretrian.py"),
+        ("local.sh", (2, 4, "pretrain"), {"PORT": "any"}, "PORT=any"),
+        ("local.sh", (3, 0, "pretrain"), {"CUDA_VISIBLE_DEVICES": "0,1"}, "2 among 3 processes"),
+        ("slurm.sbatch", (), {}, "usage: sbatch"),
+        ("slurm.sbatch", ("pretrian",), {}, "no cryjax/pretrian.py"),
+        ("slurm.sbatch", PROGRAM, {}, "submit it with sbatch"),
+        ("slurm.sbatch", PROGRAM, {"SLURM_SUBMIT_DIR": "/"}, "submit the job from there"),
+        ("tpu_pod.sh", (), {}, "usage: bash launch/tpu_pod.sh"),
+        ("tpu_pod.sh", ("logs",), {}, "set TPU"),
+        ("tpu_pod.sh", ("create",), {"TPU": "pod", "ZONE": "us-west4-a"}, "set TYPE"),
+        ("tpu_pod.sh", ("run", "pretrian"), POD, "no cryjax/pretrian.py"),
+    ],
+)
+def test_mistakes_get_one_line(name, arguments, more, said):
+    done = script(name, *arguments, **{"SLURM_JOB_ID": "", "SLURM_SUBMIT_DIR": "", **more})
+    assert done.returncode == 2 and not done.stdout
+    assert re.fullmatch(rf"{name}: error: .*\n", done.stderr) and said in done.stderr, done.stderr
+
+
+def test_jobset():
+    """Its form was checked against the schema of JobSet 0.12.0; this checks what it means."""
+    jobset = yaml.safe_load((LAUNCH / "gke.yaml").read_text())
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    job = replicated["template"]["spec"]
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    assert job["parallelism"] == job["completions"] and job["completionMode"] == "Indexed"
+    # A pod failure policy is allowed with this restart policy only.
+    assert pod["restartPolicy"] == "Never" and job["backoffLimit"] == 0
+    by_status, by_host = job["podFailurePolicy"]["rules"]
+    assert by_status["action"] == by_host["action"] == "FailJob"
+    assert by_status["onExitCodes"] == {
+        "containerName": container["name"], "operator": "In", "values": [2, loop.STOPPED]
+    }  # fmt: skip
+    assert by_host["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    # The first rule that fits decides. So Kubernetes says why a job failed:
+    message = "Container cryjax for pod default/p failed with exit code {} matching FailJob rule"
+    rules = jobset["spec"]["failurePolicy"]["rules"]
+    action = {
+        status: next(
+            rule["action"]
+            for rule in rules
+            if any(
+                re.search(pattern, message.format(status))
+                for pattern in rule.get("onJobFailureMessagePatterns", [""])
+            )
+        )
+        for status in (2, loop.STOPPED)
+    }
+    assert action == {2: "FailJobSet", loop.STOPPED: "RestartJobSetAndIgnoreMaxRestarts"}
+    assert all(rule["onJobFailureReasons"] == ["PodFailurePolicy"] for rule in rules)
+    # SIGTERM goes to the program itself, and its flags are flags of pretrain.
+    assert container["command"] == ["python", "-m", "cryjax.pretrain"]
+    assert {flag.split("=")[0] for flag in container["args"]} == {
+        "--config", "--workdir", "--config.data"
+    }  # fmt: skip
+    assert {"name": "CRYJAX_COORDINATOR", "value": "auto"} in container["env"]
+    (mount,), (volume,) = container["volumeMounts"], pod["volumes"]
+    assert mount["name"] == volume["name"]
+    assert container["args"][1].startswith(f"--workdir={mount['mountPath']}/")
