@@ -1,0 +1,100 @@
+"""SimCLR with CNN14 on large general audio, global batch 8192: for a TPU slice of 256 chips.
+
+    python -m cryjax.prepare --manifest=AUDIO.csv --out=DATA --sample_rate=16000
+    python -m cryjax.plan --config=configs/pretrain.py --topology=v5e:16x16
+    python -m cryjax.pretrain --config=configs/pretrain.py --workdir=RUN --config.data=DATA
+
+What it costs, as `plan` says, on v5e:16x16 (256 chips on 64 hosts): 5.05 of 15.75 GiB a chip, 3.32
+TFLOP a chip and step. No step takes less than 20 ms, nor 100 epochs of two million clips less than
+8 minutes; a real run takes some times that, and is held up by its input if a host reads fewer than
+6,300 clips (2.0 GB) a second. It has not been run at this scale, so there is no accuracy to expect:
+what it has to beat is the untrained encoder, which configs/linear_probe.py prints beside it, and a
+loss of log(2 x 8192 - 1) = 9.70, which is guessing.
+
+The front end and the SpecAugment views are those of zhepeiw/cssl_sound (a co-author's SimCLR with
+CNN14); batch, LARS, temperature and schedule are those of SimCLR (Chen et al., 2020, section B).
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+
+    # Prepared datasets, separated by commas; 'FOLDER:3' draws from one three times as often as by
+    # its number of examples.
+    config.data = ""
+    # Split to train on.
+    config.split = "train"
+    # Work directory of another run whose encoder to start from; '' starts fresh.
+    config.init = ""
+    # Length of the run: '20000 steps', '100 epochs' or '5e6 examples'.
+    config.total = "100 epochs"
+    # Global batch, over all devices of all processes.
+    config.batch_size = 8192
+    config.checkpoint_every = "5 epochs"
+    config.log_every = "50 steps"
+    config.seed = 0
+    # 'auto' and 'jit': jit, of shard_map over several devices; 'pmap': pmap.
+    config.parallel = "auto"
+
+    # 'cnn6', 'cnn10' or 'cnn14' of PANNs; width multiplies the channels.
+    config.encoder = ml_collections.ConfigDict({"name": "cnn14", "width": 1.0, "dtype": "bfloat16"})
+    # Projection head.
+    config.head = ml_collections.ConfigDict({"hidden": 2048, "features": 128})
+    # Named settings of the log-mel front end, in cryjax/audio/frontend.py.
+    config.front_end = "cssl_sound"
+
+    # The stretch of a recording, in seconds, from which both views of it are cropped.
+    config.clip_seconds = 10.0
+    # A view's length, and the range of speeds at which it is played.
+    config.crop = ml_collections.ConfigDict({"seconds": 4.0, "speed": (1.0, 1.0)})
+    # Transforms in order, waveforms' before spectrograms'; each has its arguments below, described
+    # in cryjax/audio/augment.py. 'probability' applies one to that share of the views.
+    config.transforms = (
+        "mix",
+        "gain",
+        "add_noise",
+        "time_warp",
+        "frequency_mask",
+        "time_mask",
+    )
+    config.mix = ml_collections.ConfigDict({"snr_decibels": (5.0, 20.0), "probability": 0.3})
+    config.gain = ml_collections.ConfigDict({"decibels": (-6.0, 6.0), "probability": 1.0})
+    config.add_noise = ml_collections.ConfigDict({"snr_decibels": (10.0, 40.0), "probability": 0.5})
+    config.time_shift = ml_collections.ConfigDict({"most": 0.2, "probability": 1.0})
+    config.equalise = ml_collections.ConfigDict({"decibels": 6.0, "knots": 5, "probability": 1.0})
+    config.band_pass = ml_collections.ConfigDict(
+        {"low": 0.1, "high": 0.2, "slope": 6.0, "probability": 0.3}
+    )
+    # SpecAugment as SpeechBrain has it: 5 frames of warp, masks of up to 20 bands and 100 frames.
+    config.time_warp = ml_collections.ConfigDict({"most": 0.0125, "probability": 1.0})
+    config.frequency_mask = ml_collections.ConfigDict(
+        {"count": 2, "most": 0.25, "probability": 1.0}
+    )
+    config.time_mask = ml_collections.ConfigDict({"count": 2, "most": 0.25, "probability": 1.0})
+
+    # Temperature of NT-Xent.
+    config.temperature = 0.1
+    # 'sgd', 'adamw' or 'lars'; scaling 'none', 'linear' (rate per 256 examples) or 'sqrt' (rate per
+    # square root of an example: 0.075 is its equal at small batches).
+    config.optimizer = ml_collections.ConfigDict(
+        {
+            "name": "lars",
+            "learning_rate": 0.3,
+            "scaling": "linear",
+            "weight_decay": 1e-6,
+            "momentum": 0.9,
+            "warmup": "10 epochs",
+        }
+    )
+
+    # Online check on labelled data: accuracy of the nearest neighbours of other subjects. '0' is
+    # never; `most` examples of `split` of the first dataset are embedded.
+    config.neighbours = ml_collections.ConfigDict({"every": "0", "split": "train", "most": 1000})
+    # To fit a larger batch: encode each device's share in so many chunks (the loss keeps all its
+    # negatives; batch statistics become a chunk's), and compute the inside of blocks twice.
+    config.memory = ml_collections.ConfigDict({"chunks": 1, "remat": False})
+    # Threads that read, and batches read ahead, in each process.
+    config.loader = ml_collections.ConfigDict({"threads": 32, "buffer": 4})
+    return config

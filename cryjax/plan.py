@@ -1,0 +1,208 @@
+"""Compiles a config's training step for a TPU slice that is not here: does it fit, what is asked?
+
+    python -m cryjax.plan --config=configs/pretrain.py --topology=v5e:16x16
+    python -m cryjax.plan --config=configs/pretrain.py --compare=v5e:16x16,v4:4x4x8,v6e:8x8
+
+Needs libtpu (pip install "cryjax[tpu]") and no TPU. The step is the one that `cryjax.pretrain`
+takes, so what is counted is what would run. Times are bounds from published peak rates: no step is
+faster, and how much slower it is only a TPU can tell.
+
+Exits with status 0 if the step fits (on every slice that is compared), 3 if it does not, and 2 if
+what is asked makes no sense.
+"""
+
+import dataclasses
+import sys
+from typing import Any
+
+import jax
+from absl import flags, logging
+from ml_collections import config_flags
+
+from cryjax.audio import augment
+from cryjax.command import config as config_lib
+from cryjax.command import program
+from cryjax.command.program import UserError
+from cryjax.data.records import open_prepared
+from cryjax.training import simclr, topology
+from cryjax.training.topology import GIB, Plan, Slice
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as configs/pretrain.py.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "A slice to plan for, as v5e:16x16.")
+_COMPARE = flags.DEFINE_list("compare", [], "Instead, slices to tabulate, separated by commas.")
+_EXAMPLES = flags.DEFINE_integer(
+    "examples", 2_000_000, "Of an epoch, unless --config.data tells; AudioSet has about 2e6.", 1
+)
+_PER_CHIP = flags.DEFINE_integer(
+    "per_chip", None, "Examples a chip on every slice, instead of config.batch_size in all.", 1
+)
+_DOES_NOT_FIT = 3  # 1 is how Python ends on a fault of ours
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run on a slice: its config, with the batch that it has there, and its parts."""
+
+    where: Slice
+    config: Any
+    parts: simclr.SimCLR
+
+    @property
+    def each(self) -> int:
+        """Examples a chip."""
+        return self.config.batch_size // len(self.where.devices)
+
+    def input_rate(self, seconds: float) -> tuple[float, float]:
+        """What a host reads at so many seconds a step: clips a second, MB a second of int16."""
+        clips = self.config.batch_size / self.where.hosts / seconds
+        return clips, clips * self.parts.clip_samples * 2 / 1e6
+
+
+def count_examples(config: Any) -> int:
+    """Examples of an epoch: of the datasets if they are given, else as the flag says."""
+    if not config.data:
+        return _EXAMPLES.value
+    folders = [entry.partition(":")[0] for entry in config.data.split(",")]
+    return sum(len(open_prepared(folder).source(config.split)) for folder in folders)
+
+
+def make_job(config: Any, examples: int, where: Slice) -> Job:
+    """Raises UserError where the config does not suit the slice."""
+    config = config.copy_and_resolve_references()
+    if _PER_CHIP.value:
+        config.batch_size = _PER_CHIP.value * len(where.devices)
+    simclr.check_batch(config, examples, len(where.devices))
+    return Job(where, config, simclr.build(config, examples))
+
+
+def compile_job(job: Job) -> Plan:
+    where = job.where
+    logging.info(
+        "compiling for %s: %d chips, %d hosts", where.name, len(where.devices), where.hosts
+    )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(job.parts.init, key)
+    batch = job.parts.batch(job.config.batch_size)
+    return topology.compile_step(job.parts.step, where, (state, batch, key))
+
+
+def remedies(job: Job, plan: Plan) -> str:
+    """What to change where the step does not fit; the batch is by proportion, so to be tried."""
+    config, chips = job.config, len(job.where.devices)
+    unit = augment.MIX_GROUP if "mix" in config.transforms else 1
+    fitting = int(job.each * plan.fitting_share) // unit * unit
+    advice = []
+    if config.encoder.dtype == "float32":
+        advice.append("--config.encoder.dtype=bfloat16")
+    if not config.memory.remat:
+        advice.append("--config.memory.remat=True")
+    if config.memory.chunks < job.each:
+        advice.append(f"--config.memory.chunks={2 * config.memory.chunks} or more")
+    if fitting:
+        enough = -(-config.batch_size // fitting)
+        advice.append(f"some {enough} chips, or --config.batch_size={fitting * chips} on these")
+    advice.append("chips with more memory")
+    return ", or ".join(advice)
+
+
+def report(job: Job, plan: Plan) -> None:
+    """Prints all that was found out for one slice."""
+    where, config, memory, chip = job.where, job.config, plan.memory, job.where.chip
+    chips = len(where.devices)
+    print(
+        f"{where.name}: {chips} chips, {where.hosts} hosts; {config.encoder.name} of width "
+        f"{config.encoder.width:g}, {config.encoder.dtype}; {config.batch_size} examples a step, "
+        f"{job.each} a chip"
+    )
+    needed, has = memory.needed / GIB, chip.memory / GIB
+    verdict = f"fits, {has - needed:.2f} to spare" if plan.fits else f"{needed - has:.2f} too much"
+    print(f"memory       {needed:.2f} of {has:.2f} GiB a chip: {verdict}")
+    if not plan.fits:
+        print(f"  to change  {remedies(job, plan)}")
+    if not plan.compiled:
+        return
+    print(
+        f"  of it      arguments {memory.arguments / GIB:.3f} (in {memory.in_place / GIB:.3f} of "
+        f"them come the results), temporaries {memory.temporaries / GIB:.3f}, program "
+        f"{memory.program / GIB:.3f}"
+    )
+    print(
+        f"operations   {plan.operations / 1e12:.3f} TFLOP a chip and step, matrix products and "
+        f"convolutions; {plan.operations * chips / 1e12:.1f} on all chips"
+    )
+    print(f"traffic      {plan.traffic / 1e9:.2f} GB a chip and step, to and from its memory")
+    print(f"collectives  {plan.messages}, for which a chip sends {plan.sent / 1e6:.3f} MB a step")
+    for c in plan.collectives:
+        times = f", {c.times} times" if c.times > 1 else ""
+        arrays = f" in {c.arrays} arrays" if c.arrays > 1 else ""
+        print(
+            f"  {c.kind:<18} {c.bytes / 1e6:11.6f} MB{arrays}{times}  {c.origin or '(made by XLA)'}"
+        )
+    seconds, cause = plan.bound
+    each = ", ".join(f"{name} {1e3 * value:.3g}" for name, value in plan.seconds.items())
+    total = seconds * job.parts.total
+    print(f"bound        no step under {1e3 * seconds:.3g} ms, because of {cause} (ms: {each})")
+    print(
+        f"  in all     {config.total}, {job.parts.total} steps: no less than "
+        f"{total / 86400:.4f} days ({total / 60:.1f} minutes)"
+    )
+    clips, megabytes = job.input_rate(seconds)
+    print(f"input        at that pace {clips:.0f} clips/s and {megabytes:.0f} MB/s of int16 a host")
+
+
+_COLUMNS = (
+    "slice", "chips", "hosts", "batch", "GiB of", "fits", "temporaries", "TFLOP", "GB moved",
+    "collectives", "MB sent", "ms", "days", "clips/s", "MB/s",
+)  # fmt: skip
+
+
+def row(job: Job, plan: Plan) -> str:
+    """A line of the table of slices, in Markdown."""
+    needed, has = plan.memory.needed / GIB, job.where.chip.memory / GIB
+    cells = [job.where.name, len(job.where.devices), job.where.hosts, job.config.batch_size]
+    cells += [f"{needed:.2f} of {has:.2f}", "yes" if plan.fits else "no"]
+    if plan.compiled:
+        seconds, cause = plan.bound
+        clips, megabytes = job.input_rate(seconds)
+        cells += [f"{plan.memory.temporaries / GIB:.3f}", f"{plan.operations / 1e12:.4f}"]
+        cells += [f"{plan.traffic / 1e9:.3f}", plan.messages, f"{plan.sent / 1e6:.2f}"]
+        days = seconds * job.parts.total / 86400
+        cells += [
+            f"{1e3 * seconds:.2f} ({cause})",
+            f"{days:.4f}",
+            f"{clips:.0f}",
+            f"{megabytes:.0f}",
+        ]
+    cells += ["-"] * (len(_COLUMNS) - len(cells))
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def main(_: list[str]) -> None:
+    topology.use_cpu()
+    # Data may be left out: they only tell how long an epoch is.
+    config = config_lib.checked(_CONFIG.value, simclr.RULES | {"data": config_lib.text()})
+    if config.parallel == "pmap":
+        raise UserError("config.parallel='pmap' is for one host: plan with 'auto'")
+    names = _COMPARE.value or [program.required(_TOPOLOGY)]
+    slices = [topology.find_slice(name) for name in names]
+    examples = count_examples(config)
+    # All of them first: what is wrong with one is told before another has compiled for minutes.
+    jobs = [make_job(config, examples, where) for where in slices]
+    if _COMPARE.value:
+        print(f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}", flush=True)
+    fits = True
+    for job in jobs:
+        plan = compile_job(job)
+        fits &= plan.fits
+        if _COMPARE.value:
+            print(row(job, plan), flush=True)
+        else:
+            report(job, plan)
+    if _COMPARE.value:
+        print("\nOf a chip and a step; clips and MB of a host; ms and days are bounds: no less.")
+    if not fits:
+        sys.exit(_DOES_NOT_FIT)
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,77 @@
+"""The planning program: what it reports, its exit status, and how it refuses."""
+
+import importlib.util
+import re
+
+import pytest
+
+import programs
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason='compiling for a TPU needs libtpu: pip install "cryjax[test]" on Linux',
+)
+NARROW = (
+    "--config=configs/pretrain.py",
+    "--config.encoder.name=cnn6",
+    "--config.encoder.width=0.0625",
+    "--config.head.hidden=16",
+    "--config.head.features=8",
+    "--config.front_end=small_8k",
+    "--config.clip_seconds=0.2",
+    "--config.crop.seconds=0.05",
+    "--config.transforms=('mix','gain')",
+)
+
+
+def number(pattern: str, text: str) -> float:
+    found = re.search(pattern, text)
+    assert found, (pattern, text)
+    return float(found[1])
+
+
+def test_reports_one_slice(prepared):
+    done = programs.succeed(
+        "plan", *NARROW, "--topology=v5e:2x2", f"--config.data={prepared}",
+        "--config.batch_size=16", "--config.total=30 epochs",
+    )  # fmt: skip
+    said = done.stdout
+    assert said.startswith("v5e:2x2: 4 chips, 1 hosts; cnn6 of width 0.0625, bfloat16; 16 examples")
+    assert "of 15.75 GiB a chip: fits, 15.7" in said
+    collectives = re.findall(r"^  (all-\w+) ", said, re.MULTILINE)
+    assert number(r"collectives  (\d+)", said) == len(collectives) == 13
+    milliseconds = number(r"no step under ([\d.e-]+) ms", said)
+    # 60 examples of the prepared dataset, 16 a step, 30 times over.
+    assert number(r"30 epochs, (\d+) steps", said) == 112
+    # 0.2 s at 8 kHz is 1600 samples of 2 bytes; all of a batch for the one host.
+    clips = number(r"at that pace ([\d.]+) clips", said)
+    assert clips == pytest.approx(16 / (milliseconds / 1e3), rel=0.01)
+    assert number(r"and ([\d.]+) MB/s of int16", said) == pytest.approx(clips * 3200 / 1e6, abs=1)
+
+
+def test_compares_slices_and_tells_by_its_status_that_one_does_not_fit():
+    # 512 clips of 3000 s a chip are 24 GB, before anything is computed.
+    done = programs.run(
+        "plan", *NARROW, "--compare=v5e:2x2,v5p:2x2x1", "--per_chip=512",
+        "--config.clip_seconds=3000", "--config.total=3 steps", "--config.optimizer.warmup=0",
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr[-3000:]
+    lines = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| v5")]
+    assert [line[0] for line in lines] == ["| v5e:2x2", "| v5p:2x2x1"]
+    assert [line[1] for line in lines] == ["4", "4"] and [line[3] for line in lines] == ["2048"] * 2
+    assert lines[0][5] == "no" and lines[0][6] == "-"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["--topology=v5e16"], "v5e:4x4 or v6e:16x16"),
+        (["--topology=v5e:3x5"], "does not know this shape"),
+        (["--topology=v5e:2x4", "--config.batch_size=36"], "config.batch_size=36 is not divided"),
+        (["--topology=v5e:2x2", "--config.parallel=pmap"], "config.parallel='pmap'"),
+        (["--topology=v5e:2x2", "--config.data=/nowhere"], "/nowhere is no prepared dataset"),
+        ([], "--topology is missing"),
+    ],
+)
+def test_mistakes_get_one_line(change, named):
+    assert named in programs.refuse("plan", *NARROW, *change)
