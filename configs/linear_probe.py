@@ -1,6 +1,6 @@
 """A linear classifier on the embeddings of a frozen encoder, evaluated by subject.
 
-    python -m cryjax.linear_probe --config=configs/linear_probe.py --workdir=PROBE \
+    python -m cryjax.linear_probe --config=configs/linear_probe.py --workdir=PROBE \\
         --config.init=RUN --config.data=DATA
 
 Prints, beside each number, that of the same encoder untrained: the floor that any pre-training must

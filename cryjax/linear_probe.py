@@ -1,6 +1,6 @@
 """A frozen encoder, its embeddings, a linear classifier, and an honest number with its interval.
 
-    python -m cryjax.linear_probe --config=configs/linear_probe.py --workdir=PROBE \
+    python -m cryjax.linear_probe --config=configs/linear_probe.py --workdir=PROBE \\
         --config.init=RUN --config.data=DATA
 
 Reads only `encoder` and `meta` of the run's newest checkpoint. Embeds whole recordings, fits on
@@ -37,7 +37,10 @@ RULES = {
     "like": text(),
     "floor": boolean(),
     "classifier": one_of("ridge", "logistic"),
-    "folds": integer(),
+    "folds": config_lib.Rule(
+        lambda x: isinstance(x, int) and not isinstance(x, bool) and (x == 0 or x >= 2),
+        "a whole number from 2 up, or 0 for the dataset's own splits",
+    ),
     "seed": integer(),
     "resamples": integer(1),
     "batch_size": integer(1),
@@ -73,8 +76,11 @@ def embed(
             f"{pretrained.settings.sample_rate} Hz; prepare it again with "
             f"--sample_rate={pretrained.settings.sample_rate}"
         )
-    if not prepared.label_names:
-        raise UserError(f"{prepared.directory} has no labels; give prepare a --label_column")
+    if len(prepared.label_names) < 2:
+        raise UserError(
+            f"{prepared.directory} has {len(prepared.label_names)} class(es) of labels and a probe "
+            "needs two at least; prepare it with another --label_column or manifest"
+        )
     embedder = Embedder(
         pretrained.encoder, pretrained.settings, pretrained.window_samples, batch_size
     )

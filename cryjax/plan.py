@@ -110,7 +110,7 @@ def report(job: Job, plan: Plan) -> None:
     where, config, memory, chip = job.where, job.config, plan.memory, job.where.chip
     chips = len(where.devices)
     print(
-        f"{where.name}: {chips} chips, {where.hosts} hosts; {config.encoder.name} of width "
+        f"{where.name}: {chips} chips, {where.hosts} host(s); {config.encoder.name} of width "
         f"{config.encoder.width:g}, {config.encoder.dtype}; {config.batch_size} examples a step, "
         f"{job.each} a chip"
     )

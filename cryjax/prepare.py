@@ -83,10 +83,19 @@ def by_split(sources: Iterable[Any], chosen: Iterable[str]) -> dict[str, list[It
 def from_manifest() -> tuple[dict[str, Any], dict[str, list[Item]]]:
     """What the dataset is made of, and the items of each split."""
     rows = read_manifest(_MANIFEST.value, _LABEL_COLUMN.value)
-    left_out = {row.subject for other in _EXCLUDE.value for row in read_manifest(other)}
-    kept = [row for row in rows if row.subject not in left_out]
+    others = [row for other in _EXCLUDE.value for row in read_manifest(other)]
+    subjects = {row.subject for row in others}
+    files = {os.path.normpath(row.path) for row in others}
+    # A subject of whom one file is excluded is excluded, whatever it is called there.
+    subjects |= {row.subject for row in rows if os.path.normpath(row.path) in files}
+    kept = [row for row in rows if row.subject not in subjects]
     if _EXCLUDE.value:
-        gone = {row.subject for row in rows} & left_out
+        gone = {row.subject for row in rows} & subjects
+        if not gone:
+            raise UserError(
+                f"--exclude={','.join(_EXCLUDE.value)}: none of its subjects or files is in "
+                f"{_MANIFEST.value}; leave it out, or give both the same column 'subject'"
+            )
         print(f"left out {len(rows) - len(kept)} recordings of {len(gone)} excluded subjects")
     if not kept:
         raise UserError(f"{_MANIFEST.value}: --exclude leaves no recording")

@@ -44,7 +44,7 @@ def open_datasets(config: Any, sample_rate: int) -> list[tuple[Prepared, float]]
             weight = float(factor or 1.0)
         except ValueError:
             weight = 0.0
-        if weight <= 0:
+        if not 0 < weight < float("inf"):
             raise UserError(f"config.data={entry!r}: the weight after ':' must be a number above 0")
         prepared = open_prepared(pathlib.Path(folder))
         if prepared.sample_rate != sample_rate:
@@ -75,13 +75,23 @@ def draw_views(workdir: Workdir, batch: dict[str, np.ndarray], config: Any, note
 
 
 def start_state(
-    state: steps.TrainState, init: str, spread: parallel.Parallel, saved: checkpoints.Checkpoints
+    state: steps.TrainState,
+    init: str,
+    settings: frontend.FrontEnd,
+    spread: parallel.Parallel,
+    saved: checkpoints.Checkpoints,
 ) -> steps.TrainState:
     """Where training starts: this run's checkpoint, another run's encoder, or fresh."""
     if saved.latest is not None:
         logging.info("going on from step %d of this work directory", saved.latest)
         return saved.restore(state, spread.replicated)
     if init:
+        theirs = frontend.FrontEnd(**checkpoints.read_meta(init)["front_end"])
+        if theirs != settings:
+            raise UserError(
+                f"config.init={init} was trained with another front end ({theirs}); "
+                "take the config.front_end that it was trained with"
+            )
         target = {
             "params": state.params["encoder"],
             "batch_stats": state.batch_stats["encoder"],
@@ -116,7 +126,8 @@ def main(_: list[str]) -> None:
         samples=parts.clip_samples,
         seed=config.seed,
     )
-    if workdir.writes and (_VIEWS.value or not workdir.figure("views").exists()):
+    # Drawn anew while nothing was trained: the config may have been another.
+    if workdir.writes and (_VIEWS.value or not workdir.metrics_file.exists()):
         one = next(loader.batches(dataset, batch_size=max(config.batch_size, augment.MIX_GROUP)))
         draw_views(workdir, one, config, note)
     if _VIEWS.value:
@@ -124,7 +135,7 @@ def main(_: list[str]) -> None:
 
     base = jax.random.key(config.seed)
     saved = checkpoints.Checkpoints(workdir.path)
-    state = start_state(jax.jit(parts.init)(base), config.init, spread, saved)
+    state = start_state(jax.jit(parts.init)(base), config.init, parts.settings, spread, saved)
     workdir.rewind(int(state.step))
     size = sum(x.size for x in jax.tree.leaves(state.params["encoder"]))
     logging.info(
@@ -187,9 +198,10 @@ def main(_: list[str]) -> None:
     saved.close()
     if workdir.writes:
         history = workdir.metrics()
+        last = [line for line in history if "loss" in line][-1:]
         figures.training_figure(workdir.figure("training"), history, note=note)
         counts = {"steps": parts.total, "examples": examples, "synthetic": synthetic}
-        workdir.result(counts | history[-1])
+        workdir.result(counts | (last[0] if last else {}))
     workdir.close()
     logging.info("done: %s", workdir.path)
 

@@ -4,8 +4,9 @@
 # Prepares general sounds and unlabelled cries, pre-trains an encoder on them with SimCLR, and
 # probes it on labelled cries of other infants, beside the same encoder untrained. Run again, it
 # goes on.
+out=${1:+$(realpath -m -- "$1")}
 source "$(dirname "$0")/setup.sh"
-out=${1:-runs/quickstart}
+out=${out:-runs/quickstart}
 cores=$(python -c 'import os; print(os.cpu_count())')
 echo "quickstart: synthetic audio, $cores cores; everything goes into $out"
 

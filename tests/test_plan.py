@@ -36,7 +36,9 @@ def test_reports_one_slice(prepared):
         "--config.batch_size=16", "--config.total=30 epochs",
     )  # fmt: skip
     said = done.stdout
-    assert said.startswith("v5e:2x2: 4 chips, 1 hosts; cnn6 of width 0.0625, bfloat16; 16 examples")
+    assert said.startswith(
+        "v5e:2x2: 4 chips, 1 host(s); cnn6 of width 0.0625, bfloat16; 16 examples"
+    )
     assert "of 15.75 GiB a chip: fits, 15.7" in said
     collectives = re.findall(r"^  (all-\w+) ", said, re.MULTILINE)
     assert number(r"collectives  (\d+)", said) == len(collectives) == 13
@@ -50,16 +52,22 @@ def test_reports_one_slice(prepared):
 
 
 def test_compares_slices_and_tells_by_its_status_that_one_does_not_fit():
-    # 512 clips of 3000 s a chip are 24 GB, before anything is computed.
+    # Eight clips of 41 hours a chip are 18 GiB, and both views of them twice as much.
     done = programs.run(
-        "plan", *NARROW, "--compare=v5e:2x2,v5p:2x2x1", "--per_chip=512",
-        "--config.clip_seconds=3000", "--config.total=3 steps", "--config.optimizer.warmup=0",
+        "plan", *NARROW, "--compare=v5e:2x2,v5p:2x2x1", "--per_chip=8",
+        "--config.clip_seconds=150000", "--config.total=3 steps", "--config.optimizer.warmup=0",
     )  # fmt: skip
     assert done.returncode == 3, done.stderr[-3000:]
     lines = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| v5")]
-    assert [line[0] for line in lines] == ["| v5e:2x2", "| v5p:2x2x1"]
-    assert [line[1] for line in lines] == ["4", "4"] and [line[3] for line in lines] == ["2048"] * 2
-    assert lines[0][5] == "no" and lines[0][6] == "-"
+    assert [line[:4] for line in lines] == [
+        ["| v5e:2x2", "4", "1", "32"],
+        ["| v5p:2x2x1", "4", "1", "32"],
+    ]
+    assert [line[5] for line in lines] == ["no", "yes"]
+    # What XLA says where it refuses, and what is added up where it does not, are the same.
+    needed = [float(line[4].partition(" of ")[0]) for line in lines]
+    assert needed[0] == pytest.approx(needed[1], rel=0.01) and needed[0] > 3 * 17.8
+    assert lines[0][6] == "-" and lines[1][9] == "13"
 
 
 @pytest.mark.parametrize(

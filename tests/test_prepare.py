@@ -120,6 +120,28 @@ def test_splits_and_excluded_subjects(folder, tmp_path):
     assert not {"s0", "s7"} & (subjects["train"] | subjects["test"])
 
 
+def test_what_excludes_nothing_is_refused(folder, tmp_path):
+    write_manifest(tmp_path / "others.csv", [("elsewhere.wav", "", "nobody")])
+    line = refused(
+        f"--manifest={folder / 'all.csv'}",
+        f"--exclude={tmp_path / 'others.csv'}",
+        f"--out={tmp_path / 'data'}",
+    )
+    assert "none of its subjects or files" in line
+
+
+def test_a_subject_is_excluded_by_any_of_its_files(folder, tmp_path):
+    # Without a column 'subject', as where somebody lists the files of a test set.
+    (tmp_path / "test_set.csv").write_text(f"path\n{folder / '4.wav'}\n")
+    done = prepare(
+        f"--manifest={folder / 'all.csv'}",
+        f"--exclude={tmp_path / 'test_set.csv'}",
+        f"--out={tmp_path / 'data'}",
+        "--workers=1",
+    )
+    assert "left out 2 recordings of 1 excluded subjects" in done.stdout, done.stderr
+
+
 def test_synthetic_says_that_it_is(tmp_path):
     done = prepare(
         "--synthetic=cries", "--examples=30", f"--out={tmp_path / 'data'}", "--sample_rate=8000"

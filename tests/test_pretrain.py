@@ -145,6 +145,9 @@ def test_neighbours_and_views_alone(prepared, tmp_path):
         (["--config.encoder.name=cnn15"], 1, "cnn14"),
         (["--config.transforms=('reverb',)"], 1, "config.transforms"),
         (["--confg=x"], 1, "confg"),
+        (["more.csv"], 1, "'more.csv' belongs to no flag"),
+        (["--config.crop.seconds=2.0"], 1, "config.crop.seconds=2.0 is more than"),
+        (["--config.total=0"], 1, "config.total='0'"),
     ],
 )
 def test_mistakes_get_one_line(prepared, tmp_path, change, devices, named):
@@ -155,6 +158,18 @@ def test_mistakes_get_one_line(prepared, tmp_path, change, devices, named):
     )  # fmt: skip
     assert named in said
     assert not (workdir / "metrics.jsonl").exists()
+
+
+def test_another_front_end_is_refused_in_an_adaptation(undisturbed, tmp_path):
+    data = tmp_path / "data"
+    programs.succeed(
+        "prepare", "--synthetic=cries", "--examples=60", "--sample_rate=16000", f"--out={data}"
+    )
+    said = programs.refuse(
+        "pretrain", *programs.TINY, f"--workdir={tmp_path / 'run'}", f"--config.data={data}",
+        f"--config.init={undisturbed}", "--config.front_end=panns_16k",
+    )  # fmt: skip
+    assert "trained with another front end" in said and "sample_rate=8000" in said
 
 
 def test_another_config_is_refused_in_a_run_that_began(undisturbed, prepared):

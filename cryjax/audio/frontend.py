@@ -147,14 +147,14 @@ def mel_power(waveform: jax.Array, settings: str | FrontEnd) -> jax.Array:
     """Mel power spectrogram, as `librosa.feature.melspectrogram(power=2, center=True)`.
 
     Args:
-      waveform: float [batch, samples] in [-1, 1], at the settings' sample rate.
+      waveform: [batch, samples] in [-1, 1], or int16, at the settings' sample rate.
       settings: a preset's name or `FrontEnd`.
 
     Returns:
       float32 [batch, 1 + samples // hop_length, mels], not negative.
     """
     settings = resolve(settings)
-    frames = _frame(waveform.astype(jnp.float32), settings) * _window(settings)[None, None]
+    frames = _frame(to_float(waveform), settings) * _window(settings)[None, None]
     # A TPU multiplies matrices far faster than it transforms; elsewhere the FFT wins.
     power = jax.lax.platform_dependent(frames, tpu=_power_by_matmul, default=_power_by_fft)
     return jnp.matmul(power, _mel_filters(settings), precision="highest")

@@ -61,7 +61,7 @@ def text(*, required: str = "") -> Rule:
     return Rule(lambda x: isinstance(x, str) and (bool(x) or not required), required or "a text")
 
 
-_LENGTH = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(steps?|epochs?|examples?)\s*")
+_LENGTH = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]{1,2})?)\s*(steps?|epochs?|examples?)\s*")
 LENGTH = Rule(
     lambda x: isinstance(x, str) and (x == "0" or _LENGTH.fullmatch(x) is not None),
     'a length, as "20000 steps", "100 epochs" or "5e6 examples"',

@@ -24,7 +24,10 @@ def _parse(argv: list[str]) -> list[str]:
         raise UserError(f"{error} (--help lists the flags)") from error
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         # ml_collections applies overrides, and runs the config file, while flags are parsed.
-        message = " ".join(str(error.args[0] if error.args else error).split())
+        message = (
+            str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\'", "'")
+        )
+        message = " ".join(message.split())
         raise UserError(f"the command line or the config file: {message}") from error
 
 
@@ -65,6 +68,8 @@ def run(main: Callable[[list[str]], None]) -> None:
 
     def logged(argv: list[str]) -> None:
         _set_up_logging(name)
+        if argv[1:]:
+            raise UserError(f"{argv[1]!r} belongs to no flag; write --flag=value, without spaces")
         main(argv)
 
     try:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 import pathlib
 
 from cryjax.command.program import UserError
@@ -27,6 +28,12 @@ class Row:
     split: str
 
 
+def _column(name: str) -> str:
+    """'Subject ' is 'subject': a column that is missed would divide its subjects."""
+    name = name.strip()
+    return name.lower() if name.lower() in ("path", "label", "subject", "split") else name
+
+
 def read_manifest(path: str | pathlib.Path, label_column: str = "label") -> list[Row]:
     """Reads a manifest.
 
@@ -45,7 +52,7 @@ def read_manifest(path: str | pathlib.Path, label_column: str = "label") -> list
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            columns = [name.strip() for name in reader.fieldnames or []]
+            columns = [_column(name) for name in reader.fieldnames or []]
             reader.fieldnames = columns
             lines, numbers = [], []
             for line in reader:
@@ -65,9 +72,10 @@ def read_manifest(path: str | pathlib.Path, label_column: str = "label") -> list
         Row(
             path=(path.parent / line["path"]).absolute(),
             name=line["path"],
-            label=line.get(label_column, ""),
-            subject=line.get("subject", "") or line["path"],
-            split=line.get("split", ""),
+            # Stripped: 'bob ' is no other subject than 'bob'.
+            label=line.get(label_column, "").strip(),
+            subject=line.get("subject", "").strip() or line["path"],
+            split=line.get("split", "").strip(),
         )
         for line in lines
     ]
@@ -83,9 +91,10 @@ def _check(path: pathlib.Path, rows: list[Row], numbers: list[int]) -> None:
     for number, row in zip(numbers, rows, strict=True):
         if not row.name:
             raise UserError(f"{path}: line {number} has an empty path; fill it in or delete it")
-        if row.name in seen:
+        file = os.path.normpath(row.path)
+        if file in seen:
             raise UserError(f"{path}: line {number} repeats {row.name!r}; keep one of the rows")
-        seen.add(row.name)
+        seen.add(file)
         if row.split and not is_split_name(row.split):
             raise UserError(
                 f"{path}: line {number} has the split {row.split!r}; name it by {SPLIT_NAMES}"

@@ -174,6 +174,8 @@ def summarise(
     summary["intervals"] = {
         name: _interval(metric(true, scores, weights)) for name, metric in headlines.items()
     }
+    if len(labels) == 2:
+        summary["positive"] = labels[1]  # of the sensitivity
     counts = np.bincount(true, minlength=len(labels))
     return summary | {
         "majority_accuracy": float(counts.max() / counts.sum()),

@@ -95,7 +95,12 @@ def fit(
         for train, test in _grouped_folds(labels, subjects, INNER_FOLDS, seed)
         if len(set(labels[train])) > 1
     ]
-    search = GridSearchCV(model, grid, scoring=score, cv=folds or [(np.arange(count),) * 2])
+    if not folds:
+        raise UserError(
+            f"{count} recordings of {len(set(subjects))} subject(s) to fit a probe on are too few "
+            "to choose its penalty by subject; take more subjects, or fewer config.folds"
+        )
+    search = GridSearchCV(model, grid, scoring=score, cv=folds)
     with warnings.catch_warnings():
         # The search includes penalties so weak that the optimiser runs out; they lose.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -111,6 +116,8 @@ def _grouped_folds(
     Fewer too where every class has fewer recordings, which `StratifiedGroupKFold` refuses.
     """
     folds = min(folds, len(set(subjects)), int(np.bincount(labels).max()))
+    if folds < 2:
+        return []
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # A class with fewer recordings than folds: told by the caller, of the outer folds.
@@ -178,6 +185,11 @@ def probe(
     said = []
     if splits is None:
         parts = _grouped_folds(labels, subjects, folds, seed)
+        if not parts:
+            raise UserError(
+                f"{len(labels)} recordings of {count} subjects cannot be divided into folds with "
+                "every class; a probe needs two recordings of a class at least"
+            )
         if len(parts) < folds:
             said.append(f"{len(parts)} folds instead of {folds}: there are {count} subjects")
     else:
@@ -203,6 +215,11 @@ def probe(
         scores.append(_scores(model, features[test], classes))
         penalties.append(penalty)
     rows = np.concatenate(rows)
+    if len(set(labels[rows])) < 2:
+        raise UserError(
+            f"the {len(rows)} recordings to score are of one class; nothing can be told apart: "
+            "take config.folds=5, or another split"
+        )
     order = np.argsort(rows)
     rows = rows[order]
     tested = len(set(subjects[rows]))

@@ -131,16 +131,17 @@ def train(
       meta: what every checkpoint says of itself.
       learning_rate: of a step, for the log.
       batch_size: global.
-      evaluate: metrics of a state that take longer, at `evaluate_every` and at the end.
+      evaluate: metrics of a state that take longer, every `evaluate_every` steps.
 
     Returns:
       The last state, saved.
 
     Raises:
       Stopped: after SIGTERM or SIGINT, the state saved.
-      UserError: if the loss is not finite.
+      UserError: if the loss or the gradient's norm is not finite.
     """
     start = int(state.step)
+    host = jax.local_devices(backend="cpu")[0]
     first_process = jax.process_index() == 0
     window = _Window(batch_size)
     pending: tuple[int, dict[str, jax.Array]] | None = None
@@ -152,17 +153,20 @@ def train(
             return
         step, metrics = pending[0], jax.device_get(pending[1])
         pending = None
-        if not np.isfinite(metrics["loss"]):
+        bad = [name for name in ("loss", "gradient_norm") if not np.isfinite(metrics.get(name, 0))]
+        if bad:
             checkpoints.wait()  # the one that the message names may still be under way
             raise UserError(
-                f"the loss is {metrics['loss']} at step {step}; the last checkpoint is of step "
+                f"the {bad[0]} is {metrics[bad[0]]} at step {step}; the last checkpoint is of step "
                 f"{checkpoints.latest}: lower config.optimizer.learning_rate, or raise its warmup"
             )
         window.add(metrics)
         bar.set_postfix_str(f"loss {metrics['loss']:.3f}", refresh=False)
         if step % schedule.log_every == 0 or step == schedule.total:
-            line = window.summary() | {"learning_rate": float(learning_rate(step - 1))}
-            workdir.log(step, line)
+            # On an accelerator it would queue behind the step that is under way.
+            with jax.default_device(host):
+                rate = float(learning_rate(step - 1))
+            workdir.log(step, window.summary() | {"learning_rate": rate})
             window.clear()
 
     def pause(action: Callable[[], Any]) -> Any:

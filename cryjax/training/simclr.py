@@ -97,7 +97,8 @@ def check_batch(config: Any, examples: int, devices: int) -> None:
     if examples < config.batch_size:
         raise UserError(
             f"config.batch_size={config.batch_size} is more than the {examples} examples of split "
-            f"{config.split!r}; an example would be its own negative: take a smaller batch"
+            f"{config.split!r}; it would hold examples twice, each the other's negative: take a "
+            "smaller batch"
         )
 
 
@@ -147,10 +148,17 @@ def build(config: Any, examples: int) -> SimCLR:
         return config_lib.steps(length, batch_size=config.batch_size, examples=examples)
 
     total, warmup = in_steps(config.total), in_steps(config.optimizer.warmup)
+    if not total:
+        raise UserError(f"config.total={config.total!r} is no step at all; take a longer run")
     if warmup >= total:
         raise UserError(
             f"config.optimizer.warmup={config.optimizer.warmup!r} is {warmup} steps and "
             f"config.total={config.total!r} is {total}; take a shorter warm-up"
+        )
+    if config.crop.seconds > config.clip_seconds:
+        raise UserError(
+            f"config.crop.seconds={config.crop.seconds} is more than config.clip_seconds="
+            f"{config.clip_seconds}, from which views are cropped; take a longer clip"
         )
     settings = frontend.resolve(config.front_end)
     learning_rate = optimizers.schedule(

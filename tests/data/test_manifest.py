@@ -49,6 +49,12 @@ def test_an_empty_subject_is_the_recording_itself(read):
     assert [row.subject for row in read("path,subject\na.wav,s\nb.wav,\n")] == ["s", "b.wav"]
 
 
+def test_case_and_blanks_divide_no_subject(read, refused):
+    rows = read("Path,Subject , LABEL\na.wav,bob,cry\nb.wav,bob ,cry \n")
+    assert [(row.subject, row.label) for row in rows] == [("bob", "cry")] * 2
+    assert "repeats './a.wav'" in refused("path\na.wav\n./a.wav\n")
+
+
 def test_relative_to_the_manifest_not_to_where_it_is_read(tmp_path, read, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -108,11 +108,14 @@ def test_few_subjects_are_told():
         (np.zeros(12, int), np.arange(12), None, "two classes"),
         (np.arange(12) % 2, np.arange(12) % 2, None, "2 subject"),
         (np.arange(12) % 2, np.arange(12), np.full(12, "train"), "folds=5"),
+        (np.arange(4) % 2, np.arange(4), None, "too few"),
+        (np.arange(3), np.arange(3), None, "cannot be divided"),
+        (np.arange(12) % 2, np.arange(12), np.array(["train"] * 11 + ["test"]), "one class"),
         (np.arange(12) % 2, np.arange(12) // 2, np.array(["train", "test"] * 6), "both"),
     ],
 )
 def test_mistakes_are_named(labels, subjects, splits, named):
-    features = np.random.default_rng(0).normal(size=(12, 3))
+    features = np.random.default_rng(0).normal(size=(len(labels), 3))
     with pytest.raises(UserError, match=named):
         probes.probe(features, labels, subjects, splits=splits)
 
