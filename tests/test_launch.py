@@ -164,14 +164,13 @@ def test_one_killed_stops_all(prepared, tmp_path):
 def test_one_that_fails_ends_at_once():
     """JAX would have it wait for the others, which wait for it."""
     program = """
-import sys, time
-from absl import logging
+import os, time
 from cryjax.command import program
 from cryjax.training import parallel
 
 def main(argv):
     parallel.join_processes()
-    if argv[1] == "1":
+    if os.environ["CRYJAX_PROCESS"] == "1":
         raise program.UserError("no such thing")
     time.sleep(100)
 
@@ -183,7 +182,7 @@ program.run(main)
     where = {"CRYJAX_COORDINATOR": f"127.0.0.1:{port}", "CRYJAX_PROCESSES": "2"}
     both = [
         subprocess.Popen(
-            [sys.executable, "-c", program, process],
+            [sys.executable, "-c", program],
             cwd=programs.ROOT, env=programs.environment(CRYJAX_PROCESS=process, **where),
             stderr=subprocess.PIPE, text=True,
         )
