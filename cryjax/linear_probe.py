@@ -77,9 +77,10 @@ def embed(
             f"--sample_rate={pretrained.settings.sample_rate}"
         )
     if len(prepared.label_names) < 2:
+        found = "labels of 1 class(es)" if prepared.label_names else "no labels"
         raise UserError(
-            f"{prepared.directory} has {len(prepared.label_names)} class(es) of labels and a probe "
-            "needs two at least; prepare it with another --label_column or manifest"
+            f"{prepared.directory} has {found}, and a probe tells two classes apart at least; "
+            "prepare it from a manifest that has them, or with --label_column"
         )
     embedder = Embedder(
         pretrained.encoder, pretrained.settings, pretrained.window_samples, batch_size

@@ -97,7 +97,7 @@ def bad_datasets(tmp_path_factory):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ("--config.data={bad}/one", "1 class(es)"),
+        ("--config.data={bad}/one", "has labels of 1 class(es)"),
         ("--config.data={bad}/none", "has no labels"),
         ("--config.data={bad}/other_rate", "--sample_rate=8000"),
         ("--config.init={bad}", "holds no checkpoints"),
