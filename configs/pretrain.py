@@ -11,8 +11,9 @@ TFLOP a chip and step. No step takes less than 20 ms, nor 100 epochs of two mill
 what it has to beat is the untrained encoder, which configs/linear_probe.py prints beside it, and a
 loss of log(2 x 8192 - 1) = 9.70, which is guessing.
 
-The front end and the SpecAugment views are those of zhepeiw/cssl_sound (a co-author's SimCLR with
-CNN14); batch, LARS, temperature and schedule are those of SimCLR (Chen et al., 2020, section B).
+Front end, crops and kinds of masks are those of zhepeiw/cssl_sound (a co-author's SimCLR with
+CNN14), the sizes of the masks SpeechBrain's defaults; LARS, its rate, temperature and schedule are
+those of SimCLR (Chen et al., 2020, section B) for large batches.
 """
 
 import ml_collections
