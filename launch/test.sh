@@ -4,4 +4,5 @@ export CRYJAX_EXTRAS=${CRYJAX_EXTRAS:-test}
 source "$(dirname "$0")/setup.sh"
 ruff check .
 ruff format --check .
-exec python -m pytest "$@"
+# Two processes, a file's tests in one of them: what a file sets up is set up once.
+exec python -m pytest --numprocesses=2 --dist=loadfile "$@"
