@@ -1,6 +1,7 @@
 """Recordings to a prepared dataset, which training and probing read.
 
     python -m cryjax.prepare --manifest=M.csv --out=DATA
+    python -m cryjax.prepare --corpus=esc50 --corpus_dir=ESC-50 --out=DATA  # as it is published
     python -m cryjax.prepare --tfds=NAME --out=DATA        # a TFDS catalogue dataset with audio
     python -m cryjax.prepare --synthetic=cries --out=DATA  # no recordings needed
 
@@ -24,12 +25,19 @@ from typing import Any
 from absl import flags
 
 from cryjax.command import program
-from cryjax.command.program import UserError
-from cryjax.data import catalogue, preparing, splits, synthetic
-from cryjax.data.manifest import read_manifest
+from cryjax.command.errors import UserError
+from cryjax.data import catalogue, corpora, preparing, splits, synthetic
+from cryjax.data.manifest import Row, read_manifest
 from cryjax.data.preparing import Item, Recording
 
 _MANIFEST = flags.DEFINE_string("manifest", None, "CSV file: path, and label, subject, split.")
+_CORPUS = flags.DEFINE_enum(
+    "corpus", None, sorted(corpora.CORPORA), "A public corpus, downloaded to --corpus_dir."
+)
+_CORPUS_DIR = flags.DEFINE_string("corpus_dir", None, "Folder of a --corpus, as published.")
+_WRITE_MANIFEST = flags.DEFINE_string(
+    "write_manifest", None, "CSV file: write the rows of a --corpus there, and prepare nothing."
+)
 _TFDS = flags.DEFINE_string("tfds", None, "Name of a TFDS dataset, or the folder of a built one.")
 _SYNTHETIC = flags.DEFINE_enum(
     "synthetic", None, sorted(synthetic.CORPORA), "A corpus that is made, not recorded."
@@ -80,9 +88,20 @@ def by_split(sources: Iterable[Any], chosen: Iterable[str]) -> dict[str, list[It
     return parts
 
 
-def from_manifest() -> tuple[dict[str, Any], dict[str, list[Item]]]:
+def read_corpus() -> list[Row]:
+    """The rows of the --corpus; says whose it is and what is wrong with it."""
+    folder = program.required(_CORPUS_DIR)
+    corpus = corpora.CORPORA[_CORPUS.value]
+    print(f"{corpus.name}, {corpus.url}\nlicence: {corpus.licence}\ncaveat: {corpus.caveat}")
+    return corpora.read_corpus(corpus.name, folder)
+
+
+def from_rows() -> tuple[dict[str, Any], dict[str, list[Item]]]:
     """What the dataset is made of, and the items of each split."""
-    rows = read_manifest(_MANIFEST.value, _LABEL_COLUMN.value)
+    if _CORPUS.value:
+        rows, source = read_corpus(), _CORPUS_DIR.value
+    else:
+        rows, source = read_manifest(_MANIFEST.value, _LABEL_COLUMN.value), _MANIFEST.value
     others = [row for other in _EXCLUDE.value for row in read_manifest(other)]
     subjects = {row.subject for row in others}
     files = {os.path.normpath(row.path) for row in others}
@@ -94,19 +113,22 @@ def from_manifest() -> tuple[dict[str, Any], dict[str, list[Item]]]:
         if not gone:
             raise UserError(
                 f"--exclude={','.join(_EXCLUDE.value)}: none of its subjects or files is in "
-                f"{_MANIFEST.value}; leave it out, or give both the same column 'subject'"
+                f"{source}; leave it out, or give both the same column 'subject'"
             )
         print(f"left out {len(rows) - len(kept)} recordings of {len(gone)} excluded subjects")
     if not kept:
-        raise UserError(f"{_MANIFEST.value}: --exclude leaves no recording")
+        raise UserError(f"{source}: --exclude leaves no recording")
     if kept[0].split and _SPLITS.value:
-        raise UserError(f"{_MANIFEST.value} has its own splits; leave out --splits")
+        raise UserError(f"{source} has its own splits; leave out --splits")
     chosen = (
         [row.split for row in kept]
         if kept[0].split
         else deal([row.subject for row in kept], [row.label for row in kept])
     )
-    return {"manifest": preparing.fingerprint(kept)}, by_split(kept, chosen)
+    inputs = {"manifest": preparing.fingerprint(kept)}
+    if _CORPUS.value:
+        inputs["corpus"] = _CORPUS.value
+    return inputs, by_split(kept, chosen)
 
 
 def from_synthetic() -> tuple[dict[str, Any], dict[str, list[Item]]]:
@@ -130,7 +152,9 @@ def from_tfds() -> tuple[dict[str, Any], int, dict[str, Iterable[Recording]]]:
     if _SPLITS.value:
         raise UserError("a TFDS dataset has its own splits; leave out --splits")
     if _BEAM_RUNNER.value:
-        raise UserError("--beam_runner prepares a --manifest or --synthetic; leave it out")
+        raise UserError(
+            "--beam_runner prepares a --manifest, --corpus or --synthetic; leave it out"
+        )
     builder = catalogue.open_built(_TFDS.value, _TFDS_DIR.value)
     streams, total = {}, 0
     for split, info in builder.info.splits.items():
@@ -153,17 +177,31 @@ def open_beam() -> tuple[Any, dict[str, Any]]:
 
 
 def main(_: list[str]) -> None:
-    if sum(bool(flag.value) for flag in (_MANIFEST, _TFDS, _SYNTHETIC)) != 1:
-        raise UserError("give one of --manifest, --tfds and --synthetic")
-    if _EXCLUDE.value and not _MANIFEST.value:
-        raise UserError("--exclude leaves subjects out of a --manifest only")
+    if sum(bool(flag.value) for flag in (_MANIFEST, _CORPUS, _TFDS, _SYNTHETIC)) != 1:
+        raise UserError("give one of --manifest, --corpus, --tfds and --synthetic")
+    if _EXCLUDE.value and not (_MANIFEST.value or _CORPUS.value):
+        raise UserError("--exclude leaves subjects out of a --manifest or --corpus only")
+    if _CORPUS_DIR.value and not _CORPUS.value:
+        raise UserError("--corpus_dir is the folder of a --corpus; name one")
+    if _WRITE_MANIFEST.value and not _CORPUS.value:
+        raise UserError("--write_manifest writes the rows of a --corpus; name one")
+    if _WRITE_MANIFEST.value and (_SPLITS.value or _EXCLUDE.value):
+        raise UserError(
+            "--write_manifest writes all rows as published; give --splits and --exclude when you "
+            "prepare it by --manifest"
+        )
     if _BEAM_OPTIONS.value and not _BEAM_RUNNER.value:
         raise UserError("--beam_options are those of a --beam_runner; name one")
+    if _WRITE_MANIFEST.value:
+        rows = read_corpus()
+        corpora.write_manifest(_WRITE_MANIFEST.value, rows)
+        print(f"{_WRITE_MANIFEST.value}: {len(rows)} recordings; prepare it by --manifest")
+        return
     out = pathlib.Path(program.required(_OUT))
     if _TFDS.value:
         inputs, total, streams = from_tfds()
     else:
-        inputs, items = from_manifest() if _MANIFEST.value else from_synthetic()
+        inputs, items = from_synthetic() if _SYNTHETIC.value else from_rows()
         total = sum(map(len, items.values()))
         streams = {
             split: preparing.recordings(part, _SAMPLE_RATE.value, _WORKERS.value)

@@ -210,9 +210,20 @@ def test_beam_where_it_is_missing(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--out=OUT"], "give one of --manifest, --tfds and --synthetic"),
+        (["--out=OUT"], "give one of --manifest, --corpus, --tfds and"),
         (["--out=OUT", "--synthetic=cries", "--manifest=x.csv"], "give one of"),
         (["--synthetic=cries"], "--out is missing"),
+        (["--out=OUT", "--corpus=esc50", "--manifest=x.csv"], "give one of"),
+        (["--out=OUT", "--corpus=esc50"], "--corpus_dir is missing"),
+        (["--corpus=esc50", "--corpus_dir=x"], "--out is missing"),
+        (["--out=OUT", "--corpus=esc51", "--corpus_dir=x"], "esc50"),
+        (["--out=OUT", "--corpus=esc50", "--corpus_dir=none"], "no such folder"),
+        (["--out=OUT", "--corpus_dir=x", "--synthetic=cries"], "name one"),
+        (["--out=OUT", "--write_manifest=OUT", "--manifest=x.csv"], "of a --corpus; name one"),
+        (
+            ["--write_manifest=OUT", "--corpus=esc50", "--corpus_dir=x", "--exclude=x.csv"],
+            "prepare it by --manifest",
+        ),
         (["--out=OUT", "--tfds=no_such_dataset"], "no_such_dataset"),
         (["--out=OUT", "--tfds=any", "--splits=train=1"], "--splits"),
         (["--out=OUT", "--manifest=none.csv"], "no such manifest"),
