@@ -1,8 +1,8 @@
-"""Corpora that need no download: general sounds without labels, and infant-like cries with them.
+"""Corpora that need no download: general sounds, infant-like cries, and a clinical set of them.
 
 They let the quickstart and the tests run on a fresh machine. They are synthetic: no result on them
-is evidence about infants, and what tells the cries apart is `CRIES`, a table made up for the
-purpose. Imported by worker processes, so imports little.
+is evidence about infants, and what tells the cries apart is `CRIES` and `clinical.INJURY`, tables
+made up for the purpose. Imported by worker processes, so imports little.
 """
 
 import dataclasses
@@ -10,13 +10,22 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cryjax.data import clinical
+
 LOWEST_RATE_HZ = 8_000
 
-_NUMBERS = {"sounds": 0, "cries": 1}
+_NUMBERS = {
+    "sounds": 0,
+    "cries": 1,
+    "clinical-injury": clinical.SET,
+    "clinical-triggers": clinical.SET,  # the same recordings
+    "clinical-unlabelled": 3,
+}
 # In the place of a clip's index, for a subject's traits. Not a small number: SeedSequence takes
 # [seed, corpus, n] and [seed, corpus, n, 0] for the same.
 _TRAITS = 2**32 - 1
 _CLIPS_A_SUBJECT = 10
+KINDS = ("tone", "chirp", "stack", "noise", "clicks")  # of the events in `sounds`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +35,7 @@ class Clip:
     corpus: str  # key of CORPORA
     index: int
     seed: int
-    label: str  # '' is none
+    label: str  # '' is none, several are joined by ';'
     subject: str  # whose traits the clip has
 
     def render(self, sample_rate: int) -> np.ndarray:
@@ -36,7 +45,7 @@ class Clip:
           sample_rate: in hertz, 8000 or more. The timing and the pitch of a cry do not depend on
             it; its noise does, and so does everything of a sound.
         """
-        make = {"sounds": _sounds, "cries": _cry}[self.corpus]
+        make = _sounds if self.corpus == "sounds" else _cry
         waveform, level = make(self, _generator(self), sample_rate)
         return (waveform * (_amplitude(level) / np.abs(waveform).max())).astype(np.float32)
 
@@ -138,19 +147,33 @@ class Breath:
     arc_semitones: float
     peak: float
     rough: float
+    glide_semitones: float = 0.0  # by which the pitch leaps halfway, in a tenth of a second
+    second: float = 0.0  # pitch of a second voice, against that of the first; 0 is none
+
+
+class _Place:
+    """Where an infant is recorded."""
+
+    CHANNEL_HZ = np.geomspace(100, 12_000, 6)
+
+    def __init__(self, rng: np.random.Generator):
+        self.background = rng.uniform(-40, -20)  # noise against the cry, decibels
+        self.hiss = rng.uniform(0.3, 1.5)  # exponent by which the noise's power falls
+        self.channel = rng.normal(0, 4, len(self.CHANNEL_HZ))  # gains, decibels
+        self.echo_seconds = rng.uniform(0.002, 0.4, 200)
+        decay = np.exp(-6.9 * self.echo_seconds / rng.uniform(0.1, 0.4)) * rng.normal(size=200)
+        wet = rng.uniform(0.1, 0.6) * (rng.random() < 0.7)
+        self.echo_gains = wet * decay / _norm(decay)
 
 
 class _Infant:
-    """Traits of a subject and of the place it is recorded in; none depends on the label."""
+    """Traits of a subject, and its place; none depends on the label of a clip of `cries`."""
 
     # Of a median infant: centres and bandwidths. Those over the Nyquist frequency count too: the
     # skirt of each shapes the band below it.
     FORMANTS_HZ = ((1100, 120), (3200, 250), (5300, 400), (7400, 500))
-    CHANNEL_HZ = np.geomspace(100, 12_000, 6)
 
-    def __init__(self, clip: Clip):
-        number = int(clip.subject.removeprefix("infant"))
-        rng = np.random.default_rng([clip.seed, _NUMBERS[clip.corpus], _TRAITS, number])
+    def __init__(self, rng: np.random.Generator):
         self.pitch_hz = _log_uniform(rng, 320, 520)
         self.tempo = np.exp(rng.normal(0, 0.15))  # lengths, against the table's
         self.tract = rng.uniform(0.88, 1.12)  # formants, against the median infant's
@@ -160,13 +183,56 @@ class _Infant:
         self.shimmer = rng.uniform(0.02, 0.12)  # the same of its amplitude, as a share
         self.level = rng.uniform(-18, -4)  # of the peak, decibels
         self.release = rng.uniform(0.1, 0.5)  # of an expiration, as a share
-        self.background = rng.uniform(-40, -20)  # noise against the cry, decibels
-        self.hiss = rng.uniform(0.3, 1.5)  # exponent by which the noise's power falls
-        self.channel = rng.normal(0, 4, len(self.CHANNEL_HZ))  # gains, decibels
-        self.echo_seconds = rng.uniform(0.002, 0.4, 200)
-        decay = np.exp(-6.9 * self.echo_seconds / rng.uniform(0.1, 0.4)) * rng.normal(size=200)
-        wet = rng.uniform(0.1, 0.6) * (rng.random() < 0.7)
-        self.echo_gains = wet * decay / _norm(decay)
+        self.place = _Place(rng)
+        self.wander = 0.3  # standard deviation of an expiration's pitch within a clip, semitones
+        self.odd = 0.0  # share of expirations that are not ordinary phonation: see `_odd`
+
+
+def _afflict(infant: _Infant, cry: Cry, severity: float) -> Cry:
+    """Changes an infant's traits as an injury does, and gives what it makes of a cry."""
+    injury = clinical.INJURY
+    infant.pitch_hz *= 2 ** (severity * injury.pitch_semitones / 12)
+    infant.wander *= np.exp(severity * injury.wander)
+    infant.jitter *= np.exp(severity * injury.jitter)
+    infant.odd += severity * injury.odd
+    shorter = np.exp(severity * injury.seconds)
+    return dataclasses.replace(
+        cry,
+        first_seconds=cry.first_seconds * shorter,
+        later_seconds=cry.later_seconds * shorter,
+        pause_seconds=cry.pause_seconds * np.exp(severity * injury.pause),
+        irregularity=cry.irregularity + severity * injury.irregularity,
+        arc_semitones=cry.arc_semitones * np.exp(severity * injury.arc),
+        rough=cry.rough + severity * injury.rough,
+    )
+
+
+def _cast(clip: Clip) -> tuple[_Infant, Cry]:
+    """Who cries in a clip, and how."""
+    number = int(clip.subject.removeprefix("infant").removeprefix("newborn"))
+    if clip.corpus == "cries":
+        rng = np.random.default_rng([clip.seed, _NUMBERS[clip.corpus], _TRAITS, number])
+        return _Infant(rng), CRIES[clip.label]
+    newborn = clinical.newborn(clip.seed, number)
+    rng = np.random.default_rng([clip.seed, clinical.SET, _TRAITS, number])
+    infant, place = _Infant(rng), _Place(clinical.site_generator(clip.seed, newborn.site))
+    # Wards, and the hands that hold the microphone, differ within a site by less than sites do.
+    place.background += rng.normal(0, 2)
+    place.channel += rng.normal(0, 1.5, len(place.channel))
+    infant.place = place
+    infant.wander *= np.exp(rng.normal(0, 0.4))
+    infant.odd = _log_uniform(rng, 0.01, 0.1)
+    return infant, _afflict(infant, CRIES[_trigger(clip.index)], newborn.severity)
+
+
+def _odd(rng: np.random.Generator) -> dict[str, float]:
+    """Hyperphonation, a glide or biphonation, as fields of a `Breath`."""
+    kinds = [
+        {"pitch_hz": _log_uniform(rng, 1_000, 1_600)},
+        {"glide_semitones": rng.choice([-1, 1]) * rng.uniform(5, 10)},
+        {"second": rng.uniform(1.2, 1.8)},
+    ]
+    return kinds[rng.integers(len(kinds))]
 
 
 def _bout(infant: _Infant, cry: Cry, rng: np.random.Generator) -> tuple[float, list[Breath]]:
@@ -189,8 +255,10 @@ def _bout(infant: _Infant, cry: Cry, rng: np.random.Generator) -> tuple[float, l
     end = max(rng.uniform(2.0, 4.0), start + seconds + 0.2)
     breaths = []
     while start + seconds < end - 0.1:
-        bend = 2 ** (rng.normal(0, 0.3) / 12)
-        breaths.append(Breath(True, start, seconds, pitch * bend, **shape))
+        own = {"pitch_hz": pitch * 2 ** (rng.normal(0, infant.wander) / 12)}
+        if infant.odd and rng.random() < infant.odd:
+            own |= _odd(rng)
+        breaths.append(Breath(True, start, seconds, **own, **shape))
         start, pause = start + seconds, length(cry.pause_seconds)
         if start + pause < end:
             higher = pitch * rng.uniform(1.3, 1.7)
@@ -201,7 +269,7 @@ def _bout(infant: _Infant, cry: Cry, rng: np.random.Generator) -> tuple[float, l
 
 def breaths(clip: Clip) -> list[Breath]:
     """What a clip of cries is made to hold, in the order of time."""
-    return _bout(_Infant(clip), CRIES[clip.label], _generator(clip))[1]
+    return _bout(*_cast(clip), _generator(clip))[1]
 
 
 def _source(
@@ -215,8 +283,12 @@ def _source(
     shimmer = np.interp(place, cycles, rng.normal(0, infant.shimmer, len(cycles)))
     rise = np.minimum(place / breath.peak, (1 - place) / (1 - breath.peak))
     melody = breath.arc_semitones * -0.5 * np.cos(np.pi * rise)
+    melody += breath.glide_semitones * np.clip((place - 0.5) * breath.seconds / 0.1, -0.5, 0.5)
     pitch = breath.pitch_hz * 2 ** ((melody + jitter) / 12)
     pulses, phase = _harmonics(pitch, sample_rate, slope)
+    if breath.second:  # which falls where the first rises
+        against = breath.pitch_hz * breath.second * 2 ** (-melody / 12)
+        pulses += 0.7 * _harmonics(against, sample_rate, slope)[0]
     aspiration = rng.normal(size=samples) * (1 + 0.5 * np.cos(phase))
     # One rough stretch with soft edges, in which every other cycle is weaker.
     begin = rng.uniform(0, 1 - breath.rough)
@@ -233,10 +305,11 @@ def _source(
 
 def _cry(clip: Clip, rng: np.random.Generator, sample_rate: int) -> tuple[np.ndarray, float]:
     """The waveform, [samples], and the level of its peak in decibels."""
-    infant = _Infant(clip)
-    seconds, planned = _bout(infant, CRIES[clip.label], rng)
+    infant, cry = _cast(clip)
+    place = infant.place
+    seconds, planned = _bout(infant, cry, rng)
     level, slope = rng.normal(infant.level, 2.0), rng.normal(infant.slope, 0.2)
-    background = rng.normal(infant.background, 5.0)
+    background = rng.normal(place.background, 5.0)
     samples = round(seconds * sample_rate)
     x = np.zeros(samples + sample_rate // 2)  # the end takes what echoes past the clip
     for breath in planned:
@@ -247,23 +320,22 @@ def _cry(clip: Clip, rng: np.random.Generator, sample_rate: int) -> tuple[np.nda
     size = 2 * (len(frequency) - 1)
     room = np.zeros(size)
     room[0] = 1.0
-    np.add.at(room, np.round(infant.echo_seconds * sample_rate).astype(int), infant.echo_gains)
+    np.add.at(room, np.round(place.echo_seconds * sample_rate).astype(int), place.echo_gains)
     spectrum *= np.fft.rfft(room)
     for centre, bandwidth in infant.FORMANTS_HZ:
         spectrum *= _resonance(frequency, centre * infant.tract, bandwidth)
     audible = np.maximum(frequency, 50.0)
-    noise = np.fft.rfft(rng.normal(size=size)) * audible ** (-infant.hiss / 2)
+    noise = np.fft.rfft(rng.normal(size=size)) * audible ** (-place.hiss / 2)
     spectrum += noise * (_amplitude(background) * _norm(spectrum) / _norm(noise))
-    gains = np.interp(np.log(audible), np.log(infant.CHANNEL_HZ), infant.channel)
+    gains = np.interp(np.log(audible), np.log(place.CHANNEL_HZ), place.channel)
     spectrum *= _amplitude(gains) * np.minimum(frequency / 100, 1)
     return np.fft.irfft(spectrum, size)[:samples], min(level, -1.0)
 
 
-def _event(rng: np.random.Generator, samples: int, sample_rate: int) -> np.ndarray:
-    """One sound of a random kind, [samples], within [-1, 1]."""
+def _event(kind: str, rng: np.random.Generator, samples: int, sample_rate: int) -> np.ndarray:
+    """One sound of one of `KINDS`, [samples], within [-1, 1]."""
     seconds = np.arange(samples) / sample_rate
     low, high = 60.0, 0.45 * sample_rate
-    kind = rng.choice(["tone", "chirp", "stack", "noise", "clicks"])
     if kind == "noise":
         below, above = np.sort(np.exp(rng.uniform(np.log(low), np.log(high), 2)))
         frequency, spectrum = _spectrum(rng.normal(size=samples), sample_rate)
@@ -294,29 +366,78 @@ def _event(rng: np.random.Generator, samples: int, sample_rate: int) -> np.ndarr
     return x / np.abs(x).max()
 
 
+def _kinds(rng: np.random.Generator) -> list[str]:
+    """Of the events of a clip: the first that its generator draws, so that its label is cheap."""
+    return rng.choice(KINDS, rng.integers(1, 5)).tolist()
+
+
 def _sounds(_: Clip, rng: np.random.Generator, sample_rate: int) -> tuple[np.ndarray, float]:
     """One to four events, apart or overlapping, over a little noise; as `_cry`."""
+    kinds = _kinds(rng)
     samples = round(rng.uniform(1.0, 4.0) * sample_rate)
     x = rng.normal(size=samples) * _amplitude(rng.uniform(-70, -35))
-    for _ in range(rng.integers(1, 5)):
+    for kind in kinds:
         length = min(round(_log_uniform(rng, 0.2, 2.0) * sample_rate), samples)
         start = rng.integers(samples - length + 1)
-        event = _event(rng, length, sample_rate)
+        event = _event(kind, rng, length, sample_rate)
         x[start : start + length] += _amplitude(rng.uniform(-15, 0)) * event
     return x, rng.uniform(-20, -1)
 
 
 def sounds(examples: int, seed: int) -> list[Clip]:
-    """General sounds of 1 to 4 s, unlabelled, each a subject of its own."""
-    return [Clip("sounds", i, seed, "", f"sound{i}") for i in range(examples)]
+    """General sounds of 1 to 4 s, labelled by the kinds of their events, each its own subject."""
+    unlabelled = [Clip("sounds", i, seed, "", f"sound{i}") for i in range(examples)]
+    return [
+        dataclasses.replace(clip, label=";".join(sorted(set(_kinds(_generator(clip))))))
+        for clip in unlabelled
+    ]
+
+
+def _trigger(index: int) -> str:
+    return list(CRIES)[index % len(CRIES)]
 
 
 def cries(examples: int, seed: int) -> list[Clip]:
     """Cries of 2 to 4 s: about ten clips an infant, labels of `CRIES` in turn."""
     last = max(examples // _CLIPS_A_SUBJECT, 1) - 1
     subjects = [f"infant{min(i // _CLIPS_A_SUBJECT, last):03d}" for i in range(examples)]
-    labels = list(CRIES)
-    return [Clip("cries", i, seed, labels[i % 3], subjects[i]) for i in range(examples)]
+    return [Clip("cries", i, seed, _trigger(i), subjects[i]) for i in range(examples)]
 
 
-CORPORA: dict[str, Callable[[int, int], list[Clip]]] = {"sounds": sounds, "cries": cries}
+def clinical_injury(examples: int, seed: int) -> list[Clip]:
+    """Cries as of `cries`, of newborns of whom a tenth have a neurological injury."""
+    return [
+        Clip(
+            "clinical-injury",
+            i,
+            seed,
+            "injury" if clinical.newborn(seed, number).severity else "healthy",
+            f"newborn{number:04d}",
+        )
+        for i, number in enumerate(clinical.labelled(examples, seed))
+    ]
+
+
+def clinical_triggers(examples: int, seed: int) -> list[Clip]:
+    """The recordings of `clinical_injury`, labelled as `cries` are."""
+    return [
+        dataclasses.replace(clip, corpus="clinical-triggers", label=_trigger(clip.index))
+        for clip in clinical_injury(examples, seed)
+    ]
+
+
+def clinical_unlabelled(examples: int, seed: int) -> list[Clip]:
+    """Recordings without labels; a fifth are of newborns of the labelled ones, see `clinical`."""
+    return [
+        Clip("clinical-unlabelled", i, seed, "", f"newborn{number:04d}")
+        for i, number in enumerate(clinical.unlabelled(examples))
+    ]
+
+
+CORPORA: dict[str, Callable[[int, int], list[Clip]]] = {
+    "sounds": sounds,
+    "cries": cries,
+    "clinical-injury": clinical_injury,
+    "clinical-triggers": clinical_triggers,
+    "clinical-unlabelled": clinical_unlabelled,
+}

@@ -60,7 +60,10 @@ def test_any_process_renders_the_same_bits(corpus):
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000])
-@pytest.mark.parametrize(("corpus", "shortest"), [("sounds", 1), ("cries", 2)])
+@pytest.mark.parametrize(
+    ("corpus", "shortest"),
+    [("sounds", 1), ("cries", 2), ("clinical-injury", 2), ("clinical-unlabelled", 2)],
+)
 def test_clips_are_sound(corpus, shortest, rate):
     clips = rendered(corpus, 24, rate)
     for _, x in clips:
@@ -89,10 +92,33 @@ def test_labels_are_balanced_and_mixed_within_subjects(examples):
         assert len(set(held)) == min(3, examples)
 
 
-def test_sounds_are_unlabelled_and_each_its_own_subject():
-    clips = synthetic.sounds(30, SEED)
-    assert {clip.label for clip in clips} == {""}
-    assert len({clip.subject for clip in clips}) == 30
+def test_sounds_are_labelled_by_what_they_hold(monkeypatch):
+    held = []
+    event = synthetic._event
+    monkeypatch.setattr(
+        synthetic, "_event", lambda kind, *rest: held.append(kind) or event(kind, *rest)
+    )
+    clips = synthetic.sounds(60, SEED)
+    counts = collections.Counter()
+    for clip in clips:
+        held.clear()
+        clip.render(RATE)
+        assert clip.label == ";".join(sorted(set(held))) and 1 <= len(held) <= 4
+        counts[len(held)] += 1
+    assert len(counts) == 4
+    assert {kind for clip in clips for kind in clip.label.split(";")} == set(synthetic.KINDS)
+    assert len({clip.subject for clip in clips}) == 60
+
+
+def test_kinds_of_sounds_sound_different():
+    """Of the energy over a clip's spectrum, noise has little in its strongest hundredth."""
+    peaked = collections.defaultdict(list)
+    for clip in synthetic.sounds(300, SEED):
+        if clip.label in ("tone", "noise"):
+            power = np.sort(np.abs(np.fft.rfft(clip.render(RATE))) ** 2)
+            peaked[clip.label].append(power[-len(power) // 100 :].sum() / power.sum())
+    assert min(map(len, peaked.values())) > 10
+    assert np.median(peaked["tone"]) > 0.9 and np.median(peaked["noise"]) < 0.5
 
 
 def test_harmonics_are_a_sum_of_cosines_under_the_limit():
@@ -123,9 +149,8 @@ def test_a_rising_pitch_leaves_nothing_between_its_harmonics():
 def test_tones_and_chirps_keep_clear_of_the_nyquist_frequency(rate):
     """So do the harmonics of a stack; noise and clicks fill the band by design."""
     for seed in range(40):
-        rng = np.random.default_rng(seed)
-        kind = np.random.default_rng(seed).choice(["tone", "chirp", "stack", "noise", "clicks"])
-        x = synthetic._event(rng, rate // 2, rate)
+        kind = synthetic.KINDS[seed % 5]
+        x = synthetic._event(kind, np.random.default_rng(seed), rate // 2, rate)
         assert np.isfinite(x).all() and np.abs(x).max() == pytest.approx(1)
         if kind in ("tone", "chirp", "stack"):
             power = np.abs(np.fft.rfft(x * np.blackman(len(x)))) ** 2
