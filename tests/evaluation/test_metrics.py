@@ -1,10 +1,19 @@
 """Weighted metrics against scikit-learn, and the bootstrap against what it promises."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sk
 
 from cryjax.evaluation import metrics
+
+ALL = metrics.HEADLINES | {"calibration_error": metrics.calibration_error}
+OF_MANY = {name: metrics.HEADLINES[name] for name in ("accuracy", "macro_auc", "average_precision")}
+BOOTSTRAP = {"resamples": 200, "seed": 0}
 
 
 def example(seed=0, recordings=60, classes=3, subjects=12):
@@ -15,20 +24,153 @@ def example(seed=0, recordings=60, classes=3, subjects=12):
     return true, scores, rng.integers(subjects, size=recordings), rng
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_equal_scikit_learn_under_weights(seed):
-    true, scores, _, rng = example(seed)
-    weights = rng.integers(0, 4, size=(7, len(true))).astype(float)
+def example_of_many(seed=0, recordings=120, classes=4, subjects=20):
+    """Multi-label targets, each class rarer than the one before, and probabilities."""
+    rng = np.random.default_rng(seed)
+    true = rng.random((recordings, classes)) < 0.6 / np.arange(1, classes + 1)
+    scores = 1 / (1 + np.exp(1.0 - 2.0 * true - rng.normal(size=true.shape)))
+    return true, scores.round(2), rng.integers(subjects, size=recordings), rng
+
+
+def softmax(logits):
+    risen = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return risen / risen.sum(axis=1, keepdims=True)
+
+
+@st.composite
+def cases(draw, many, classes=None, levels=4):
+    """Few recordings with many ties; classes and their rest may be missing, in all or in part."""
+    recordings, classes = draw(st.integers(1, 12)), classes or draw(st.integers(2, 4))
+    shape = (recordings, classes)
+    one = hnp.arrays(int, recordings, elements=st.integers(0, classes - 1))
+    true = draw(hnp.arrays(bool, shape) if many else one)
+    scores = draw(hnp.arrays(int, shape, elements=st.integers(0, levels))) / levels
+    weights = draw(hnp.arrays(int, (3, recordings), elements=st.integers(0, 2)))
+    weights[:, draw(st.integers(0, recordings - 1))] += 1  # a resample is never empty
+    return true, scores, weights.astype(float)
+
+
+def of_present(true, scores, weight, oracle, rest=False):
+    """The mean of scikit-learn's metric over the classes that have recordings (and a rest)."""
+    members = true if true.ndim == 2 else true[:, None] == np.arange(scores.shape[1])
+    kept = weight > 0
+    present = [
+        c
+        for c in range(scores.shape[1])
+        if members[kept, c].any() and not (rest and members[kept, c].all())
+    ]
+    found = [oracle(members[kept, c], scores[kept, c], sample_weight=weight[kept]) for c in present]
+    return np.mean(found) if found else np.nan
+
+
+@settings(deadline=None)
+@given(cases(many=False))
+def test_equal_scikit_learn_under_weights(case):
+    true, scores, weights = case
     said = scores.argmax(axis=1)
     found = {name: metric(true, scores, weights) for name, metric in metrics.HEADLINES.items()}
     for row, weight in enumerate(weights):
-        options = {"sample_weight": weight}
-        assert found["accuracy"][row] == pytest.approx(sk.accuracy_score(true, said, **options))
-        assert found["balanced_accuracy"][row] == pytest.approx(
-            sk.recall_score(true, said, average="macro", **options)
-        )
-        one_vs_rest = [sk.roc_auc_score(true == c, scores[:, c], **options) for c in range(3)]
-        assert found["macro_auc"][row] == pytest.approx(np.mean(one_vs_rest))
+        options = {"labels": np.unique(true[weight > 0]), "average": "macro"}
+        options |= {"sample_weight": weight, "zero_division": np.nan}
+        expected = {
+            "accuracy": sk.accuracy_score(true, said, sample_weight=weight),
+            "balanced_accuracy": sk.recall_score(true, said, **options),
+            "f1": sk.f1_score(true, said, **options),
+            "macro_auc": of_present(true, scores, weight, sk.roc_auc_score, rest=True),
+            "average_precision": of_present(true, scores, weight, sk.average_precision_score),
+        }
+        if scores.shape[1] == 2:
+            del expected["average_precision"]  # of the positive class alone: below
+        for name, value in expected.items():
+            assert found[name][row] == pytest.approx(value, nan_ok=True), name
+
+
+@settings(deadline=None)
+@given(cases(many=True))
+def test_several_labels_equal_scikit_learn_under_weights(case):
+    true, scores, weights = case
+    found = {name: metric(true, scores, weights) for name, metric in metrics.HEADLINES.items()}
+
+    def f1(members, score, sample_weight):
+        return sk.f1_score(members, score >= 0.5, sample_weight=sample_weight)
+
+    top = true[np.arange(len(true)), scores.argmax(axis=1)]
+    for row, weight in enumerate(weights):
+        expected = {
+            "accuracy": np.average(top, weights=weight),
+            "f1": of_present(true, scores, weight, f1),
+            "macro_auc": of_present(true, scores, weight, sk.roc_auc_score, rest=True),
+            "average_precision": of_present(true, scores, weight, sk.average_precision_score),
+        }
+        for name, value in expected.items():
+            assert found[name][row] == pytest.approx(value, nan_ok=True), name
+
+
+@settings(deadline=None)
+@given(cases(many=False, classes=2), st.sampled_from([0, 1]))
+def test_detector_equals_scikit_learn_under_weights(case, positive):
+    true, scores, weights = case
+    score = scores[:, positive] - scores[:, 1 - positive]
+    precision = metrics.average_precision(true, scores, weights, positive=positive)
+    sensitivity = metrics.sensitivity(true, scores, weights, positive=positive)
+    for row, weight in enumerate(weights):
+        kept = weight > 0
+        of_class, options = true[kept] == positive, {"sample_weight": weight[kept]}
+        if not of_class.any():
+            assert np.isnan(precision[row]) and np.isnan(sensitivity[row])
+            continue
+        expected = sk.average_precision_score(of_class, score[kept], **options)
+        assert precision[row] == pytest.approx(expected)
+        if of_class.all():
+            assert np.isnan(sensitivity[row])
+            continue
+        false, caught, _ = sk.roc_curve(of_class, score[kept], drop_intermediate=False, **options)
+        best = max(caught[1 - false >= metrics.SPECIFICITY - 1e-9])
+        assert sensitivity[row] == pytest.approx(best)
+
+
+def test_detector_is_scored_by_how_much_the_positive_class_leads():
+    true, scores, _, rng = example(classes=2)
+    scores = (scores * 8).round() / 8  # so that their differences are exact, and ties stay ties
+    once = np.ones((1, len(true)))
+    for metric in (metrics.average_precision, metrics.sensitivity):
+        moved = metric(true, scores + rng.normal(size=(len(true), 1)).round(), once)
+        np.testing.assert_allclose(moved, metric(true, scores, once))
+    # Probabilities near 0 and 1 of a network in float32 keep their order.
+    sure = np.array([[1.0, 1e-12], [1.0, 1e-9], [1.0, 1e-10], [1.0, 1e-11]], np.float32)
+    found = metrics.average_precision(np.array([0, 1, 0, 0]), sure, np.ones((1, 4)))
+    assert found[0] == 1.0
+
+
+@settings(deadline=None)
+@given(cases(many=False, levels=30))
+def test_calibration_error_equals_its_definition(case):
+    """Bin by bin, over recordings repeated as often as they weigh."""
+    true, scores, weights = case
+    found = metrics.calibration_error(true, scores, weights)
+    for row, weight in enumerate(weights):
+        again = np.repeat(np.arange(len(true)), weight.astype(int))
+        confidence, right = scores[again].max(axis=1), scores[again].argmax(axis=1) == true[again]
+        thirtieths = np.round(30 * confidence).astype(int)
+        total = 0.0
+        for upper in range(2, 31, 2):  # 15 bins, closed above; zero is in the first
+            inside = (thirtieths > upper - 2) & (thirtieths <= upper)
+            inside |= (upper == 2) & (thirtieths == 0)
+            if inside.any():
+                total += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+        assert found[row] == pytest.approx(total)
+
+
+def test_calibration_error_of_known_classifiers():
+    rng = np.random.default_rng(0)
+    chance = rng.uniform(0.5, 1.0, size=20000)
+    scores = np.stack([chance, 1 - chance], axis=1)
+    once = np.ones((1, len(chance)))
+    honest = (rng.random(len(chance)) > chance).astype(int)
+    assert metrics.calibration_error(honest, scores, once)[0] < 0.015
+    # Says 0.75 on average and is right half the time.
+    coin = rng.integers(2, size=len(chance))
+    assert metrics.calibration_error(coin, scores, once)[0] == pytest.approx(0.25, abs=0.015)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -44,6 +186,14 @@ def test_sensitivity_equals_a_walk_along_the_roc_curve(seed):
     assert found == pytest.approx(best)
 
 
+def test_a_specificity_that_is_just_reached_counts():
+    """The positive is under one of five negatives: found at 80 %, and not among four."""
+    score = np.array([5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
+    true, scores = np.array([0, 1, 0, 0, 0, 0]), np.stack([-score, score], axis=1)
+    weights = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0]], float)
+    np.testing.assert_array_equal(metrics.sensitivity(true, scores, weights), [1.0, 0.0])
+
+
 def test_a_class_that_a_resample_lacks_is_left_out_of_its_mean():
     true = np.array([0, 0, 1, 1, 2])
     scores = np.eye(3)[[0, 1, 1, 1, 0]] + 0.0
@@ -54,6 +204,45 @@ def test_a_class_that_a_resample_lacks_is_left_out_of_its_mean():
     assert metrics.macro_auc(true, scores, without_two)[0] == pytest.approx(np.mean(aucs))
     one_class = np.array([[1.0, 1.0, 0.0, 0.0, 0.0]])
     assert np.isnan(metrics.macro_auc(true, scores, one_class)[0])
+    # Class 1 is said there and is not there: class 0 alone counts, with its recall of a half.
+    assert metrics.f1(true, scores, one_class)[0] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "many"), [(name, False) for name in ALL] + [(name, True) for name in [*OF_MANY, "f1"]]
+)
+def test_order_and_repetition(name, many):
+    true, scores, _, rng = example_of_many() if many else example()
+    scores = scores if many else softmax(scores)
+    weights = rng.integers(0, 4, size=(4, len(true))).astype(float)
+    found = ALL[name](true, scores, weights)
+    order = rng.permutation(len(true))
+    np.testing.assert_allclose(ALL[name](true[order], scores[order], weights[:, order]), found)
+    np.testing.assert_allclose(ALL[name](true, scores, weights / 7), found)
+    for weight, value in zip(weights, found, strict=True):
+        again = np.repeat(np.arange(len(true)), weight.astype(int))
+        repeated = ALL[name](true[again], scores[again], np.ones((1, len(again))))
+        assert repeated[0] == pytest.approx(value)
+    assert np.ptp(found) > 0  # the weights do matter
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_perfect_and_random_classifiers(many):
+    true, scores, _, rng = (example_of_many if many else example)(recordings=20000)
+    members = true if many else np.eye(3, dtype=bool)[true]
+    once = np.ones((1, len(true)))
+    for name, metric in (OF_MANY | {"f1": metrics.f1} if many else metrics.HEADLINES).items():
+        kept = members.any(axis=1)  # without a label there is no hit
+        assert metric(true[kept], members[kept] + 0.0, once[:, kept])[0] == 1.0, name
+    noise = rng.random(scores.shape)
+    assert metrics.macro_auc(true, noise, once)[0] == pytest.approx(0.5, abs=0.02)
+    share = members.mean(axis=0)
+    assert metrics.average_precision(true, noise, once)[0] == pytest.approx(share.mean(), abs=0.02)
+    assert metrics.accuracy(true, noise, once)[0] == pytest.approx(share.mean(), abs=0.02)
+    # Said at random of half the recordings, or of a third where one of three is said.
+    said = 1 / 2 if many else 1 / 3
+    f1 = np.mean(2 * share * said / (share + said))
+    assert metrics.f1(true, noise, once)[0] == pytest.approx(f1, abs=0.02)
 
 
 def test_weights_draw_whole_subjects():
@@ -69,31 +258,35 @@ def test_weights_draw_whole_subjects():
 def test_interval_covers_the_truth_where_one_over_recordings_would_not():
     """Subjects differ in how often they are classified rightly; the mean over all is known."""
     rng = np.random.default_rng(0)
-    subjects, each, truth = 40, 25, 0.6
-    by_subject = by_recording = 0
+    subjects, each, truth, apart = 40, 25, 0.6, 0.3
+    covered, widths = {"subject": 0, "recording": 0}, {"subject": 0.0, "recording": 0.0}
     for trial in range(100):
-        rates = rng.choice([truth - 0.3, truth + 0.3], size=subjects)
+        rates = rng.choice([truth - apart, truth + apart], size=subjects)
         right = rng.random((subjects, each)) < rates[:, None]
         scores = np.stack([right.ravel(), ~right.ravel()], axis=1).astype(float)
         true = np.zeros(subjects * each, int)
-        groups = np.repeat(np.arange(subjects), each)
-        for grouping in (groups, np.arange(len(true))):
-            weights = metrics.subject_weights(grouping, 200, seed=trial)
+        recordings = np.arange(len(true))
+        for unit, group in (("subject", recordings // each), ("recording", recordings)):
+            weights = metrics.subject_weights(group, 200, seed=trial)
             low, high = metrics._interval(metrics.accuracy(true, scores, weights))
-            if grouping is groups:
-                by_subject += low <= truth <= high
-            else:
-                by_recording += low <= truth <= high
-    assert by_subject >= 88  # 95 expected, a little less with a percentile interval
-    assert by_recording <= 70
+            covered[unit] += low <= truth <= high
+            widths[unit] += high - low
+    assert covered["subject"] >= 88  # 95 expected, a little less with a percentile interval
+    assert covered["recording"] <= 70
+    # The variance of a subject's mean is that of its rate, and what is left of p (1 - p).
+    one = truth * (1 - truth)
+    of_subject = apart**2 + (one - apart**2) / each
+    ratio = np.sqrt(of_subject / (one / each))
+    assert widths["subject"] / widths["recording"] == pytest.approx(ratio, rel=0.1)
+    assert ratio > 3
 
 
 def test_summary():
     true, scores, subjects, _ = example(classes=2)
     labels = ["no", "yes"]
     summary = metrics.summarise(true, scores, labels, subjects, resamples=300, seed=0)
-    for name in ("accuracy", "balanced_accuracy", "macro_auc", metrics.SENSITIVITY):
-        low, high = summary["intervals"][name]
+    assert set(summary["intervals"]) == {*metrics.HEADLINES, metrics.SENSITIVITY}
+    for name, (low, high) in summary["intervals"].items():
         assert 0 <= low < summary[name] < high <= 1
     assert summary["majority_accuracy"] == pytest.approx(max(true.mean(), 1 - true.mean()))
     confusion = np.array(summary["confusion"])
@@ -103,16 +296,169 @@ def test_summary():
     assert summary["n_subjects"] == len(set(subjects)) and summary["labels"] == labels
 
 
+def test_positive_class():
+    true, scores, subjects, _ = example(classes=2)
+    scores[:, 1] += 0.03  # no ties between classes, which the first would win
+    keys = [metrics.SENSITIVITY, "average_precision", "accuracy", "macro_auc", "f1"]
+    found = {}
+    for positive in (0, 1):
+        options = BOOTSTRAP | {"positive": positive}
+        summary = metrics.summarise(true, scores, ["ill", "well"], subjects, **options)
+        assert summary["positive"] == ["ill", "well"][positive]
+        found[positive] = [summary[key] for key in keys]
+        # The same classifier with its classes named the other way round.
+        options["positive"] = 1 - positive
+        turned = metrics.summarise(1 - true, scores[:, ::-1], ["a", "b"], subjects, **options)
+        assert [turned[key] for key in keys] == pytest.approx(found[positive])
+        # And it reaches the comparisons.
+        of_seeds = metrics.summarise_seeds(
+            true, scores[None], subjects, **BOOTSTRAP, positive=positive
+        )
+        gaps = metrics.differences(true, scores, -scores, subjects, **BOOTSTRAP, positive=positive)
+        worse = metrics.summarise(true, -scores, "ab", subjects, **BOOTSTRAP, positive=positive)
+        for key in keys:
+            assert of_seeds[key]["value"] == summary[key]
+            assert gaps[key]["value"] == pytest.approx(summary[key] - worse[key])
+    assert found[0][:2] != pytest.approx(found[1][:2])
+    assert found[0][2:] == pytest.approx(found[1][2:])
+
+
+def test_calibration_is_told_of_probabilities_only():
+    true, scores, subjects, _ = example()
+    probabilities = softmax(scores)
+    without = metrics.summarise(true, probabilities, "abc", subjects, **BOOTSTRAP)
+    options = BOOTSTRAP | {"probabilities": True}
+    summary = metrics.summarise(true, probabilities, "abc", subjects, **options)
+    assert summary.keys() - without.keys() == {"calibration_error"}
+    low, high = summary["intervals"]["calibration_error"]
+    assert 0 < low < high < 1
+    sharper = softmax(5 * scores)
+    gap = metrics.differences(true, sharper, probabilities, subjects, **options)
+    assert gap["calibration_error"]["value"] > 0.1
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+@pytest.mark.parametrize("classes", [1, 2, 4])
+def test_summary_of_several_labels(classes, probabilities):
+    true, scores, subjects, _ = example_of_many(classes=classes)
+    labels = ["cry", "cough", "sneeze", "laugh"][:classes]
+    options = BOOTSTRAP | {"probabilities": probabilities}
+    summary = metrics.summarise(true, scores, labels, subjects, **options)
+    assert set(summary["intervals"]) == {*OF_MANY} | ({"f1"} if probabilities else set())
+    for name, (low, high) in summary["intervals"].items():
+        assert 0 <= low < summary[name] < high <= 1
+    assert summary["average_precision"] == pytest.approx(sk.average_precision_score(true, scores))
+    assert summary["macro_auc"] == pytest.approx(sk.roc_auc_score(true, scores))
+    assert summary["majority_accuracy"] == true.sum(axis=0).max() / 120
+    assert summary["labels"] == labels and summary["n_recordings"] == 120
+    assert summary["n_subjects"] == len(set(subjects)) and "positive" not in summary
+    if not probabilities:
+        assert summary["confusion"] is None
+        return
+    if classes > 1:
+        expected = sk.multilabel_confusion_matrix(true, scores >= 0.5)
+        np.testing.assert_array_equal(summary["confusion"], expected)
+    assert len(summary["confusion"]) == classes
+    for label, ((tn, fp), (fn, tp)) in enumerate(summary["confusion"]):
+        said = scores[:, label] >= 0.5
+        assert tp + fn == true[:, label].sum() and tp + fp == said.sum()
+        assert tp == (true[:, label] & said).sum() and tn + fp + fn + tp == 120
+
+
+def test_summary_is_the_same_in_blocks(monkeypatch):
+    true, scores, subjects, _ = example(classes=2)
+    whole = metrics.summarise(true, scores, "ab", subjects, **BOOTSTRAP)
+    for block in (1, 60 * 7):  # one resample at a time; 7, which do not divide 201
+        monkeypatch.setattr(metrics, "BLOCK", block)
+        parts = metrics.summarise(true, scores, "ab", subjects, **BOOTSTRAP)
+        np.testing.assert_allclose([*parts["intervals"].values()], [*whole["intervals"].values()])
+
+
+def test_memory_does_not_grow_with_the_resamples():
+    true, scores, subjects, _ = example(recordings=20000, classes=2, subjects=500)
+    resamples = 300
+    weights = resamples * len(true) * 8  # bytes
+    tracemalloc.start()
+    metrics.summarise(true, scores, "ab", subjects, resamples=resamples, seed=0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # The weights, and a copy while they are drawn; a metric of all at once takes three more.
+    assert weights < peak < 2.5 * weights
+
+
+def test_by_subject():
+    subjects = np.array(["b", "a", "b", "c", "b"])
+    true = np.array([1, 0, 1, 0, 1])
+    scores = np.array([[0, 1], [5, 2], [3, 0], [1, 1], [6, 5]], np.float32)
+    classes, means, names = metrics.by_subject(true, scores, subjects)
+    assert names.tolist() == ["a", "b", "c"] and classes.tolist() == [0, 1, 0]
+    np.testing.assert_array_equal(means, [[5, 2], [3, 2], [1, 1]])
+    assert metrics.by_subject(np.array([1, 0, 0, 0, 1]), scores, subjects) is None
+    many = np.eye(2, dtype=bool)[true]
+    classes, means_of_many, _ = metrics.by_subject(many, scores, subjects)
+    np.testing.assert_array_equal(classes, np.eye(2, dtype=bool)[[0, 1, 0]])
+    np.testing.assert_array_equal(means_of_many, means)
+    many[4, 0] = True
+    assert metrics.by_subject(many, scores, subjects) is None
+
+
 def test_differences_are_paired():
     true, scores, subjects, rng = example(recordings=300, subjects=30)
     nearly = scores + 1e-6 * rng.normal(size=scores.shape)
-    same = metrics.differences(true, scores, scores, subjects, resamples=200, seed=0)
+    same = metrics.differences(true, scores, scores, subjects, **BOOTSTRAP)
     assert same["accuracy"] == {"value": 0.0, "interval": [0.0, 0.0]}
-    close = metrics.differences(true, scores, nearly, subjects, resamples=200, seed=0)
-    alone = metrics.summarise(true, scores, ["a", "b", "c"], subjects, resamples=200, seed=0)
+    close = metrics.differences(true, scores, nearly, subjects, **BOOTSTRAP)
+    alone = metrics.summarise(true, scores, ["a", "b", "c"], subjects, **BOOTSTRAP)
     width = np.diff(close["macro_auc"]["interval"]) / np.diff(alone["intervals"]["macro_auc"])
     assert width < 0.3  # what the two share cancels
-    worse = metrics.differences(
-        true, scores, rng.normal(size=scores.shape), subjects, resamples=200, seed=0
-    )
+    worse = metrics.differences(true, scores, rng.normal(size=scores.shape), subjects, **BOOTSTRAP)
     assert worse["macro_auc"]["interval"][0] > 0.1
+
+
+def of_seeds(seeds, many=False):
+    true, scores, subjects, rng = example_of_many() if many else example(recordings=200)
+    noise = rng.normal(size=(seeds, *scores.shape)) * np.arange(1, seeds + 1)[:, None, None]
+    return true, scores + 0.3 * noise, subjects, rng
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_mean_over_seeds(many):
+    true, scores, subjects, _ = of_seeds(3, many)
+    found = metrics.summarise_seeds(true, scores, subjects, **BOOTSTRAP)
+    labels = [str(label) for label in range(scores.shape[-1])]
+    alone = [metrics.summarise(true, one, labels, subjects, **BOOTSTRAP) for one in scores]
+    for name, of in found.items():
+        values = [one[name] for one in alone]
+        assert of["value"] == pytest.approx(np.mean(values))
+        assert of["spread"] == pytest.approx(np.sqrt(np.var(values) * 3 / 2)) and of["spread"] > 0
+        assert of["interval"][0] < of["value"] < of["interval"][1]
+    assert found.keys() == alone[0]["intervals"].keys()
+
+
+def test_the_same_subjects_are_drawn_for_every_seed():
+    """Equal seeds tell what one tells; subjects of their own would make the interval narrower."""
+    true, scores, subjects, _ = example()
+    alone = metrics.summarise(true, scores, "abc", subjects, **BOOTSTRAP)
+    for seeds in (1, 4):
+        again = np.repeat(scores[None], seeds, axis=0)
+        for name, of in metrics.summarise_seeds(true, again, subjects, **BOOTSTRAP).items():
+            assert of["value"] == pytest.approx(alone[name])
+            assert of["interval"] == pytest.approx(alone["intervals"][name])
+            assert of["spread"] == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_differences_of_seeds(many):
+    true, scores, subjects, rng = of_seeds(3, many)
+    others = rng.normal(size=(2, *scores.shape[1:]))
+    found = metrics.differences(true, scores, others, subjects, **BOOTSTRAP)
+    one = metrics.summarise_seeds(true, scores, subjects, **BOOTSTRAP)
+    other = metrics.summarise_seeds(true, others, subjects, **BOOTSTRAP)
+    assert found.keys() == one.keys()
+    for name, of in found.items():
+        assert of["value"] == pytest.approx(one[name]["value"] - other[name]["value"])
+        assert of["interval"][0] < of["value"] < of["interval"][1]
+    # Seeds of one side, a single run on the other; and pairing, whatever the number of seeds.
+    twice = np.repeat(scores[:1], 2, axis=0)
+    for of in metrics.differences(true, twice, scores[0], subjects, **BOOTSTRAP).values():
+        assert [of["value"], *of["interval"]] == pytest.approx([0.0, 0.0, 0.0], abs=1e-12)
