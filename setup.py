@@ -31,11 +31,13 @@ setup(
         "numpy>=2,<3",
         "optax>=0.2.5,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
+        "pillow>=11,<14",
         "scikit-learn>=1.6,<2",
         "soundfile>=0.13,<0.15",
         "soxr>=0.5,<2",
         "tensorboardX>=2.6,<3",
         "tensorflow-datasets>=4.9.9,<5",
+        "threadpoolctl>=3.5,<4",
         "tqdm>=4.66,<5",
     ],
     extras_require={

@@ -1,9 +1,11 @@
 """Figures are written, and show what they are given."""
 
 import numpy as np
+import pytest
 from matplotlib import image
 
-from cryjax.evaluation import figures
+from cryjax.evaluation import figures, metrics
+from cryjax.evaluation.report import Estimate, Line, Task
 
 
 def pixels(path):
@@ -39,3 +41,102 @@ def test_note_is_shown(tmp_path):
     noted = figures.roc_figure(tmp_path / "b.png", [0, 1], [0.0, 1.0], "title", note="synthetic")
     corner = (slice(-20, None), slice(-120, None))
     assert np.any(pixels(plain)[corner] != pixels(noted)[corner])
+
+
+TASKS = (
+    Task("injury", ("no", "yes"), 60, 20, 20, 6, 0.8),
+    Task("$x$ and $y$ of a name too long", ("a", "b", "c"), 60, 20, 20, 6, 0.5),
+)
+
+
+def efficiency_lines(value=0.7, rows=("scratch", "simclr", "other")):
+    return [
+        Line(
+            row,
+            method,
+            task.name,
+            fraction,
+            1,
+            int(60 * fraction),
+            # The interval of a mean over seeds may lie beside it.
+            {"macro_auc": Estimate(value + 0.02 * place, (value, value + 0.01))},
+            {},
+        )
+        for task in TASKS
+        for method in ("probe", "finetune")
+        for place, row in enumerate(rows)
+        for fraction in (1.0, 0.05, 0.2)
+    ]
+
+
+def test_label_efficiency(tmp_path):
+    lines = efficiency_lines()
+    whole = pixels(figures.label_efficiency_figure(tmp_path / "a.png", lines, TASKS))
+    other = figures.label_efficiency_figure(tmp_path / "b.png", efficiency_lines(0.8), TASKS)
+    assert np.any(whole != pixels(other))
+    only = figures.label_efficiency_figure(
+        tmp_path / "c.png", lines, TASKS, only=("injury", "probe"), note="synthetic"
+    )
+    assert pixels(only).shape[1] < whole.shape[1]
+    some = [line for line in lines if (line.task, line.method) != ("injury", "probe")]
+    figures.label_efficiency_figure(tmp_path / "d.png", some, TASKS)
+    nan = float("nan")
+    gap = Line("simclr", "probe", "injury", 1.0, 1, 9, {"f1": Estimate(nan, (nan, nan))}, {})
+    pixels(figures.label_efficiency_figure(tmp_path / "e.png", [gap], TASKS[:1], "f1"))
+    pixels(figures.label_efficiency_figure(tmp_path / "f.png", [gap], TASKS[:1], "accuracy"))
+
+
+def test_rows_differ_in_colour_and_marker():
+    rows = ["scratch", "supervised", "supervised+adapted", "simclr", "simclr+adapted", "x", "y"]
+    styles = figures._row_styles(rows)
+    for key in ("color", "marker"):
+        assert len({style[key] for style in styles.values()}) == len(rows)
+
+
+def test_metric_names():
+    assert figures.metric_name("macro_auc", 2) == "AUC"
+    assert figures.metric_name("macro_auc", 3) == "macro AUC"
+    assert figures.metric_name("balanced_accuracy", 3) == "balanced accuracy"
+    assert figures.metric_name(metrics.SENSITIVITY, 2) == "sensitivity at 80 % specificity"
+
+
+@pytest.mark.parametrize(("classes", "positive"), [(2, 0), (2, 1), (4, 1)])
+def test_area_under_roc_is_macro_auc(classes, positive):
+    rng = np.random.default_rng(classes)
+    true = rng.integers(classes, size=200)
+    scores = rng.normal(size=(200, classes)) + np.eye(classes)[true]
+    x, y = figures._roc(true, scores, positive)
+    if classes == 2:
+        margin = scores[:, positive] - scores[:, 1 - positive]
+        expected = metrics.auc(true == positive, margin, np.ones((1, 200)))[0]
+    else:
+        expected = metrics.macro_auc(true, scores, np.ones((1, 200)))[0]
+    assert np.trapezoid(y, x) == pytest.approx(expected, abs=0.003)
+
+
+def test_rocs(tmp_path):
+    rng = np.random.default_rng(0)
+    true = rng.integers(3, size=40)
+    found = {row: (true, rng.normal(size=(40, 3))) for row in ("scratch", "simclr")}
+    one = pixels(figures.rocs_figure(tmp_path / "a.png", found, "title"))
+    found["simclr"] = (true, np.eye(3)[true])
+    assert np.any(one != pixels(figures.rocs_figure(tmp_path / "b.png", found, "title")))
+    figures.rocs_figure(tmp_path / "c.png", {"scratch": (true * 0, found["scratch"][1])}, "title")
+
+
+def test_maps(tmp_path):
+    rng = np.random.default_rng(0)
+    label = rng.integers(2, size=60)
+    features = rng.normal(size=(60, 70)).astype(np.float32) + 20 * label[:, None]
+    kept, points = figures.project(features, most=40)
+    assert len(kept) == len(points) == 40 and np.all(np.diff(kept) > 0)
+    np.testing.assert_array_equal(points, figures.project(features, most=40)[1])
+    # Clusters far apart stay apart.
+    groups = [points[label[kept] == group] for group in (0, 1)]
+    between = np.linalg.norm(groups[0].mean(0) - groups[1].mean(0))
+    assert between > max(np.linalg.norm(group - group.mean(0), axis=1).mean() for group in groups)
+    names = np.array(["_a", "$b$", "", *map(str, range(17))])[np.arange(40) % 20]
+    all_grey = pixels(figures.map_figure(tmp_path / "a.png", points, names, "by label", most=0))
+    colours = pixels(figures.map_figure(tmp_path / "b.png", points, names, "by label"))
+    spread = [np.ptp(picture[..., :3], axis=-1).max() for picture in (all_grey, colours)]
+    assert spread[0] < 0.01 < 0.5 < spread[1]
