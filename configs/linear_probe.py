@@ -18,6 +18,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data = ""
     # Work directory of a training run, or 'random' for an untrained encoder.
     config.init = ""
+    # Of two classes, the one to be found, to which sensitivity and average precision belong; '' is
+    # the second by name.
+    config.positive = ""
     # Whether to probe the same encoder untrained as well.
     config.floor = True
     # With init=random: the run whose encoder, front end and window to use; '' takes those below.
@@ -27,6 +30,10 @@ def get_config() -> ml_collections.ConfigDict:
     # Grouped, stratified folds over the subjects of all splits; 0 takes the dataset's own splits:
     # fitted on 'train' (and 'validation'), scored on 'test'.
     config.folds = 5
+    # Share of the training subjects to fit on, with their recordings: stratified, and a smaller
+    # share lies within a larger one; the seed chooses which.
+    config.label_fraction = 1.0
+    config.label_seed = 0
     # Of folds, bootstrap and random initialisation.
     config.seed = 0
     # Resamples of the subjects behind each 95 % interval.

@@ -27,6 +27,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data = ""
     # Split to train on.
     config.split = "train"
+    # Subjects to leave out, so that none is adapted to and tested on: names, a manifest, a prepared
+    # dataset 'DATA', a split 'DATA:test' or a fold 'DATA:0/5' of one; several with commas.
+    config.exclude_subjects = ""
     # Work directory of another run whose encoder to start from; '' starts fresh.
     config.init = ""
     # Length of the run: '20000 steps', '100 epochs' or '5e6 examples'.

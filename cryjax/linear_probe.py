@@ -7,41 +7,38 @@ Reads only `encoder` and `meta` of the run's newest checkpoint. Embeds whole rec
 some subjects and scores others, and writes result.json and figures.
 """
 
+import functools
 import hashlib
 import pathlib
 from typing import Any
 
 import jax
 import numpy as np
-from absl import flags, logging
-from ml_collections import config_flags
+from absl import logging
 
 from cryjax.audio import frontend
 from cryjax.command import config as config_lib
 from cryjax.command import program
 from cryjax.command.config import boolean, integer, number, one_of, text
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.data.records import Prepared, open_prepared
-from cryjax.evaluation import figures, metrics, probes
+from cryjax.evaluation import figures, metrics, probes, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
 from cryjax.models import ENCODERS
-from cryjax.training import checkpoints
+from cryjax.training import checkpoints, steps
 from cryjax.training.workdir import Workdir
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as configs/linear_probe.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for result.json and figures.")
 
 RULES = {
     "data": text(required="a prepared dataset: --config.data=FOLDER (python -m cryjax.prepare)"),
     "init": text(required="the --workdir of a training run, or 'random'"),
     "like": text(),
+    "positive": text(),
     "floor": boolean(),
     "classifier": one_of("ridge", "logistic"),
-    "folds": config_lib.Rule(
-        lambda x: isinstance(x, int) and not isinstance(x, bool) and (x == 0 or x >= 2),
-        "a whole number from 2 up, or 0 for the dataset's own splits",
-    ),
+    "folds": config_lib.FOLDS,
+    "label_fraction": number(above=0, high=1),
     "seed": integer(),
+    "label_seed": integer(),
     "resamples": integer(1),
     "batch_size": integer(1),
     "encoder.name": one_of(*ENCODERS),
@@ -67,9 +64,12 @@ def load_encoder(config: Any) -> checkpoints.Pretrained:
 
 
 def embed(
-    pretrained: checkpoints.Pretrained, prepared: Prepared, batch_size: int
+    pretrained: checkpoints.Pretrained,
+    prepared: Prepared,
+    batch_size: int,
+    devices: list[jax.Device] | None = None,
 ) -> tuple[Embeddings, np.ndarray]:
-    """The labelled recordings of every split, and the split of each."""
+    """The labelled recordings of every split, in the order of their numbers, and their splits."""
     if prepared.sample_rate != pretrained.settings.sample_rate:
         raise UserError(
             f"{prepared.directory} is at {prepared.sample_rate} Hz and the encoder was trained at "
@@ -82,28 +82,22 @@ def embed(
             f"{prepared.directory} has {found}, and a probe tells two classes apart at least; "
             "prepare it from a manifest that has them, or with --label_column"
         )
-    embedder = Embedder(
-        pretrained.encoder, pretrained.settings, pretrained.window_samples, batch_size
-    )
-    parts, splits = [], []
-    for split in prepared.splits:
-        found = embedder(pretrained.variables, prepared, split, shown=True)
-        parts.append(found)
-        splits += [split] * len(found.labels)
-    whole = Embeddings(
-        np.concatenate([part.features for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate([part.subjects for part in parts]),
-    )
-    if any(";" in label for label in whole.labels):
+    index = prepared.index()
+    if any(";" in label for label in index.labels):
         raise UserError(f"{prepared.directory} has several labels a recording; a probe takes one")
-    kept = whole.labels != ""
-    if not kept.all():
-        logging.info("left out %d recordings without a label", np.sum(~kept))
-    return (
-        Embeddings(whole.features[kept], whole.labels[kept], whole.subjects[kept]),
-        np.array(splits)[kept],
+    kept = index[index.labels != ""]
+    gone = len(set(index.recordings)) - len(set(kept.recordings))
+    if gone:
+        logging.info("left out %d recordings without a label", gone)
+    embedder = Embedder(
+        functools.partial(steps.embed, encoder=pretrained.encoder, settings=pretrained.settings),
+        pretrained.window_samples,
+        batch_size=batch_size,
+        devices=devices,
     )
+    found = embedder(pretrained.variables, prepared.at(kept), shown=True)
+    _, first = np.unique(kept.recordings, return_index=True)
+    return found, kept.splits[first]
 
 
 def digest(variables: Any) -> str:
@@ -128,52 +122,29 @@ def draw(workdir: Workdir, summary: dict[str, Any], found: probes.ProbeResult, n
         )
 
 
-def table(result: dict[str, Any]) -> str:
-    """The headline numbers, with their intervals, for a person to read."""
-
-    def cell(value: float, interval: list[float], sign: str = "") -> str:
-        return f"{value:{sign}.3f} [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]"
-
-    names = list(result["intervals"])
-    width = max(map(len, names)) + 2
-    floor = result.get("floor")
-    heads = ["pre-trained", "untrained (floor)", "difference"] if floor else [result["init"]]
-    lines = [" " * (width + 2) + "".join(f"{head:<26}" for head in heads).rstrip()]
-    for name in names:
-        cells = [cell(result[name], result["intervals"][name])]
-        if floor:
-            difference = floor["difference"][name]
-            cells.append(cell(floor[name], floor["intervals"][name]))
-            cells.append(cell(difference["value"], difference["interval"], "+"))
-        lines.append(f"  {name:<{width}}" + "".join(f"{c:<26}" for c in cells).rstrip())
-    lines.append(f"  {'majority_accuracy':<{width}}{result['majority_accuracy']:.3f}")
-    return "\n".join(lines)
-
-
-def main(_: list[str]) -> None:
-    config = config_lib.checked(_CONFIG.value, RULES)
-    workdir_path = program.required(_WORKDIR)
+def main(config: Any, folder: str) -> None:
     prepared = open_prepared(pathlib.Path(config.data))
     pretrained = load_encoder(config)
-    workdir = Workdir(workdir_path, config_lib.to_dict(config))
+    workdir = Workdir(folder, config_lib.to_dict(config))
+    classes = tasks.ordered(prepared, config.positive)
     bootstrap = {"resamples": config.resamples, "seed": config.seed}
 
-    def run(encoder: checkpoints.Pretrained) -> tuple[probes.ProbeResult, list[str]]:
+    def run(encoder: checkpoints.Pretrained) -> probes.ProbeResult:
         embeddings, splits = embed(encoder, prepared, config.batch_size)
-        classes = sorted(set(embeddings.labels))
-        found = probes.probe(
+        return probes.probe(
             embeddings.features,
-            np.searchsorted(classes, embeddings.labels),
+            tasks.targets_of(embeddings.labels, classes).argmax(axis=1),
             embeddings.subjects,
             classifier=config.classifier,
             folds=config.folds,
             splits=splits if config.folds == 0 else None,
             seed=config.seed,
+            fraction=config.label_fraction,
+            label_seed=config.label_seed,
         )
-        return found, classes
 
     before = digest(pretrained.variables)
-    found, classes = run(pretrained)
+    found = run(pretrained)
     summary = metrics.summarise(found.true, found.scores, classes, found.subjects, **bootstrap)
     synthetic = prepared.synthetic or pretrained.synthetic
     result = {
@@ -187,7 +158,7 @@ def main(_: list[str]) -> None:
         "encoder_sha256": {"before": before, "after": digest(pretrained.variables)},
     }
     if config.floor and config.init != "random":
-        floor, _ = run(checkpoints.untrained_like(config.init, config.seed))
+        floor = run(checkpoints.untrained_like(config.init, config.seed))
         result["floor"] = {
             **metrics.summarise(floor.true, floor.scores, classes, floor.subjects, **bootstrap),
             "difference": metrics.differences(
@@ -202,9 +173,14 @@ def main(_: list[str]) -> None:
     print(
         f"linear probe of {config.init}{' (synthetic data)' if synthetic else ''}: "
         f"{summary['n_recordings']} recordings of {summary['n_subjects']} subjects scored, {how}; "
-        f"95 % intervals over subjects\n{table(result)}"
+        f"95 % intervals over subjects\n{metrics.table(result)}"
     )
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run_recipe(
+        main,
+        RULES,
+        recipe="Recipe, as configs/linear_probe.py.",
+        workdir="Folder for result.json and figures.",
+    )

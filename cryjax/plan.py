@@ -22,7 +22,7 @@ from ml_collections import config_flags
 from cryjax.audio import augment
 from cryjax.command import config as config_lib
 from cryjax.command import program
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.data.records import open_prepared
 from cryjax.training import simclr, topology
 from cryjax.training.topology import GIB, Plan, Slice
@@ -55,7 +55,7 @@ class Job:
     def input_rate(self, seconds: float) -> tuple[float, float]:
         """What a host reads at so many seconds a step: clips a second, MB a second of int16."""
         clips = self.config.batch_size / self.where.hosts / seconds
-        return clips, clips * self.parts.clip_samples * 2 / 1e6
+        return clips, clips * self.parts.plan.clip_samples * 2 / 1e6
 
 
 def count_examples(config: Any) -> int:
@@ -82,7 +82,7 @@ def compile_job(job: Job) -> Plan:
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(job.parts.init, key)
-    batch = job.parts.batch(job.config.batch_size)
+    batch = job.parts.plan.batch(job.config.batch_size)
     return topology.compile_step(job.parts.step, where, (state, batch, key))
 
 
@@ -140,10 +140,10 @@ def report(job: Job, plan: Plan) -> None:
         )
     seconds, cause = plan.bound
     each = ", ".join(f"{name} {1e3 * value:.3g}" for name, value in plan.seconds.items())
-    total = seconds * job.parts.total
+    total = seconds * job.parts.plan.total
     print(f"bound        no step under {1e3 * seconds:.3g} ms, because of {cause} (ms: {each})")
     print(
-        f"  in all     {config.total}, {job.parts.total} steps: no less than "
+        f"  in all     {config.total}, {job.parts.plan.total} steps: no less than "
         f"{total / 86400:.4f} days ({total / 60:.1f} minutes)"
     )
     clips, megabytes = job.input_rate(seconds)
@@ -166,7 +166,7 @@ def row(job: Job, plan: Plan) -> str:
         clips, megabytes = job.input_rate(seconds)
         cells += [f"{plan.memory.temporaries / GIB:.3f}", f"{plan.operations / 1e12:.4f}"]
         cells += [f"{plan.traffic / 1e9:.3f}", plan.messages, f"{plan.sent / 1e6:.2f}"]
-        days = seconds * job.parts.total / 86400
+        days = seconds * job.parts.plan.total / 86400
         cells += [
             f"{1e3 * seconds:.2f} ({cause})",
             f"{days:.4f}",

@@ -15,23 +15,22 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags, logging
-from ml_collections import config_flags
 
 from cryjax import __version__
 from cryjax.audio import augment, frontend
 from cryjax.command import config as config_lib
 from cryjax.command import program
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.data import loader
 from cryjax.data.records import Prepared, open_prepared
 from cryjax.evaluation import figures
 from cryjax.evaluation.embeddings import Embedder
+from cryjax.evaluation.folds import subjects_of
 from cryjax.evaluation.probes import nearest_neighbour_accuracy
-from cryjax.training import checkpoints, loop, parallel, simclr, steps
+from cryjax.training import checkpoints, loop, parallel, simclr, start, steps
+from cryjax.training import recipe as recipe_lib
 from cryjax.training.workdir import Workdir
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as configs/pretrain_small.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an existing run goes on.")
 _VIEWS = flags.DEFINE_bool("views", False, "Draw pairs of views to figures/views.png and exit.")
 
 
@@ -59,7 +58,7 @@ def open_datasets(config: Any, sample_rate: int) -> list[tuple[Prepared, float]]
 
 def draw_views(workdir: Workdir, batch: dict[str, np.ndarray], config: Any, note: str) -> None:
     """Draws pairs of views of the run's first clips: what the encoder will see."""
-    recipe = simclr.view_recipe(config)
+    recipe = recipe_lib.view_recipe(config)
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
     place = augment.MIX_GROUP
     first, second = jax.jit(functools.partial(augment.two_views, **recipe))(
@@ -74,95 +73,107 @@ def draw_views(workdir: Workdir, batch: dict[str, np.ndarray], config: Any, note
     logging.info("views: %s", path)
 
 
-def start_state(
-    state: steps.TrainState,
-    init: str,
-    settings: frontend.FrontEnd,
-    spread: parallel.Parallel,
-    saved: checkpoints.Checkpoints,
-) -> steps.TrainState:
-    """Where training starts: this run's checkpoint, another run's encoder, or fresh."""
-    if saved.latest is not None:
-        logging.info("going on from step %d of this work directory", saved.latest)
-        return saved.restore(state, spread.replicated)
-    if init:
-        theirs = frontend.FrontEnd(**checkpoints.read_meta(init)["front_end"])
-        if theirs != settings:
+def without(prepared: Prepared, split: str, excluded: set[str]) -> tuple[Any, int]:
+    """A split without some subjects, and how many examples that leaves out."""
+    source = prepared.source(split)
+    if not excluded:
+        return source, 0
+    index = prepared.index(split)
+    kept = ~np.isin(index.subjects, sorted(excluded))
+    return prepared.at(index[kept]), int(np.sum(~kept))
+
+
+def sources_of(config: Any, datasets: list[tuple[Prepared, float]]) -> list[tuple[Any, float]]:
+    """The examples to train on with their weights, those of excluded subjects left out."""
+    excluded = subjects_of(config.exclude_subjects)
+    found, gone = [], 0
+    for prepared, weight in datasets:
+        source, left_out = without(prepared, config.split, excluded)
+        gone += left_out
+        if len(source):
+            found.append((source, weight))
+    if excluded:
+        logging.info("%d examples of %d excluded subjects are left out", gone, len(excluded))
+        if not gone:
             raise UserError(
-                f"config.init={init} was trained with another front end ({theirs}); "
-                "take the config.front_end that it was trained with"
+                f"config.exclude_subjects={config.exclude_subjects!r}: none of its "
+                f"{len(excluded)} subjects is in config.data; leave it empty, or name them alike"
             )
-        target = {
-            "params": state.params["encoder"],
-            "batch_stats": state.batch_stats["encoder"],
-        }
-        loaded = checkpoints.restore_encoder(init, target, spread.replicated)
-        logging.info("starting from the encoder of %s; projection head and optimizer fresh", init)
-        state = state.replace(
-            params=state.params | {"encoder": loaded["params"]},
-            batch_stats=state.batch_stats | {"encoder": loaded["batch_stats"]},
-        )
-    else:
-        logging.info("starting fresh")
-    return spread.replicate(state)
+    if not found:
+        raise UserError("config.exclude_subjects leaves no example to train on")
+    return found
 
 
-def main(_: list[str]) -> None:
-    config = config_lib.checked(_CONFIG.value, simclr.RULES)
-    workdir_path = program.required(_WORKDIR)
-    parallel.join_processes()
+def run(
+    config: Any,
+    workdir_path: str,
+    *,
+    views: bool = False,
+    devices: list[jax.Device] | None = None,
+) -> None:
+    """Trains, or goes on training, in a work directory.
+
+    Args:
+      config: validated.
+      workdir_path: of the run.
+      views: only draw pairs of views.
+      devices: to train on; all of all processes if None.
+    """
     datasets = open_datasets(config, frontend.resolve(config.front_end).sample_rate)
     synthetic = any(prepared.synthetic for prepared, _ in datasets)
     note = "synthetic data" if synthetic else ""
-    sources = [(p.source(config.split), weight) for p, weight in datasets]
+    sources = sources_of(config, datasets)
     examples = sum(len(source) for source, _ in sources)
-    spread = parallel.Parallel(config.parallel)
+    spread = parallel.Parallel(config.parallel, devices)
     simclr.check_batch(config, examples, spread.devices)
     parts = simclr.build(config, examples)
+    plan = parts.plan
 
     workdir = Workdir(workdir_path, config_lib.to_dict(config), writes=jax.process_index() == 0)
     dataset = loader.examples(
         [(source, weight * len(source)) for source, weight in sources],
-        samples=parts.clip_samples,
+        samples=plan.clip_samples,
         seed=config.seed,
     )
     # Drawn anew while nothing was trained: the config may have been another.
-    if workdir.writes and (_VIEWS.value or not workdir.metrics_file.exists()):
+    if workdir.writes and (views or not workdir.metrics_file.exists()):
         one = next(loader.batches(dataset, batch_size=max(config.batch_size, augment.MIX_GROUP)))
         draw_views(workdir, one, config, note)
-    if _VIEWS.value:
+    if views:
         return
 
     base = jax.random.key(config.seed)
     saved = checkpoints.Checkpoints(workdir.path)
-    state = start_state(jax.jit(parts.init)(base), config.init, parts.settings, spread, saved)
+    state = start.start_state(jax.jit(parts.init)(base), config.init, plan.settings, spread, saved)
     workdir.rewind(int(state.step))
     size = sum(x.size for x in jax.tree.leaves(state.params["encoder"]))
     logging.info(
         "%s width %g, %.2f M parameters; %d examples%s, %d steps of %d; %s",
         config.encoder.name, config.encoder.width, size / 1e6, examples,
-        " (synthetic)" if synthetic else "", parts.total, config.batch_size, spread,
+        " (synthetic)" if synthetic else "", plan.total, config.batch_size, spread,
     )  # fmt: skip
     embedder = Embedder(
-        parts.encoder, parts.settings, round(config.crop.seconds * parts.settings.sample_rate)
+        functools.partial(steps.embed, encoder=parts.encoder, settings=plan.settings),
+        round(config.crop.seconds * plan.settings.sample_rate),
+        devices=devices,
     )
 
-    def neighbours(current: steps.TrainState) -> dict[str, float]:
+    def neighbours(current: steps.TrainState, _: int) -> dict[str, float]:
         variables = {
             "params": current.params["encoder"],
             "batch_stats": current.batch_stats["encoder"],
         }
-        found = embedder(
-            variables, datasets[0][0], config.neighbours.split, most=config.neighbours.most
-        )
+        checked = datasets[0][0].source(config.neighbours.split)
+        found = embedder(variables, checked, most=config.neighbours.most)
         accuracy = nearest_neighbour_accuracy(found.features, found.labels, found.subjects)
         return {} if accuracy is None else {"neighbour_accuracy": accuracy}
 
     def in_steps(length: str) -> int:
         return config_lib.steps(length, batch_size=config.batch_size, examples=examples)
 
-    state = loop.train(
-        spread.wrap(parts.step),
+    step = spread.wrap(parts.step)
+    loop.train(
+        lambda _: step,
         state,
         loader.batches(
             dataset,
@@ -175,7 +186,7 @@ def main(_: list[str]) -> None:
         ),
         key=base,
         schedule=loop.Schedule(
-            total=parts.total,
+            total=plan.total,
             log_every=max(in_steps(config.log_every), 1),
             checkpoint_every=in_steps(config.checkpoint_every),
             evaluate_every=in_steps(config.neighbours.every),
@@ -187,11 +198,11 @@ def main(_: list[str]) -> None:
             "program": "pretrain",
             "version": __version__,
             "config": config_lib.to_dict(config),
-            "front_end": dataclasses.asdict(parts.settings),
+            "front_end": dataclasses.asdict(plan.settings),
             "labels": [],
             "synthetic": synthetic,
         },
-        learning_rate=parts.learning_rate,
+        learning_rate=plan.learning_rate,
         batch_size=config.batch_size,
         evaluate=neighbours,
     )
@@ -200,11 +211,21 @@ def main(_: list[str]) -> None:
         history = workdir.metrics()
         last = [line for line in history if "loss" in line][-1:]
         figures.training_figure(workdir.figure("training"), history, note=note)
-        counts = {"steps": parts.total, "examples": examples, "synthetic": synthetic}
+        counts = {"steps": plan.total, "examples": examples, "synthetic": synthetic}
         workdir.result(counts | (last[0] if last else {}))
     workdir.close()
     logging.info("done: %s", workdir.path)
 
 
+def main(config: Any, workdir: str) -> None:
+    parallel.join_processes()
+    run(config, workdir, views=_VIEWS.value)
+
+
 if __name__ == "__main__":
-    program.run(main)
+    program.run_recipe(
+        main,
+        simclr.RULES,
+        recipe="Recipe, as configs/pretrain_small.py.",
+        workdir="Folder of the run; an existing run goes on.",
+    )

@@ -189,12 +189,11 @@ SPECTROGRAM: dict[str, Callable] = {
 MIX_GROUP = 4
 
 
-def _background(keys: jax.Array, waveforms: jax.Array) -> jax.Array:
-    """[batch, samples] -> [batch, samples]: for each, another of its group of `MIX_GROUP`."""
-    batch = waveforms.shape[0]
-    place = jnp.arange(batch)
+def _background(keys: jax.Array) -> jax.Array:
+    """[batch] keys -> int [batch]: for each, the place of another of its group of `MIX_GROUP`."""
+    place = jnp.arange(keys.shape[0])
     step = jax.vmap(lambda key: jax.random.randint(key, (), 1, MIX_GROUP))(keys)
-    return waveforms[place // MIX_GROUP * MIX_GROUP + (place + step) % MIX_GROUP]
+    return place // MIX_GROUP * MIX_GROUP + (place + step) % MIX_GROUP
 
 
 def _apply(
@@ -204,7 +203,7 @@ def _apply(
     keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, place), 3))(keys)
     arguments = dict(arguments)
     probability = arguments.pop("probability", 1.0)
-    extra = (_background(keys[:, 1], x),) if name == "mix" else ()
+    extra = (x[_background(keys[:, 1])],) if name == "mix" else ()
     function = (WAVEFORM | SPECTROGRAM)[name]
     changed = jax.vmap(lambda key, *values: function(key, *values, **arguments))(
         keys[:, 0], x, *extra
@@ -279,3 +278,24 @@ def two_views(
         **recipe,
     )
     return both[:batch], both[batch:]
+
+
+def mixup(
+    keys: jax.Array, x: jax.Array, targets: jax.Array, alpha: float
+) -> tuple[jax.Array, jax.Array]:
+    """Mixes each example, and its target, with another of its group (Zhang et al., 2018).
+
+    Args:
+      keys: [batch].
+      x: [batch, frames, mels], a multiple of `MIX_GROUP` of them.
+      targets: float [batch, classes].
+      alpha: the share of the example itself is drawn from Beta(alpha, alpha).
+
+    Returns:
+      The mixed `x` and `targets`.
+    """
+    keys = jax.vmap(jax.random.split)(keys)
+    share = jax.vmap(lambda key: jax.random.beta(key, alpha, alpha))(keys[:, 0])[:, None]
+    others = _background(keys[:, 1])
+    mixed = share[..., None] * x + (1.0 - share[..., None]) * x[others]
+    return mixed, share * targets + (1.0 - share) * targets[others]

@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import pathlib
 import re
+import runpy
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
 
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +31,11 @@ def _is_range(x: Any) -> bool:
 
 def number(low: float = -1e30, high: float = 1e30, *, above: float | None = None) -> Rule:
     """A number from `low` to `high`; strictly above `above`, if given."""
+    upper = f" to {high:g}" if high < 1e30 else " up"
     if above is not None:
-        return Rule(lambda x: _is_number(x) and above < x <= high, f"a number above {above:g}")
-    bounds = f"from {low:g}" + (f" to {high:g}" if high < 1e30 else " up")
+        words = f"a number above {above:g}" + (f", up{upper}" if high < 1e30 else "")
+        return Rule(lambda x: _is_number(x) and above < x <= high, words)
+    bounds = f"from {low:g}{upper}"
     return Rule(lambda x: _is_number(x) and low <= x <= high, f"a number {bounds}")
 
 
@@ -60,6 +64,11 @@ def text(*, required: str = "") -> Rule:
     """A string; not empty if `required` says how to give one."""
     return Rule(lambda x: isinstance(x, str) and (bool(x) or not required), required or "a text")
 
+
+FOLDS = Rule(
+    lambda x: isinstance(x, int) and not isinstance(x, bool) and (x == 0 or x >= 2),
+    "a whole number from 2 up, or 0 for the dataset's own splits",
+)
 
 _LENGTH = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]{1,2})?)\s*(steps?|epochs?|examples?)\s*")
 LENGTH = Rule(
@@ -119,13 +128,19 @@ def validate(config: ml_collections.ConfigDict, rules: Mapping[str, Rule]) -> No
             raise UserError(f"config.{field}={flat[field]!r} is not {rule.words}")
 
 
+def load(path: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config of another recipe, for a recipe that holds it."""
+    return runpy.run_path(str(path))["get_config"]()
+
+
 def checked(
-    config: ml_collections.ConfigDict | None, rules: Mapping[str, Rule]
+    config: ml_collections.ConfigDict | None, rules: Mapping[str, Rule] | None
 ) -> ml_collections.ConfigDict:
     """The config of the command line, validated. Raises UserError where it is wrong or missing."""
     if config is None:
         raise UserError("--config is missing; give a recipe, as --config=configs/pretrain_small.py")
-    validate(config, rules)
+    if rules is not None:
+        validate(config, rules)
     return config
 
 

@@ -5,15 +5,18 @@ import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
+from cryjax.command import config as config_lib
+from cryjax.command.errors import UserError
+
+# What is defined here belongs to the program, whose --help then lists it.
+flags.disclaim_key_flags()
 _PACKAGE = str(pathlib.Path(__file__).resolve().parents[1])
-
-
-class UserError(Exception):
-    """A mistake that the user can mend. The message is one line: the thing, then the remedy."""
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -89,3 +92,23 @@ def run(main: Callable[[list[str]], None]) -> None:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def run_recipe(
+    main: Callable[[Any, str], None],
+    rules: Mapping[str, config_lib.Rule] | None,
+    *,
+    recipe: str,
+    workdir: str,
+) -> None:
+    """Runs `main(config, workdir)` with a checked config, from the flags --config and --workdir.
+
+    Args:
+      main: of the program.
+      rules: of the config; None leaves the check to `main`.
+      recipe: help of --config.
+      workdir: help of --workdir.
+    """
+    config = config_flags.DEFINE_config_file("config", None, recipe)
+    folder = flags.DEFINE_string("workdir", None, workdir)
+    run(lambda _: main(config_lib.checked(config.value, rules), required(folder)))

@@ -22,7 +22,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners import create_runner
 
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.data import preparing, records
 from cryjax.data.manifest import Row
 from cryjax.data.preparing import Account, Item, Preparation

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.data.decode import Unusable, check_usable, to_int16
 from cryjax.data.preparing import Recording
 

@@ -12,9 +12,29 @@ import grain
 import numpy as np
 
 
+class Labelled:
+    """Random access to examples with 'target', float32 [classes]: 1 where one has the label."""
+
+    def __init__(self, source: Any, classes: Sequence[str]):
+        self._source = source
+        self._places = {name: place for place, name in enumerate(classes)}
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        example = self._source[place]
+        target = np.zeros(len(self._places), np.float32)
+        target[[self._places[name] for name in example["label"].split(";") if name]] = 1.0
+        return {**example, "target": target}
+
+
 @dataclasses.dataclass(frozen=True)
 class Window(grain.transforms.RandomMap):
-    """Cuts or pads an example's audio to `samples`: {'audio': int16 [samples], 'length': int32}."""
+    """Cuts or pads an example's audio to `samples`: {'audio': int16 [samples], 'length': int32}.
+
+    A 'target' stays; all else, which is text, goes.
+    """
 
     samples: int
 
@@ -24,7 +44,8 @@ class Window(grain.transforms.RandomMap):
         length = min(len(audio), self.samples)
         window = np.zeros(self.samples, np.int16)
         window[:length] = audio[start : start + length]
-        return {"audio": window, "length": np.int32(length)}
+        kept = {name: element[name] for name in ("target",) if name in element}
+        return {"audio": window, "length": np.int32(length), **kept}
 
 
 def examples(sources: Sequence[tuple[Any, float]], *, samples: int, seed: int) -> grain.MapDataset:
@@ -69,7 +90,8 @@ def batches(
       buffer: batches to read ahead.
 
     Yields:
-      {'audio': int16 [local batch, samples], 'length': int32 [local batch]}.
+      {'audio': int16 [local batch, samples], 'length': int32 [local batch]}, and 'target' float32
+      [local batch, classes] of `Labelled` sources.
     """
     local = dataset.batch(batch_size // processes, drop_remainder=True)
     mine = local[start * processes + process :: processes]

@@ -5,7 +5,7 @@ import dataclasses
 import os
 import pathlib
 
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.data.splits import SPLIT_NAMES, is_split_name
 
 

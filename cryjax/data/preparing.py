@@ -17,7 +17,7 @@ import numpy as np
 import tqdm
 
 from cryjax import __version__
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.data import records
 from cryjax.data.decode import Unusable, decode, to_int16
 from cryjax.data.manifest import Row

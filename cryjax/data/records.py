@@ -7,6 +7,7 @@ TensorFlow and reads twenty times slower. Beside TFDS's own files lies `prepared
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -14,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+import tqdm
 from tensorflow_datasets.core.utils import shard_utils
 
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 
 INFO_FILE = "prepared.json"
 
@@ -126,6 +128,32 @@ class Writer:
         shutil.rmtree(self.partial, ignore_errors=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """What there is to know of examples without their audio, in order; all [examples].
+
+    Attributes:
+      splits: name of the split.
+      rows: place in it.
+      recordings: number of the recording, over all splits.
+      labels: several separated by ';', '' is none.
+      subjects: the group that nothing divides.
+    """
+
+    splits: np.ndarray
+    rows: np.ndarray
+    recordings: np.ndarray
+    labels: np.ndarray
+    subjects: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, chosen: np.ndarray) -> "Index":
+        """The examples that a mask, or places, choose."""
+        return Index(**{f.name: getattr(self, f.name)[chosen] for f in dataclasses.fields(self)})
+
+
 class Source:
     """Random access to the examples of a split, with text as `str`."""
 
@@ -146,6 +174,26 @@ class Source:
             "recording": int(example["recording"]),
             "segment": int(example["segment"]),
         }
+
+
+def _described(example: dict[str, Any]) -> tuple[int, str, str]:
+    return example["recording"], example["label"], example["subject"]
+
+
+class Chosen:
+    """Random access to the examples of an index, of one split or several."""
+
+    def __init__(self, sources: Mapping[str, Source], index: Index):
+        self._sources = sources
+        self._index = index
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        return self._sources[self._index.splits[place]][int(self._index.rows[place])]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +226,48 @@ class Prepared:
             )
         builder = tfds.builder_from_directory(str(self.directory))
         return Source(builder.as_data_source(split=split))
+
+    def index(self, *splits: str) -> Index:
+        """Labels and subjects of all examples of some splits, or of all.
+
+        Every example is read for it the first time; where the folder can be written to, what was
+        found is kept there.
+        """
+        parts = [self._index(split) for split in splits or self.splits]
+        return Index(
+            **{
+                field.name: np.concatenate([getattr(part, field.name) for part in parts])
+                for field in dataclasses.fields(Index)
+            }
+        )
+
+    def _index(self, split: str) -> Index:
+        source = self.source(split)
+        file = self.directory / f"index-{split}.npz"
+        if file.is_file():
+            with np.load(file, allow_pickle=False) as kept:
+                if len(kept["rows"]) == len(source):
+                    return Index(**kept)
+        rows = np.arange(len(source))
+        found = [
+            _described(source[int(row)])
+            for row in tqdm.tqdm(rows, "index", unit="segment", leave=False)
+        ]
+        index = Index(
+            np.full(len(rows), split),
+            rows,
+            *map(np.array, zip(*found, strict=True)),
+        )
+        partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+        with contextlib.suppress(OSError):
+            with partial.open("wb") as stream:
+                np.savez_compressed(stream, **dataclasses.asdict(index))
+            partial.replace(file)
+        return index
+
+    def at(self, index: Index) -> Chosen:
+        """Random access to the examples of an index."""
+        return Chosen({str(split): self.source(str(split)) for split in set(index.splits)}, index)
 
 
 def read_info(directory: pathlib.Path) -> dict[str, Any] | None:

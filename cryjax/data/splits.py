@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 
 SPLIT_NAMES = "letters, digits, '_' and '-', and not 'all'"  # TFDS's law
 

@@ -1,17 +1,16 @@
-"""Embeddings of whole recordings: windows of the length the encoder was trained on, averaged."""
+"""Embeddings and probabilities of whole recordings.
+
+Each is the mean over windows of the length that the encoder was trained on.
+"""
 
 import dataclasses
-import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 import tqdm
 
-from cryjax.audio.frontend import FrontEnd
-from cryjax.data.records import Prepared
-from cryjax.models.encoders import Encoder
-from cryjax.training import steps
 from cryjax.training.parallel import Parallel
 
 
@@ -20,14 +19,21 @@ class Embeddings:
     """One row a recording.
 
     Attributes:
-      features: float32 [recordings, features].
+      features: float32 [recordings, features], or probabilities [recordings, classes].
+      recordings: [recordings] their numbers in the dataset.
       labels: [recordings] label names, '' where there is none.
       subjects: [recordings].
     """
 
     features: np.ndarray
+    recordings: np.ndarray
     labels: np.ndarray
     subjects: np.ndarray
+
+    def __getitem__(self, chosen: np.ndarray) -> "Embeddings":
+        """The recordings that a mask, or places, choose."""
+        fields = dataclasses.fields(self)
+        return Embeddings(**{field.name: getattr(self, field.name)[chosen] for field in fields})
 
 
 def windows(audio: np.ndarray, samples: int) -> np.ndarray:
@@ -44,28 +50,40 @@ def windows(audio: np.ndarray, samples: int) -> np.ndarray:
 
 
 class Embedder:
-    """Embeds recordings with a frozen encoder, over all local devices; compiled once."""
+    """Embeds, or classifies, recordings over all local devices; compiled once."""
 
-    def __init__(self, encoder: Encoder, settings: FrontEnd, samples: int, batch_size: int = 64):
-        """Windows of `samples`, `batch_size` at a time, rounded up to suit the devices."""
-        self._parallel = Parallel("jit", jax.local_devices())
-        self._batch_size = -(-batch_size // self._parallel.devices) * self._parallel.devices
-        self._samples = samples
-        self._embed = jax.jit(functools.partial(steps.embed, encoder=encoder, settings=settings))
-
-    def __call__(
-        self, variables: Any, prepared: Prepared, split: str, *, most: int = 0, shown: bool = False
-    ) -> Embeddings:
-        """Embeds the recordings of a split; windows are averaged, those of all segments alike.
+    def __init__(
+        self,
+        function: Callable[[Any, jax.Array], jax.Array],
+        samples: int,
+        *,
+        batch_size: int = 64,
+        devices: list[jax.Device] | None = None,
+    ):
+        """Takes windows of `samples`.
 
         Args:
-          variables: {'params', 'batch_stats'} of the encoder.
-          prepared: dataset at the front end's sample rate.
-          split: of it.
-          most: examples to embed, spread over the split; 0 is all.
+          function: (variables, int16 [batch, samples]) -> [batch, features]; pure, in eval mode.
+          samples: of a window.
+          batch_size: windows at a time, rounded up to suit the devices.
+          devices: of this process; all of them if None.
+        """
+        self._parallel = Parallel("jit", devices or jax.local_devices())
+        self._batch_size = -(-batch_size // self._parallel.devices) * self._parallel.devices
+        self._samples = samples
+        self._embed = jax.jit(function)
+
+    def __call__(
+        self, variables: Any, source: Any, *, most: int = 0, shown: bool = False
+    ) -> Embeddings:
+        """Embeds recordings; windows are averaged, those of all segments alike.
+
+        Args:
+          variables: of the function.
+          source: random access to examples, at the front end's sample rate.
+          most: examples to embed, spread over the source; 0 is all.
           shown: whether to show progress.
         """
-        source = prepared.source(split)
         rows = np.arange(len(source))
         if 0 < most < len(rows):
             rows = np.linspace(0, len(source) - 1, most).round().astype(int)
@@ -92,7 +110,7 @@ class Embedder:
         np.add.at(sums, group, np.concatenate(features).astype(np.float64))
         means = sums / np.bincount(group)[:, None]
         labels, subjects = zip(*(described[int(name)] for name in names), strict=True)
-        return Embeddings(means.astype(np.float32), np.array(labels), np.array(subjects))
+        return Embeddings(means.astype(np.float32), names, np.array(labels), np.array(subjects))
 
     def _run(self, variables: Any, pending: list[np.ndarray]) -> np.ndarray:
         """[n, samples] -> [n, features], the batch filled up so that one program serves all."""

@@ -6,19 +6,28 @@ import warnings
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
-from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
+from cryjax.evaluation import folds as folds_lib
 from cryjax.evaluation import metrics
 
 INNER_FOLDS = 5
+
+
+def _from_the_middle(penalties: np.ndarray) -> np.ndarray:
+    """Where several are the best alike, as with a handful of labels, the search takes the first."""
+    distance = np.abs(np.arange(len(penalties)) - len(penalties) // 2)
+    return penalties[np.argsort(distance, kind="stable")]
+
+
 # Penalties for each recording of the training set: on standardised features, from hardly any to
 # one under which nothing is left.
-RIDGE_PENALTIES = np.logspace(-4, 2, 13)
-LOGISTIC_PENALTIES = np.logspace(-4, 0, 7)
+RIDGE_PENALTIES = _from_the_middle(np.logspace(-4, 2, 13))
+LOGISTIC_PENALTIES = _from_the_middle(np.logspace(-4, 0, 7))
 # Under so many subjects a bootstrap has little to resample.
 FEW_SUBJECTS = 20
 
@@ -32,6 +41,7 @@ class ProbeResult:
       true: int [n] classes.
       scores: [n, classes], the highest wins; no probabilities.
       subjects: [n].
+      trained: recordings that it was fitted on, mean over the folds.
       penalties: the one chosen in each fold.
       warnings: what a reader of the numbers should know.
     """
@@ -40,6 +50,7 @@ class ProbeResult:
     true: np.ndarray
     scores: np.ndarray
     subjects: np.ndarray
+    trained: float
     penalties: tuple[float, ...]
     warnings: tuple[str, ...]
 
@@ -92,7 +103,7 @@ def fit(
     # A fold whose training part has one class cannot be fitted.
     folds = [
         (train, test)
-        for train, test in _grouped_folds(labels, subjects, INNER_FOLDS, seed)
+        for train, test in folds_lib.grouped_folds(labels, subjects, INNER_FOLDS, seed)
         if len(set(labels[train])) > 1
     ]
     if not folds:
@@ -108,42 +119,6 @@ def fit(
     return search.best_estimator_, float(penalties[search.best_index_])
 
 
-def _grouped_folds(
-    labels: np.ndarray, subjects: np.ndarray, folds: int, seed: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Stratified folds that divide no subject; fewer where there are fewer subjects.
-
-    Fewer too where every class has fewer recordings, which `StratifiedGroupKFold` refuses.
-    """
-    folds = min(folds, len(set(subjects)), int(np.bincount(labels).max()))
-    if folds < 2:
-        return []
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        # A class with fewer recordings than folds: told by the caller, of the outer folds.
-        warnings.simplefilter("ignore", UserWarning)
-        return list(splitter.split(labels, labels, subjects))
-
-
-def _own_split(subjects: np.ndarray, splits: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    train = np.flatnonzero(np.isin(splits, ("train", "validation")))
-    test = np.flatnonzero(splits == "test")
-    if not len(train) or not len(test):
-        raise UserError(
-            "config.folds=0 takes the dataset's splits 'train' and 'test', and it has labelled "
-            f"recordings in {', '.join(sorted(set(splits)))}; take config.folds=5, or prepare it "
-            "with --splits=train=0.8,test=0.2"
-        )
-    if len(set(subjects[train])) < 2:
-        raise UserError("1 subject in 'train'; a probe needs 2, to choose its penalty by subject")
-    shared = set(subjects[train]) & set(subjects[test])
-    if shared:
-        raise UserError(
-            f"{len(shared)} subject(s) are in both 'train' and 'test'; a subject belongs to one"
-        )
-    return [(train, test)]
-
-
 def probe(
     features: np.ndarray,
     labels: np.ndarray,
@@ -153,6 +128,8 @@ def probe(
     folds: int = 5,
     splits: np.ndarray | None = None,
     seed: int = 0,
+    fraction: float = 1.0,
+    label_seed: int = 0,
 ) -> ProbeResult:
     """Scores every held-out recording by a classifier that saw none of its subject.
 
@@ -166,6 +143,8 @@ def probe(
       splits: [recordings], or None: instead of folds, fit on 'train' and 'validation' and score
         'test'.
       seed: of the folds.
+      fraction: of the training subjects to fit on, in (0, 1].
+      label_seed: chooses which.
 
     Raises:
       UserError: with one class, or too few subjects.
@@ -184,7 +163,7 @@ def probe(
         )
     said = []
     if splits is None:
-        parts = _grouped_folds(labels, subjects, folds, seed)
+        parts = folds_lib.grouped_folds(labels, subjects, folds, seed)
         if not parts:
             raise UserError(
                 f"{len(labels)} recordings of {count} subjects cannot be divided into folds with "
@@ -193,9 +172,15 @@ def probe(
         if len(parts) < folds:
             said.append(f"{len(parts)} folds instead of {folds}: there are {count} subjects")
     else:
-        parts = _own_split(subjects, splits)
-    rows, scores, penalties = [], [], []
+        parts = folds_lib.own_split(subjects, splits)
+        if len(set(subjects[parts[0][0]])) < 2:
+            raise UserError(
+                "1 subject in 'train'; a probe needs 2, to choose its penalty by subject"
+            )
+    rows, scores, penalties, trained = [], [], [], []
     for number, (train, test) in enumerate(parts, 1):
+        names = labels[train].astype(str)
+        train = train[folds_lib.take_fraction(names, subjects[train], fraction, label_seed)]
         seen = set(labels[train])
         if len(seen) < 2:
             raise UserError(
@@ -214,6 +199,7 @@ def probe(
         rows.append(test)
         scores.append(_scores(model, features[test], classes))
         penalties.append(penalty)
+        trained.append(len(train))
     rows = np.concatenate(rows)
     if len(set(labels[rows])) < 2:
         raise UserError(
@@ -232,6 +218,7 @@ def probe(
         labels[rows],
         np.concatenate(scores)[order],
         subjects[rows],
+        float(np.mean(trained)),
         tuple(penalties),
         tuple(said),
     )

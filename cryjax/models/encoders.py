@@ -57,6 +57,8 @@ class Encoder(nn.Module):
       axis_name: the device axis over which training synchronises batch statistics.
       remat: whether to compute the inside of each block again in the backward pass rather than keep
         it: less memory, a third more work.
+      frozen: how many blocks, from the first, get no gradient in training and keep their running
+        statistics; one more than there are freezes the dense layer too.
     """
 
     channels: tuple[int, ...]
@@ -67,34 +69,42 @@ class Encoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
     remat: bool = False
+    frozen: int = 0
 
     @nn.compact
     def __call__(self, spectrogram: jax.Array, train: bool = False) -> jax.Array:
         """Gives float32 [batch, features]; `train` uses the batch's statistics and updates them."""
-        norm = functools.partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=self.dtype,
-            axis_name=self.axis_name if train else None,
-        )
+
+        def norm_in(block: int) -> functools.partial:
+            learns = train and block > self.frozen
+            return functools.partial(
+                nn.BatchNorm,
+                use_running_average=not learns,
+                momentum=0.9,
+                epsilon=1e-5,
+                dtype=self.dtype,
+                axis_name=self.axis_name if learns else None,
+            )
+
         # Statistics for each mel band, so bands are the channels here, and the width afterwards.
-        x = norm(dtype=jnp.float32, name="norm0")(spectrogram)[..., None].astype(self.dtype)
+        x = norm_in(1)(dtype=jnp.float32, name="norm0")(spectrogram)[..., None].astype(self.dtype)
         make_block = functools.partial(
             nn.remat(ConvBlock) if self.remat else ConvBlock,
             layers=self.layers,
             size=self.size,
-            norm=norm,
             dtype=self.dtype,
         )
         for block, channels in enumerate(self.channels, 1):
-            x = make_block(channels, name=f"block{block}")(x)
+            x = make_block(channels, norm=norm_in(block), name=f"block{block}")(x)
+            if block == self.frozen:
+                x = jax.lax.stop_gradient(x)
             if block <= self.pooled:
                 x = average_pool(x)
         x = x.mean(axis=2)
         x = x.max(axis=1) + x.mean(axis=1)
         x = nn.relu(nn.Dense(self.features, dtype=self.dtype, name="dense")(x))
+        if self.frozen > len(self.channels):
+            x = jax.lax.stop_gradient(x)
         return x.astype(jnp.float32)
 
 

@@ -21,3 +21,18 @@ class ProjectionHead(nn.Module):
         """[batch, embedding] -> float32 [batch, features]."""
         x = nn.relu(nn.Dense(self.hidden, name="hidden")(embedding.astype(jnp.float32)))
         return nn.Dense(self.features, name="projection")(x)
+
+
+class Classifier(nn.Module):
+    """A linear classifier.
+
+    Attributes:
+      classes: how many.
+    """
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, embedding: jax.Array) -> jax.Array:
+        """[batch, embedding] -> float32 logits [batch, classes]."""
+        return nn.Dense(self.classes, name="classifier")(embedding.astype(jnp.float32))

@@ -3,6 +3,9 @@
 `encoder` ({'params', 'batch_stats'}), `head` and `optimizer` are trees of arrays; `meta` is JSON:
 step, config, front end, encoder, labels and the package's version. Resuming reads all of them;
 fine-tuning and probing read `encoder` and `meta`, on any number of devices.
+
+A supervised run has a second folder, `best`, without optimizers: what it did best on validation, or
+had at its end. Whoever reads another run's model takes it from there, if it is there.
 """
 
 import dataclasses
@@ -16,11 +19,13 @@ from absl import logging
 from orbax.checkpoint import args
 
 from cryjax.audio.frontend import FrontEnd
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.models.encoders import Encoder, make_encoder
+from cryjax.models.heads import Classifier
 from cryjax.training.steps import TrainState
 
 FOLDER = "checkpoints"
+BEST = "best"
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -35,7 +40,8 @@ def _items(state: TrainState) -> dict[str, Any]:
             "params": {k: v for k, v in state.params.items() if k != "encoder"},
             "batch_stats": head_stats,
         },
-        "optimizer": {"state": state.opt_state, "step": state.step},
+        "optimizer": {"state": state.opt_state, "step": state.step}
+        | ({} if state.average is None else {"average": state.average}),
     }
 
 
@@ -46,9 +52,9 @@ def _shapes(tree: Any, sharding: jax.sharding.Sharding) -> Any:
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, workdir: pathlib.Path, *, keep: int = 2):
-        """Opens, or makes, `workdir/checkpoints`; the newest `keep` are kept."""
-        self._folder = workdir.absolute() / FOLDER
+    def __init__(self, workdir: pathlib.Path, *, folder: str = FOLDER, keep: int = 2):
+        """Opens, or makes, `workdir/folder`; the newest `keep` are kept."""
+        self._folder = workdir.absolute() / folder
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True),
@@ -63,10 +69,28 @@ class Checkpoints:
         """Starts saving; the arrays are copied before this returns, so the state may be donated."""
         if step == self.latest:
             return
-        items = {name: args.StandardSave(tree) for name, tree in _items(state).items()}
+        self._save(_items(state), step, meta)
+
+    def save_model(self, state: TrainState, step: int, meta: dict[str, Any]) -> None:
+        """The same without what only training needs; of two kinds of parameters, the average."""
+        if step == self.latest:
+            return
+        if state.average is not None:
+            state = state.replace(params=state.average)
+        items = _items(state)
+        self._save({"encoder": items["encoder"], "head": items["head"]}, step, meta)
+
+    def _save(self, items: dict[str, Any], step: int, meta: dict[str, Any]) -> None:
+        saved = {name: args.StandardSave(tree) for name, tree in items.items()}
         self._manager.save(
-            step, args=args.Composite(meta=args.JsonSave({**meta, "step": step}), **items)
+            step, args=args.Composite(meta=args.JsonSave({**meta, "step": step}), **saved)
         )
+
+    def rewind(self, step: int) -> None:
+        """Deletes what was saved after `step`: a resumed run will make it again."""
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
 
     def restore(self, state: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
         """The newest checkpoint, in the form of `state` (whose values are not used)."""
@@ -81,6 +105,7 @@ class Checkpoints:
             params={"encoder": encoder["params"], **head["params"]},
             batch_stats={"encoder": encoder["batch_stats"], **head["batch_stats"]},
             opt_state=optimizer["state"],
+            average=optimizer.get("average"),
         )
 
     def wait(self) -> None:
@@ -93,13 +118,14 @@ class Checkpoints:
 
 def _newest(run: str) -> tuple[pathlib.Path, int]:
     """The folder of a run's newest checkpoint, and its step."""
-    folder = pathlib.Path(run).absolute() / FOLDER
-    if not folder.is_dir():
+    home = pathlib.Path(run).absolute()
+    if not (home / FOLDER).is_dir():
         raise UserError(f"{run}: holds no checkpoints; give the --workdir of a training run")
-    found = [int(p.name) for p in folder.iterdir() if p.name.isdigit()]
-    if not found:
-        raise UserError(f"{run}: no checkpoint was finished yet; let the run reach its first save")
-    return folder / str(max(found)), max(found)
+    for folder in (home / BEST, home / FOLDER):
+        found = [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
+        if found:
+            return folder / str(max(found)), max(found)
+    raise UserError(f"{run}: no checkpoint was finished yet; let the run reach its first save")
 
 
 def read_meta(run: str) -> dict[str, Any]:
@@ -114,11 +140,12 @@ def _leaves(tree: Any) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in flat}
 
 
-def restore_encoder(run: str, target: Any, sharding: jax.sharding.Sharding) -> Any:
-    """A run's encoder, in the form of `target`; says of every leaf what became of it.
+def restore_item(run: str, item: str, target: Any, sharding: jax.sharding.Sharding) -> Any:
+    """An item of a run's model, in the form of `target`; says of every leaf what became of it.
 
     Args:
       run: work directory of a training run.
+      item: 'encoder' or 'head'.
       target: {'params', 'batch_stats'} of arrays or shapes.
       sharding: where the leaves are to lie.
 
@@ -129,20 +156,20 @@ def restore_encoder(run: str, target: Any, sharding: jax.sharding.Sharding) -> A
       UserError: where the checkpoint's leaves are not those of `target`, naming the first.
     """
     folder, step = _newest(run)
-    saved = _leaves(ocp.StandardCheckpointHandler().metadata(folder / "encoder").tree)
+    saved = _leaves(ocp.StandardCheckpointHandler().metadata(folder / item).tree)
     wanted = _leaves(target)
     for name in sorted(saved.keys() | wanted.keys()):
         state = "loaded" if saved.get(name) == wanted.get(name) else "mismatch"
         logging.info("%s %s %s", state, name, saved.get(name, "missing"))
         if state == "mismatch":
             raise UserError(
-                f"{run}: encoder leaf {name} is {saved.get(name, 'missing')} in the checkpoint "
+                f"{run}: {item} leaf {name} is {saved.get(name, 'missing')} in the checkpoint "
                 f"and {wanted.get(name, 'missing')} here; give the encoder.name and "
                 "encoder.width that it was trained with"
             )
-    logging.info("loaded %d encoder leaves of step %d from %s", len(wanted), step, run)
+    logging.info("loaded %d %s leaves of step %d from %s", len(wanted), item, step, run)
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(folder / "encoder", _shapes(target, sharding))
+        return checkpointer.restore(folder / item, _shapes(target, sharding))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +189,25 @@ class Pretrained:
     settings: FrontEnd
     window_samples: int
     synthetic: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A classifier with all that is needed to use it.
+
+    Attributes:
+      pretrained: its encoder.
+      head: [batch, features] -> logits [batch, classes].
+      variables: {'params'} of the head.
+      labels: names of the classes.
+      multi_label: whether a recording may have several.
+    """
+
+    pretrained: Pretrained
+    head: Classifier
+    variables: Any
+    labels: tuple[str, ...]
+    multi_label: bool
 
 
 def untrained(
@@ -195,7 +241,26 @@ def load_pretrained(run: str) -> Pretrained:
     """The encoder of a run's newest checkpoint, from its `encoder` and `meta` alone."""
     fresh = untrained_like(run, 0)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    variables = restore_encoder(run, fresh.variables, sharding)
+    variables = restore_item(run, "encoder", fresh.variables, sharding)
     return dataclasses.replace(
         fresh, variables=variables, synthetic=bool(read_meta(run)["synthetic"])
+    )
+
+
+def load_trained(run: str) -> Trained:
+    """A run's classifier. Raises UserError where the run trained none."""
+    pretrained, meta = load_pretrained(run), read_meta(run)
+    if not meta["labels"]:
+        raise UserError(f"{run} has no classifier; give the --workdir of a fine-tuned run")
+    head = Classifier(len(meta["labels"]))
+    key, embedding = jax.random.key(0), jnp.zeros((1, pretrained.encoder.features))
+    target = {"params": {"head": jax.eval_shape(head.init, key, embedding)["params"]}}
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    restored = restore_item(run, "head", target | {"batch_stats": {}}, sharding)
+    return Trained(
+        pretrained,
+        head,
+        {"params": restored["params"]["head"]},
+        tuple(meta["labels"]),
+        meta["multi_label"],
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.training.checkpoints import Checkpoints
 from cryjax.training.parallel import Parallel
 from cryjax.training.steps import StepFunction, TrainState
@@ -49,6 +50,8 @@ class _StopSignal:
         self._together = jax.process_count() > 1
         self._told = False
         numbers = (signal.SIGINT,) if self._together else (signal.SIGTERM, signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread():
+            numbers = ()  # Python delivers signals to the main thread alone
         self._old = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
@@ -103,7 +106,7 @@ def _progress(total: int, start: int, shown: bool) -> tqdm.tqdm:
 
 
 def train(
-    step_function: StepFunction,
+    step_at: Callable[[int], StepFunction],
     state: TrainState,
     batches: Iterator[dict[str, np.ndarray]],
     *,
@@ -115,12 +118,13 @@ def train(
     meta: dict[str, Any],
     learning_rate: Callable[[int], float],
     batch_size: int,
-    evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+    evaluate: Callable[[TrainState, int], dict[str, float]] | None = None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> TrainState:
     """Runs from `state.step` to the end of the schedule.
 
     Args:
-      step_function: wrapped by `parallel`; its state is donated.
+      step_at: step -> the step function that makes it, wrapped by `parallel`; its state is donated.
       state: on the devices.
       batches: this process's batches, from the state's step on.
       key: base key of the run.
@@ -131,7 +135,9 @@ def train(
       meta: what every checkpoint says of itself.
       learning_rate: of a step, for the log.
       batch_size: global.
-      evaluate: metrics of a state that take longer, every `evaluate_every` steps.
+      evaluate: (state, step) -> metrics that take longer, every `evaluate_every` steps and at the
+        end, if ever.
+      enough: asked after each evaluation; ends the run early. All processes must say the same.
 
     Returns:
       The last state, saved.
@@ -181,7 +187,7 @@ def train(
             begin = time.perf_counter()
             batch = next(batches)
             window.waiting += time.perf_counter() - begin
-            state, metrics = step_function(state, parallel.shard(batch), key)
+            state, metrics = step_at(step)(state, parallel.shard(batch), key)
             read()
             pending = (step, metrics)
             if step == start + 1:
@@ -191,16 +197,19 @@ def train(
                 window.clear()
             bar.update()
             stops = stop.after(step)
-            if schedule.evaluate_every and (step % schedule.evaluate_every == 0) and evaluate:
+            last = step == schedule.total
+            every = schedule.evaluate_every
+            if every and evaluate and (last or step % every == 0):
                 read()
-                workdir.log(step, pause(lambda current=state: evaluate(current)))
-            ends = stops or step == schedule.total
+                workdir.log(step, pause(lambda current=state, at=step: evaluate(current, at)))
+                last = last or enough()
+            ends = stops or last
             if ends or (schedule.checkpoint_every and step % schedule.checkpoint_every == 0):
                 read()
                 pause(lambda current=state, at=step: checkpoints.save(current, at, meta))
-            if stops:
+            if ends:
                 break
     checkpoints.wait()
-    if int(state.step) < schedule.total:
+    if stops and not last:
         raise Stopped
     return state

@@ -1,10 +1,11 @@
-"""NT-Xent, the contrastive loss of SimCLR (Chen et al., 2020, equation 1)."""
+"""NT-Xent, the contrastive loss of SimCLR (Chen et al., 2020, equation 1), and classification."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 
 # Above so many similarities a device, the matrix is no longer held: 2 ** 24 floats are 64 MiB, and
@@ -261,3 +262,32 @@ def contrastive_metrics(
         "effective_rank": jnp.square(jnp.trace(covariance))
         / jnp.maximum(jnp.sum(jnp.square(covariance)), 1e-30),
     }
+
+
+def classification(
+    logits: jax.Array,
+    targets: jax.Array,
+    *,
+    multi_label: bool,
+    class_weights: jax.Array | np.ndarray,
+    smoothing: float = 0.0,
+) -> jax.Array:
+    """Cross-entropy of each example: softmax over one label, or a sigmoid for each of several.
+
+    Args:
+      logits: [batch, classes].
+      targets: float [batch, classes] in [0, 1], mixed ones too; rows sum to 1 if not `multi_label`.
+      multi_label: whether an example may have several labels, or none.
+      class_weights: [classes]. Of one label they weight an example by its classes; of several they
+        weight what each class's positives add.
+      smoothing: share of the target that is spread evenly over the classes, or over yes and no.
+
+    Returns:
+      float32 [batch].
+    """
+    if multi_label:
+        smooth = targets * (1.0 - smoothing) + 0.5 * smoothing
+        each = optax.sigmoid_binary_cross_entropy(logits, smooth)
+        return jnp.mean(each * (1.0 + targets * (class_weights - 1.0)[None]), axis=-1)
+    each = optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
+    return each * (targets @ class_weights)

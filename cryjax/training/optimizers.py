@@ -63,3 +63,34 @@ def make_optimizer(
             momentum=momentum,
         )
     raise ValueError(f"optimizer.name={name!r}: take one of {', '.join(NAMES)}")
+
+
+def rate_scales(
+    params: Any, *, encoder: float = 1.0, layer_decay: float = 1.0, blocks: int = 0, frozen: int = 0
+) -> Any:
+    """What to multiply the updates of each leaf by, for rates that differ by layer.
+
+    Args:
+      params: {'encoder', 'head'} as of a classifier's state.
+      encoder: rate of the encoder's last layer against the head's.
+      layer_decay: further factor for each layer below that one (Clark et al., 2020).
+      blocks: of the encoder.
+      frozen: so many blocks, from the first, stay as they are: their scale is 0.
+
+    Returns:
+      A tree like `params` of numbers. A block's depth is its number; the batch norm of the input
+      belongs to the first, the dense layer is one more.
+    """
+
+    def of_layer(name: str) -> float:
+        depth = {"norm0": 1, "dense": blocks + 1}.get(name) or int(name.removeprefix("block"))
+        return 0.0 if depth <= frozen else encoder * layer_decay ** (blocks + 1 - depth)
+
+    def filled(tree: Any, scale: float) -> Any:
+        return jax.tree.map(lambda _: scale, tree)
+
+    layers = params["encoder"].items()
+    return {
+        "encoder": {name: filled(leaves, of_layer(name)) for name, leaves in layers},
+        "head": filled(params["head"], 1.0),
+    }

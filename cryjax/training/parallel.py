@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 
 AXIS = "data"
 CHOICES = ("auto", "jit", "pmap")

@@ -18,7 +18,9 @@ from flax import linen as nn
 from cryjax.audio import augment, frontend
 from cryjax.training import losses
 
-Batch = dict[str, jax.Array]  # 'audio': int16 [batch, samples], 'length': int32 [batch]
+# 'audio': int16 [batch, samples], 'length': int32 [batch]; with labels, 'target': float32
+# [batch, classes], 1 where the clip has the label
+Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
@@ -31,12 +33,14 @@ class TrainState:
       params: {'encoder': ..., 'head': ...}, float32.
       batch_stats: {'encoder': ...}, float32.
       opt_state: the optimizer's.
+      average: exponential moving average of `params`, if one is kept.
     """
 
     step: jax.Array
     params: dict[str, Any]
     batch_stats: dict[str, Any]
     opt_state: optax.OptState
+    average: Any = None
 
 
 def init_state(
@@ -184,6 +188,98 @@ def simclr_step(
     return state, metrics
 
 
+def supervised_step(
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    *,
+    encoder: nn.Module,
+    head: nn.Module,
+    optimizer: optax.GradientTransformation,
+    recipe: dict[str, Any],
+    loss: Callable[[jax.Array, jax.Array], jax.Array],
+    scales: Any,
+    mixup: float = 0.0,
+    dropout: float = 0.0,
+    decay: float = 0.0,
+    axis_name: str | None = None,
+) -> tuple[TrainState, Metrics]:
+    """One step of supervised training: from scratch or of a pre-trained encoder.
+
+    Args:
+      state: the same on every device.
+      batch: this device's share of the global batch, with 'target'.
+      key: the run's base key.
+      encoder: [batch, frames, mels] -> [batch, features]; `frozen` of its blocks do not learn.
+      head: [batch, features] -> logits [batch, classes].
+      optimizer: of optax.
+      recipe: of the view: 'settings', 'crop' and 'transforms' of `augment.view`.
+      loss: (logits, targets) -> [batch], as `losses.classification`.
+      scales: tree like the parameters: multiplies their updates; where it is 0 they stay as they
+        are, and the optimizer sees neither them nor their gradients.
+      mixup: alpha of its Beta distribution; 0 mixes nothing.
+      dropout: share of the embedding's features that are zeroed.
+      decay: of the moving average of the parameters in `state.average`, if that is kept.
+      axis_name: the device axis, if there is one.
+
+    Returns:
+      The new state, and scalars of the global batch, each the same on every device.
+    """
+    audio, targets = batch["audio"], batch["target"]
+    start = 0 if axis_name is None else jax.lax.axis_index(axis_name) * audio.shape[0]
+    step_key = jax.random.fold_in(key, state.step)
+    # An example's keys follow its place in the global batch, whatever the devices.
+    keys = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(step_key, place), 3))(
+        start + jnp.arange(audio.shape[0])
+    )
+    x = augment.view(keys[:, 0], audio, batch["length"], **recipe)
+    if mixup:
+        x, targets = augment.mixup(keys[:, 1], x, targets, mixup)
+
+    def loss_of(params):
+        embeddings, changed = encoder.clone(axis_name=axis_name).apply(
+            {"params": params["encoder"], "batch_stats": state.batch_stats["encoder"]},
+            x,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        if dropout:
+            kept = jax.vmap(lambda key, row: jax.random.bernoulli(key, 1.0 - dropout, row.shape))(
+                keys[:, 2], embeddings
+            )
+            embeddings = jnp.where(kept, embeddings / (1.0 - dropout), 0.0)
+        logits = head.apply({"params": params["head"]}, embeddings)
+        return loss(logits, targets).mean(), (logits, changed["batch_stats"])
+
+    (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+        state.params
+    )
+    best = jnp.argmax(logits, axis=-1)[:, None]
+    most = targets.max(axis=-1)
+    hits = (jnp.take_along_axis(targets, best, axis=-1)[:, 0] >= most) & (most > 0)
+    metrics = {"loss": value, "batch_accuracy": jnp.mean(hits)}
+    if axis_name is not None:
+        gradients, metrics = jax.lax.pmean((gradients, metrics), axis_name)
+
+    def live(tree):
+        return jax.tree.map(lambda x, scale: x if scale else jnp.zeros_like(x), tree, scales)
+
+    updates, opt_state = optimizer.update(live(gradients), state.opt_state, live(state.params))
+    updates = jax.tree.map(lambda x, scale: scale * x, updates, scales)
+    params = optax.apply_updates(state.params, updates)
+    average = state.average
+    if average is not None:
+        average = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, average, params)
+    state = TrainState(
+        step=state.step + 1,
+        params=params,
+        batch_stats={"encoder": batch_stats},
+        opt_state=opt_state,
+        average=average,
+    )
+    return state, metrics | {"gradient_norm": optax.tree.norm(gradients)}
+
+
 def embed(
     variables: dict[str, Any],
     audio: jax.Array,
@@ -195,6 +291,30 @@ def embed(
     return encoder.apply(
         variables, frontend.log_mel(frontend.to_float(audio), settings), train=False
     )
+
+
+def classify(
+    variables: dict[str, Any],
+    audio: jax.Array,
+    *,
+    encoder: nn.Module,
+    head: nn.Module,
+    settings: frontend.FrontEnd,
+    multi_label: bool,
+) -> jax.Array:
+    """Probabilities of windows in eval mode: [batch, samples] -> float32 [batch, classes].
+
+    Args:
+      variables: {'encoder': {'params', 'batch_stats'}, 'head': {'params'}}.
+      audio: int16 or float [batch, samples].
+      encoder: [batch, frames, mels] -> [batch, features].
+      head: [batch, features] -> logits [batch, classes].
+      settings: of the front end.
+      multi_label: each class by itself, or one of all.
+    """
+    embeddings = embed(variables["encoder"], audio, encoder=encoder, settings=settings)
+    logits = head.apply(variables["head"], embeddings)
+    return nn.sigmoid(logits) if multi_label else nn.softmax(logits)
 
 
 StepFunction = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.training import parallel
 from cryjax.training.hlo import Collective, Module
 

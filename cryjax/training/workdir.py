@@ -8,12 +8,12 @@ from typing import Any
 import tensorboardX
 
 from cryjax.command import config as config_lib
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 
 # Fields that may change when a run goes on: they alter how it is watched, not what it computes.
 MAY_CHANGE = ("checkpoint_every", "log_every", "neighbours.", "loader.", "parallel")
 
-_LEFT_BY_A_RUN = ("checkpoints/[0-9]*", "metrics.jsonl", "result.json")
+LEFT_BY_A_RUN = ("checkpoints/[0-9]*", "metrics.jsonl", "result.json")
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -24,13 +24,36 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     partial.replace(path)
 
 
+def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:
+    """All lines of a metrics.jsonl that are whole."""
+    if not file.exists():
+        return []
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
 class Workdir:
     """The folder of one run. Only the first process writes to it: the one that `writes`."""
 
-    def __init__(self, path: str | pathlib.Path, config: Mapping[str, Any], *, writes: bool = True):
+    def __init__(
+        self,
+        path: str | pathlib.Path,
+        config: Mapping[str, Any],
+        *,
+        writes: bool = True,
+        may_change: tuple[str, ...] = MAY_CHANGE,
+        left: tuple[str, ...] = LEFT_BY_A_RUN,
+    ):
         """Opens the folder, or makes it.
 
         A config whose run left nothing yet, because it was mistaken, is simply replaced.
+
+        Args:
+          path: of the folder.
+          config: of the run, as JSON values.
+          writes: whether this process does.
+          may_change: beginnings of fields that may differ from those of a run that goes on.
+          left: patterns of files by which a run is known to have begun.
 
         Raises:
           UserError: if it holds a run with another config.
@@ -39,12 +62,12 @@ class Workdir:
         self.writes = writes
         self._events = None
         file = self.path / "config.json"
-        if file.exists() and any(True for name in _LEFT_BY_A_RUN for _ in self.path.glob(name)):
+        if file.exists() and any(True for name in left for _ in self.path.glob(name)):
             old = json.loads(file.read_text(encoding="utf-8"))
             changed = [
                 difference
                 for difference in config_lib.differences(old, config)
-                if not difference.startswith(MAY_CHANGE)
+                if not difference.startswith(may_change)
             ]
             if changed:
                 raise UserError(
@@ -59,11 +82,8 @@ class Workdir:
         return self.path / "metrics.jsonl"
 
     def metrics(self) -> list[dict[str, float]]:
-        """All lines of metrics.jsonl that are whole."""
-        if not self.metrics_file.exists():
-            return []
-        lines = self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        """The lines so far."""
+        return read_metrics(self.metrics_file)
 
     def rewind(self, step: int) -> None:
         """Drops the metrics after `step`: a resumed run will write them again."""

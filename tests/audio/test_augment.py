@@ -98,7 +98,7 @@ def test_mix_ratio_and_partner():
     batch = np.arange(16, dtype=np.float32)[:, None]
     seen = set()
     for seed in range(20):
-        partner = np.asarray(augment._background(keys(16, seed), batch))[:, 0]
+        partner = batch[augment._background(keys(16, seed)), 0]
         assert np.all(partner != batch[:, 0])  # never itself
         assert np.all(partner // augment.MIX_GROUP == batch[:, 0] // augment.MIX_GROUP)
         seen |= set(zip(batch[:, 0].tolist(), partner.tolist(), strict=True))
@@ -210,3 +210,27 @@ def test_probability_leaves_the_rest_alone():
     )
     share = np.mean(np.any(np.asarray(changed != x), axis=1))
     assert 0.22 < share < 0.38
+
+
+def test_mixup_mixes_targets_as_it_mixes_clips():
+    """One-hot clips show how much of which went into each."""
+    count = 16
+    x = np.eye(count, dtype=np.float32)[:, None, :]
+    mixed, targets = augment.mixup(keys(count), x, np.eye(count, dtype=np.float32), 0.4)
+    np.testing.assert_allclose(mixed[:, 0], targets, atol=1e-6)
+    np.testing.assert_allclose(targets.sum(axis=1), 1.0, atol=1e-6)
+    group = np.arange(count) // augment.MIX_GROUP
+    assert not np.any(np.asarray(targets)[group[:, None] != group[None]])
+    shares = np.diag(targets)
+    assert 0 <= shares.min() < 0.3 and 0.7 < shares.max() <= 1
+
+
+def test_mixup_draws_its_share_from_a_beta_distribution():
+    count = 4000
+    x = np.zeros((count, 1, 1), np.float32)
+    _, targets = augment.mixup(
+        keys(count), x, np.tile(np.eye(4, dtype=np.float32), (count // 4, 1)), 2.0
+    )
+    share = np.asarray(targets)[np.arange(count), np.arange(count) % 4]
+    assert share.mean() == pytest.approx(0.5, abs=0.02)
+    assert share.var() == pytest.approx(1 / 20, abs=0.005)  # of Beta(2, 2)

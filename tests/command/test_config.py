@@ -5,7 +5,7 @@ import pytest
 
 from cryjax.command import config as config_lib
 from cryjax.command.config import integer, interval, number, one_of, text
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 
 RULES = {
     "data": text(required="a folder"),

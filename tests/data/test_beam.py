@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 import programs
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.data import preparing, records, synthetic
 from cryjax.data.manifest import Row
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.data import catalogue
 
 RATE = 1_000

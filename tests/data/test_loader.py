@@ -132,3 +132,16 @@ def test_short_clips_are_padded_and_long_ones_cut():
         np.testing.assert_array_equal(np.diff(cut["audio"]), 1)
         starts.add(int(cut["audio"][0]))
     assert starts == {0, 1, 2, 3}
+
+
+def test_targets_travel_with_their_clips():
+    class Named(Source):
+        def __getitem__(self, i):
+            return {**super().__getitem__(i), "label": ["", "b", "a;c", "c"][i % 4]}
+
+    source = loader.Labelled(Named(40), ("a", "b", "c"))
+    batch = take(loader.examples([(source, 1.0)], samples=12, seed=0), 5, batch_size=8)
+    expected = np.array([[0, 0, 0], [0, 1, 0], [1, 0, 1], [0, 0, 1]], np.float32)
+    for part in batch:
+        assert set(part) == {"audio", "length", "target"}
+        np.testing.assert_array_equal(part["target"], expected[part["audio"][:, 0] % 4])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.data.manifest import Row, read_manifest
 
 

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.data import preparing, records, synthetic
 from cryjax.data.manifest import Row
 from cryjax.data.preparing import Recording

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.data.splits import assign_splits, is_split_name, parse_fractions
 
 

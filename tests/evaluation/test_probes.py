@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.evaluation import probes
 
 

@@ -72,3 +72,28 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(small):
 def test_mistakes_are_named(arguments, named):
     with pytest.raises(ValueError, match=named):
         make_encoder(*arguments)
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 3, 5])
+def test_frozen_blocks_get_no_gradient_and_keep_their_statistics(frozen):
+    encoder = make_encoder("cnn6", width=1 / 16).clone(frozen=frozen)
+    x = np.random.default_rng(0).normal(size=(4, 32, 24)).astype(np.float32)
+    variables = encoder.init(jax.random.key(0), x)
+
+    def loss(params):
+        out, changed = encoder.apply(
+            {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
+        )
+        return (out**2).mean(), changed["batch_stats"]
+
+    gradients, stats = jax.grad(loss, has_aux=True)(variables["params"])
+    assert jax.tree.structure(stats) == jax.tree.structure(variables["batch_stats"])
+    depth = {"norm0": 1, "block1": 1, "block2": 2, "block3": 3, "block4": 4, "dense": 5}
+    for name, block in depth.items():
+        moved = any(np.any(x) for x in jax.tree.leaves(gradients[name]))
+        assert moved == (block > frozen), name
+        if name in stats:
+            old = jax.tree.leaves(variables["batch_stats"][name])
+            new = jax.tree.leaves(stats[name])
+            same = all(np.array_equal(a, b) for a, b in zip(old, new, strict=True))
+            assert same == (block <= frozen), name

@@ -1,7 +1,9 @@
 """Runs in a process of its own, with 8 fake devices: `python devices.py OUT.npz`.
 
 Takes the same three steps on one device, on eight by shard_map and on eight by pmap, for each
-optimizer, and the deliberate faults that the real step must not have. Saves what came of each.
+optimizer, both forms of the loss and the supervised step, and the deliberate faults that the real
+step must not have. Saves what came of each. As one of two processes with four devices each, as
+CRYJAX_PROCESSES says, it takes the first step of each by shard_map over all eight.
 """
 
 import functools
@@ -10,14 +12,15 @@ import sys
 from unittest import mock
 
 os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    f"--xla_force_host_platform_device_count={8 // int(os.environ.get('CRYJAX_PROCESSES', '1'))} "
+    "--xla_backend_optimization_level=0"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import numpy as np
 
-from cryjax.models import ProjectionHead, make_encoder
+from cryjax.models import Classifier, ProjectionHead
 from cryjax.models.encoders import Encoder
 from cryjax.training import losses, optimizers, parallel, steps
 
@@ -26,15 +29,24 @@ RECIPE = {
     "crop": {"seconds": 0.4, "speed": (0.8, 1.25)},
     "transforms": [("mix", {"snr_decibels": (5.0, 20.0)}), ("gain", {"decibels": (-6.0, 6.0)})],
 }
-BATCH = 32
+BATCH, CLASSES = 32, 3
 
 
 def make_batch(step: int) -> dict[str, np.ndarray]:
+    """This process's share of the batch of a step."""
     rng = np.random.default_rng(step)
-    return {
+    whole = {
         "audio": rng.integers(-9000, 9000, (BATCH, 6000)).astype(np.int16),
         "length": rng.integers(2000, 6000, BATCH).astype(np.int32),
+        "target": np.eye(CLASSES, dtype=np.float32)[rng.integers(CLASSES, size=BATCH)],
     }
+    mine = BATCH // jax.process_count()
+    start = mine * jax.process_index()
+    return {name: x[start : start + mine] for name, x in whole.items()}
+
+
+# All that an encoder has, and little of it: most of this file's time is compilation.
+ENCODER = {"channels": (4, 8), "layers": 1, "size": 3, "pooled": 1, "features": 8}
 
 
 class LocalStatistics(Encoder):
@@ -44,17 +56,47 @@ class LocalStatistics(Encoder):
         return super().clone(**(changes | {"axis_name": None}))
 
 
+def supervised(encoder, head, optimizer, params):
+    """The supervised step with all that draws by chance, on a frozen block and decaying rates."""
+    return functools.partial(
+        steps.supervised_step,
+        encoder=encoder.clone(frozen=1),
+        head=head,
+        optimizer=optimizer,
+        recipe=RECIPE,
+        loss=functools.partial(
+            losses.classification,
+            multi_label=False,
+            class_weights=np.array([0.5, 1.0, 1.5], np.float32),
+            smoothing=0.1,
+        ),
+        scales=optimizers.rate_scales(params, encoder=0.5, layer_decay=0.8, blocks=2, frozen=1),
+        mixup=0.4,
+        dropout=0.3,
+        decay=0.9,
+    )
+
+
 def run(
-    kind: str, devices: int, optimizer_name: str, count: int = 3, make=make_encoder
+    kind: str,
+    devices: int,
+    optimizer_name: str,
+    count: int = 3,
+    make=Encoder,
+    labelled: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Takes `count` steps; every metric of each, and all of the state at the end."""
-    encoder, head = make("cnn6", 1 / 16), ProjectionHead(16, 8)
+    """Takes `count` steps; every metric of each, and all of the state after the first and last."""
+    encoder = make(**ENCODER)
+    head = Classifier(CLASSES) if labelled else ProjectionHead(16, 8)
     rate = {"sgd": 0.1, "adamw": 1e-3, "lars": 1.0}[optimizer_name]
     optimizer = optimizers.make_optimizer(optimizer_name, rate, weight_decay=1e-3)
     spread = parallel.Parallel(kind, jax.devices()[:devices])
-    state = spread.replicate(steps.init_state(jax.random.key(0), encoder, head, optimizer, 40))
-    step = spread.wrap(
-        functools.partial(
+    state = steps.init_state(jax.random.key(0), encoder, head, optimizer, 40)
+    if labelled:
+        step = supervised(encoder, head, optimizer, state.params)
+        state = state.replace(average=state.params)
+    else:
+        step = functools.partial(
             steps.simclr_step,
             encoder=encoder,
             head=head,
@@ -62,20 +104,21 @@ def run(
             recipe=RECIPE,
             temperature=0.2,
         )
-    )
-    out = {}
+    step, state, out = spread.wrap(step), spread.replicate(state), {}
     for n in range(count):
-        state, metrics = step(state, spread.shard(make_batch(n)), jax.random.key(1))
+        batch = make_batch(n)
+        if not labelled:
+            del batch["target"]
+        state, metrics = step(state, spread.shard(batch), jax.random.key(1))
         out |= {f"step{n}/metrics/{name}": np.asarray(x) for name, x in metrics.items()}
-    tree = {"params": state.params, "stats": state.batch_stats, "opt": state.opt_state}
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return out | {jax.tree_util.keystr(path): np.asarray(x) for path, x in flat}
-
-
-def faulty_encoder(name: str, width: float) -> Encoder:
-    right = make_encoder(name, width)
-    fields = {field: getattr(right, field) for field in Encoder.__dataclass_fields__}
-    return LocalStatistics(**{k: v for k, v in fields.items() if k not in ("parent", "name")})
+        tree = {"params": state.params, "stats": state.batch_stats, "opt": state.opt_state}
+        tree |= {"average": state.average} if labelled else {}
+        flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+        for path, x in flat:
+            out[jax.tree_util.keystr(path)] = np.asarray(x)
+            if n == 0:
+                out[f"step0/state{jax.tree_util.keystr(path)}"] = np.asarray(x)
+    return out
 
 
 def loss_gradient(spread: parallel.Parallel, loss, weights, first, second, reduce=jax.lax.pmean):
@@ -136,18 +179,32 @@ def gradients() -> dict[str, np.ndarray]:
     return out
 
 
-if __name__ == "__main__":
+def one_process() -> dict[str, np.ndarray]:
     found = {f"gradient/{name}": x for name, x in gradients().items()}
     runs = {
-        f"{name}/{kind}{devices}": (kind, devices, name)
-        for name in optimizers.NAMES
-        for kind, devices in (("jit", 1), ("jit", 8), ("pmap", 8))
+        f"{name}/{kind}{devices}": run(kind, devices, name)
+        # What pmap does differently comes before the optimizer: one of them shows it.
+        for name, kinds in (("sgd", ("jit", "pmap")), ("adamw", ("jit",)), ("lars", ("jit",)))
+        for kind, devices in (("jit", 1), *((kind, 8) for kind in kinds))
     }
-    for place, arguments in runs.items():
-        found |= {f"{place}/{key}": x for key, x in run(*arguments).items()}
+    for kind, devices in (("jit", 1), ("jit", 8), ("pmap", 8)):
+        runs[f"supervised/{kind}{devices}"] = run(kind, devices, "adamw", labelled=True)
     with mock.patch.multiple(losses, _DENSE_LIMIT=0, _TILE=12):
-        for kind in ("jit", "pmap"):
-            found |= {f"sgd/{kind}8 tiled/{k}": x for k, x in run(kind, 8, "sgd").items()}
-    faulty = run("jit", 8, "sgd", 1, faulty_encoder)
-    found |= {f"fault/local statistics/{key}": x for key, x in faulty.items()}
-    np.savez(sys.argv[1], **found)
+        runs["sgd/jit8 tiled"] = run("jit", 8, "sgd")
+    runs["fault/local statistics"] = run("jit", 8, "sgd", 1, LocalStatistics)
+    return found | {f"{name}/{k}": x for name, values in runs.items() for k, x in values.items()}
+
+
+def several_processes() -> dict[str, np.ndarray]:
+    runs = {"lars": run("jit", 8, "lars", 1)}
+    runs["supervised"] = run("jit", 8, "adamw", 1, labelled=True)
+    with mock.patch.multiple(losses, _DENSE_LIMIT=0, _TILE=12):
+        runs["sgd tiled"] = run("jit", 8, "sgd", 1)
+    return {f"{name}/{k}": x for name, values in runs.items() for k, x in values.items()}
+
+
+if __name__ == "__main__":
+    parallel.join_processes()
+    found = one_process() if jax.process_count() == 1 else several_processes()
+    if jax.process_index() == 0:
+        np.savez(sys.argv[1], **found)

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.training import simclr, topology
 
 PER_CHIP, FEATURES = 4, 8
@@ -39,7 +39,9 @@ def compile_for(name: str, chunks: int) -> dict[str, Any]:
     parts = simclr.build(config, 1000 * config.batch_size)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(parts.init, key)
-    plan = topology.compile_step(parts.step, where, (state, parts.batch(config.batch_size), key))
+    plan = topology.compile_step(
+        parts.step, where, (state, parts.plan.batch(config.batch_size), key)
+    )
     sizes = {"state": state, "params": state.params}
     return {
         "chips": len(where.devices),

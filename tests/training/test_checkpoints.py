@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cryjax.audio import frontend
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.models import ProjectionHead, make_encoder
 from cryjax.training import checkpoints, optimizers, parallel, steps
 

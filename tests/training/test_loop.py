@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.training import loop
 from cryjax.training.parallel import Parallel
 from cryjax.training.steps import TrainState

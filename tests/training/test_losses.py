@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from sklearn.metrics import log_loss
 
 from cryjax.training import losses
 
@@ -138,3 +139,50 @@ def test_metrics():
     metrics = losses.contrastive_metrics(collapsed, collapsed)
     np.testing.assert_allclose(metrics["effective_rank"], 1.0, rtol=1e-2)
     assert metrics["uniformity"] > -0.01
+
+
+def softmax64(logits: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_classification_of_one_label_is_scikit_learns(smoothing):
+    rng = np.random.default_rng(0)
+    logits, true = 3 * rng.normal(size=(50, 4)).astype(np.float32), rng.integers(4, size=50)
+    weights = np.array([0.5, 1.0, 2.0, 0.0], np.float32)
+    found = losses.classification(
+        logits, np.eye(4, dtype=np.float32)[true], multi_label=False, class_weights=weights,
+        smoothing=smoothing,
+    )  # fmt: skip
+    assert found.shape == (50,)
+    if smoothing:
+        target = np.eye(4)[true] * (1 - smoothing) + smoothing / 4
+        expected = -(target * np.log(softmax64(logits))).sum(axis=1) * weights[true]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    else:
+        total = log_loss(true, softmax64(logits), sample_weight=weights[true], labels=range(4))
+        assert found.sum() / weights[true].sum() == pytest.approx(total, rel=1e-5)
+
+
+def test_classification_of_several_labels_is_a_loss_for_each():
+    rng = np.random.default_rng(1)
+    logits = 3 * rng.normal(size=(40, 3)).astype(np.float32)
+    targets = (rng.random((40, 3)) < 0.4).astype(np.float32)
+    weights = np.array([1.0, 3.0, 0.5], np.float32)
+    found = losses.classification(logits, targets, multi_label=True, class_weights=weights)
+    probability = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    each = -np.where(targets > 0, weights * np.log(probability), np.log(1 - probability))
+    np.testing.assert_allclose(found, each.mean(axis=1), rtol=1e-5)
+
+
+def test_classification_stays_finite_where_it_is_sure():
+    logits = np.array([[1e4, -1e4], [-1e4, 1e4]], np.float32)
+    for multi in (False, True):
+
+        def loss(x, multi=multi):
+            ones = np.ones(2, np.float32)
+            target = np.eye(2, dtype=np.float32)[::-1]
+            return losses.classification(x, target, multi_label=multi, class_weights=ones).mean()
+
+        assert all(np.isfinite(x).all() for x in jax.value_and_grad(loss)(logits))

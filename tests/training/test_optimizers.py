@@ -65,3 +65,14 @@ def test_unknown_name_lists_the_known():
     assert isinstance(
         optimizers.make_optimizer("adamw", 0.1, weight_decay=0.0), optax.GradientTransformation
     )
+
+
+def test_rates_fall_with_depth_and_frozen_blocks_stay(params):
+    whole = {"encoder": params, "head": {"classifier": {"kernel": jnp.ones((3, 2))}}}
+    scales = optimizers.rate_scales(whole, encoder=0.5, layer_decay=0.1, blocks=4, frozen=2)
+    assert jax.tree.structure(scales) == jax.tree.structure(whole)
+    of = {name: set(jax.tree.leaves(leaves)) for name, leaves in scales["encoder"].items()}
+    assert of["norm0"] == of["block1"] == of["block2"] == {0.0}
+    assert of["block3"] == {0.5 * 0.1**2}
+    assert of["block4"] == {0.5 * 0.1} and of["dense"] == {0.5}
+    assert set(jax.tree.leaves(scales["head"])) == {1.0}

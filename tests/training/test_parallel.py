@@ -2,20 +2,46 @@
 
 import itertools
 import pathlib
+import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from cryjax.training import optimizers
+import programs
+
+SCRIPT = pathlib.Path(__file__).with_name("devices.py")
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     out = tmp_path_factory.mktemp("devices") / "out.npz"
-    script = pathlib.Path(__file__).with_name("devices.py")
-    subprocess.run([sys.executable, script, out], check=True, timeout=400)
+    subprocess.run([sys.executable, SCRIPT, out], check=True, timeout=400)
+    with np.load(out) as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory):
+    out = tmp_path_factory.mktemp("processes") / "out.npz"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    both = [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, out],
+            env=programs.environment(
+                CRYJAX_COORDINATOR=address, CRYJAX_PROCESSES="2", CRYJAX_PROCESS=str(place)
+            ),
+        )
+        for place in range(2)
+    ]
+    try:
+        assert [process.wait(timeout=300) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()
     with np.load(out) as arrays:
         return dict(arrays)
 
@@ -52,14 +78,15 @@ def test_local_batch_statistics_would_be_seen(found):
 @pytest.mark.parametrize(
     ("optimizer", "spread"),
     [
-        *itertools.product(optimizers.NAMES, ["jit8", "pmap8"]),
+        *itertools.product(["sgd", "supervised"], ["jit8", "pmap8"]),
+        ("adamw", "jit8"),
+        ("lars", "jit8"),
         ("sgd", "jit8 tiled"),
-        ("sgd", "pmap8 tiled"),
     ],
 )
 def test_whole_step(found, optimizer, spread):
     one = {k: v for k, v in found.items() if k.startswith(f"{optimizer}/jit1/")}
-    assert len(one) > 40
+    assert len(one) > 25
     for key, value in one.items():
         other = found[key.replace("jit1", spread)]
         if value.dtype.kind in "iu":
@@ -70,6 +97,19 @@ def test_whole_step(found, optimizer, spread):
         np.testing.assert_allclose(other, value, atol=2e-3 * scale, err_msg=key)
         if "step0" in key:
             np.testing.assert_allclose(other, value, rtol=2e-3, atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("kind", ["lars", "supervised", "sgd tiled"])
+def test_two_processes_are_one_device(found, of_two_processes, kind):
+    here = {k: v for k, v in of_two_processes.items() if k.startswith(f"{kind}/step0/")}
+    assert len(here) > 25
+    for key, value in here.items():
+        one = found[key.replace(f"{kind}/", f"{kind.split()[0]}/jit1/", 1)]
+        if value.dtype.kind in "iu":
+            np.testing.assert_array_equal(value, one, err_msg=key)
+        else:
+            scale = np.abs(one).max() + 1e-3
+            np.testing.assert_allclose(value, one, atol=2e-3 * scale, err_msg=key)
 
 
 @pytest.mark.parametrize("spread", ["jit8", "pmap8"])

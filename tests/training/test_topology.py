@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.training import topology
 
 pytestmark = pytest.mark.skipif(

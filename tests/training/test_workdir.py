@@ -5,7 +5,7 @@ import json
 import pytest
 from tensorboardX.proto import event_pb2
 
-from cryjax.command.program import UserError
+from cryjax.command.errors import UserError
 from cryjax.training.workdir import Workdir, write_json
 
 

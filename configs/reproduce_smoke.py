@@ -1,0 +1,73 @@
+"""The paper's experiment on synthetic data, small: minutes on two cores.
+
+    python -m cryjax.reproduce --config=configs/reproduce_smoke.py --workdir=TABLE
+
+General sounds with the kinds of their events, a large unlabelled set of cries, and labelled cries
+of other newborns for two tasks: injury (one newborn in ten) and triggers. It shows that all of it
+works; no number of it is about infants.
+"""
+
+import pathlib
+
+import ml_collections
+
+from cryjax.command import config as config_lib
+
+_HERE = pathlib.Path(__file__).parent
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+
+    # Over the report.
+    config.title = "The paper's experiment on a synthetic clinical set"
+    # General audio, labelled, to pre-train on; unlabelled cries to adapt to. Each is a prepared
+    # dataset, or flags of `prepare` from which to make one.
+    config.general = "--synthetic=sounds --examples=1200"
+    config.unlabelled = "--synthetic=clinical-unlabelled --examples=1200"
+    # Tasks by name: labelled cries, and of two classes the one to be found ('': the second).
+    config.tasks = ml_collections.ConfigDict(
+        {
+            "injury": {
+                "data": "--synthetic=clinical-injury --examples=1000 --splits=train=0.5,test=0.5",
+                "positive": "injury",
+            },
+            "triggers": {
+                "data": "--synthetic=clinical-triggers --examples=1000 --splits=train=0.5,test=0.5",
+                "positive": "",
+            },
+        }
+    )
+    # 'scratch', 'supervised', 'simclr', and the last two with '+adapted'.
+    config.rows = ("scratch", "supervised", "simclr", "supervised+adapted", "simclr+adapted")
+    # Grouped, stratified folds, each tested once; 0 takes the tasks' own splits.
+    config.folds = 0
+    config.fold_seed = 0
+    # Shares of the training subjects, and the seeds that choose them and initialise what is
+    # trained: of the linear probe, which is cheap, and of fine-tuning.
+    config.probe = ml_collections.ConfigDict(
+        {"fractions": (0.05, 0.1, 0.2, 0.5, 1.0), "seeds": (0, 1, 2, 3, 4), "classifier": "ridge"}
+    )
+    config.finetune = ml_collections.ConfigDict({"fractions": (0.1, 1.0), "seeds": (0,)})
+    # Resamples of the subjects behind each 95 % interval.
+    config.resamples = 1000
+
+    # Recipes: SimCLR on general audio; adaptation to the unlabelled cries; supervised pre-training
+    # on general audio; fine-tuning. They see the same number of clips in pre-training.
+    config.pretrain = config_lib.load(_HERE / "pretrain_small.py")
+    config.pretrain.total = "150 steps"
+    config.pretrain.optimizer.warmup = "10 steps"
+    config.adapt = config_lib.load(_HERE / "pretrain_small.py")
+    config.adapt.total = "100 steps"
+    config.adapt.optimizer.learning_rate = 1e-3
+    config.adapt.optimizer.warmup = "10 steps"
+    config.supervised = config_lib.load(_HERE / "finetune.py")
+    config.supervised.total = "300 steps"
+    config.supervised.batch_size = 128
+    config.supervised.encoder_rate = 1.0
+    config.supervised.evaluate_every = "50 steps"
+    config.tune = config_lib.load(_HERE / "finetune.py")
+    config.tune.total = "80 steps"
+    # Few labels: none is held out to choose a step by.
+    config.tune.validation = 0.0
+    return config

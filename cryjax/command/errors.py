@@ -1,0 +1,5 @@
+"""What a user can mend."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend. The message is one line: the thing, then the remedy."""

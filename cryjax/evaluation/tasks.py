@@ -1,0 +1,150 @@
+"""A labelled dataset as a task: its classes, and who is trained on, chosen by and scored."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from cryjax.command.errors import UserError
+from cryjax.data.records import Index, Prepared
+from cryjax.evaluation import folds
+
+
+def ordered(prepared: Prepared, positive: str) -> tuple[str, ...]:
+    """A dataset's classes by name, the positive one, if it is named, last.
+
+    Of two classes the second is what a detector finds, here and in every metric.
+    """
+    names = prepared.label_names
+    if positive and positive not in names:
+        raise UserError(
+            f"config.positive={positive!r} is no label of {prepared.directory}; take one of "
+            f"{', '.join(names)}"
+        )
+    return tuple(sorted(names, key=lambda name: (name == positive, name)))
+
+
+def targets_of(labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    """[n] labels, several separated by ';' -> bool [n, classes]."""
+    return np.array([[name in label.split(";") for name in classes] for label in labels], bool)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is to be told apart.
+
+    Attributes:
+      prepared: the dataset.
+      classes: names, in order.
+      multi_label: whether a recording may have several.
+    """
+
+    prepared: Prepared
+    classes: tuple[str, ...]
+    multi_label: bool
+
+    def true(self, labels: np.ndarray) -> np.ndarray:
+        """[n] labels -> int [n] classes, or bool [n, classes] of several."""
+        targets = targets_of(labels, self.classes)
+        return targets if self.multi_label else targets.argmax(axis=1)
+
+
+def open_task(config: Any, index: Index, prepared: Prepared) -> Task:
+    """The task of a dataset. Raises UserError where the config or the labels do not fit it."""
+    classes = prepared.label_names
+    if len(classes) < 2:
+        found = f"1 class ({classes[0]!r})" if classes else "no labels"
+        raise UserError(
+            f"{prepared.directory} has {found}; training tells two classes apart at least: prepare "
+            "it from a manifest that has them, or with --label_column"
+        )
+    several = any(";" in label for label in index.labels)
+    if several and config.task == "single":
+        raise UserError(
+            f"config.task='single', and {prepared.directory} has recordings of several labels; "
+            "take 'multi' or 'auto'"
+        )
+    classes = ordered(prepared, config.positive)
+    return Task(prepared, classes, several or config.task == "multi")
+
+
+@dataclasses.dataclass(frozen=True)
+class Division:
+    """The examples to train on, to choose by and to score; the last two may be empty."""
+
+    train: Index
+    validation: Index
+    test: Index
+
+
+def divide(index: Index, config: Any) -> Division:
+    """Divides labelled examples by recording, and recordings by subject, as the config says.
+
+    Raises:
+      UserError: where there is nothing to train on, or nothing by which to judge it.
+    """
+    _, first = np.unique(index.recordings, return_index=True)
+    of = index[first]
+    validation = np.array([], int)
+    if config.folds:
+        parts = folds.grouped_folds(of.labels, of.subjects, config.folds, config.fold_seed)
+        if config.fold >= len(parts):
+            raise UserError(
+                f"config.fold={config.fold}: {len(of)} recordings of {len(set(of.subjects))} "
+                f"subjects make {len(parts)} folds, counted from 0"
+            )
+        train, test = parts[config.fold]
+    else:
+        train, validation, test = (
+            np.flatnonzero(of.splits == name) for name in ("train", "validation", "test")
+        )
+        if not len(train):
+            raise UserError(
+                f"config.folds=0 takes the dataset's split 'train', and it has labelled recordings "
+                f"in {', '.join(sorted(set(of.splits)))}; take config.folds=5"
+            )
+        folds.check_apart(of.subjects, np.concatenate([train, validation]), test)
+        folds.check_apart(of.subjects, train, validation)
+    taken = folds.take_fraction(
+        of.labels[train], of.subjects[train], config.label_fraction, config.label_seed
+    )
+    train = train[taken]
+    if config.validation and not len(validation):
+        stay, held = folds.hold_out(
+            of.labels[train], of.subjects[train], config.validation, config.seed
+        )
+        train, validation = train[stay], train[held]
+    if not len(test) and not len(validation):
+        raise UserError(
+            "nothing to score: the dataset has no split 'test', and config.folds and "
+            "config.validation are 0; set one of them"
+        )
+
+    def examples(recordings: np.ndarray) -> Index:
+        return index[np.isin(index.recordings, of.recordings[recordings])]
+
+    return Division(examples(train), examples(validation), examples(test))
+
+
+def missing(task: Task, division: Division) -> list[str]:
+    """What a reader of the numbers should know of the division.
+
+    Raises:
+      UserError: where there is but one class to learn.
+    """
+    said = []
+    has = targets_of(division.train.labels, task.classes).any(axis=0)
+    if has.sum() < 2:
+        raise UserError(
+            f"the training recordings have {has.sum()} of the {len(task.classes)} classes; take "
+            "another fold, fold_seed or label_seed, or a larger label_fraction"
+        )
+    absent = [name for name, found in zip(task.classes, has, strict=True) if not found]
+    if absent:
+        said.append(f"no training recording of {', '.join(absent)}: it cannot be found")
+    scored = division.test if len(division.test) else division.validation
+    held = targets_of(scored.labels, task.classes).any(axis=0)
+    if not held.all():
+        names = [name for name, found in zip(task.classes, held, strict=True) if not found]
+        said.append(f"no recording of {', '.join(names)} is scored: no metric tells of it")
+    return said

@@ -1,0 +1,322 @@
+"""Supervised training of encoder and classifier: from scratch, or fine-tuning a checkpoint.
+
+    python -m cryjax.finetune --config=configs/finetune.py --workdir=TUNED \\
+        --config.init=RUN --config.data=DATA
+
+With `config.init`, the encoder, its front end and its window are those of that run, whose head is
+not used; without, those of the config, and that is training from scratch, or supervised
+pre-training where DATA is a large labelled set. The recordings of the test subjects are scored by
+what did best on validation, or else by what there is at the end. SIGTERM or Ctrl-C saves and exits
+with status 75: the same command goes on.
+"""
+
+import csv
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from cryjax import __version__
+from cryjax.audio import frontend
+from cryjax.command import config as config_lib
+from cryjax.command import program
+from cryjax.command.errors import UserError
+from cryjax.data import loader
+from cryjax.data.records import Index, Prepared, open_prepared
+from cryjax.evaluation import figures, metrics, tasks
+from cryjax.evaluation.embeddings import Embedder, Embeddings
+from cryjax.training import checkpoints, loop, parallel, recipe, start, steps, supervised
+from cryjax.training.workdir import Workdir
+
+
+def as_trained(config: Any) -> Any:
+    """The config with the encoder, front end and window of the run that `config.init` names."""
+    if not config.init:
+        return config
+    meta = checkpoints.read_meta(config.init)
+    config = config.copy_and_resolve_references()
+    config.encoder.update(meta["config"]["encoder"])
+    config.front_end = meta["config"]["front_end"]
+    config.crop.seconds = meta["config"]["crop"]["seconds"]
+    config.clip_seconds = max(config.clip_seconds, config.crop.seconds)
+    return config
+
+
+def training_sources(prepared: Prepared, train: Index, classes: Any, balance: str) -> list[Any]:
+    """What to draw training examples from, and how often: all alike, or each class as often."""
+    if balance != "sampling":
+        return [(loader.Labelled(prepared.at(train), classes), 1.0)]
+    has = tasks.targets_of(train.labels, classes)
+    parts = [train[has[:, place]] for place in range(len(classes))]
+    return [(loader.Labelled(prepared.at(part), classes), 1.0) for part in parts if len(part)]
+
+
+class Judge:
+    """Scores recordings with a state, and keeps the best one."""
+
+    def __init__(self, task: tasks.Task, parts: supervised.Supervised, config: Any, devices: Any):
+        self._task = task
+        self._select, self._patience = config.select, config.patience
+        self._embedder = Embedder(
+            functools.partial(
+                steps.classify,
+                encoder=parts.encoder,
+                head=parts.head,
+                settings=parts.plan.settings,
+                multi_label=task.multi_label,
+            ),
+            round(config.crop.seconds * parts.plan.settings.sample_rate),
+            devices=devices,
+        )
+
+    def probabilities(self, variables: Any, index: Index, *, shown: bool = False) -> Embeddings:
+        """Of whole recordings, [recordings, classes] in `features`."""
+        return self._embedder(variables, self._task.prepared.at(index), shown=shown)
+
+    def metrics(self, state: steps.TrainState, index: Index) -> dict[str, float]:
+        """Of a state that is being trained, as lines of metrics.jsonl have them."""
+        params = state.params if state.average is None else state.average
+        variables = {
+            "encoder": {
+                "params": params["encoder"],
+                "batch_stats": state.batch_stats["encoder"],
+            },
+            "head": {"params": params["head"]},
+        }
+        found = self.probabilities(variables, index)
+        true = self._task.true(found.labels)
+        once = np.ones((1, len(found.labels)))
+        named = metrics.headlines(true, len(self._task.classes), probabilities=True)
+        return {
+            f"validation_{name}": float(metric(true, found.features, once)[0])
+            for name, metric in named.items()
+        }
+
+    def best_step(self, history: list[dict[str, float]]) -> tuple[int, bool]:
+        """The step that did best on validation so far, and whether patience has run out."""
+        name = f"validation_{self._select}"
+        lines = [line for line in history if np.isfinite(line.get(name, np.nan))]
+        if not lines:
+            return 0, False
+        best = max(lines, key=lambda line: (line[name], -line["step"]))["step"]
+        since = sum(line["step"] > best for line in lines)
+        return int(best), bool(self._patience) and since >= self._patience
+
+
+def write_predictions(path: pathlib.Path, found: Embeddings, classes: tuple[str, ...]) -> None:
+    """A row for each scored recording: its number, subject, label and probabilities."""
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["recording", "subject", "label", *(f"p({name})" for name in classes)])
+        rows = zip(found.recordings, found.subjects, found.labels, found.features, strict=True)
+        for recording, subject, label, probabilities in rows:
+            table.writerow([recording, subject, label, *(f"{p:.6g}" for p in probabilities)])
+    partial.replace(path)
+
+
+def summarise(found: Embeddings, task: tasks.Task, config: Any) -> dict[str, Any]:
+    """The metrics of recordings and, where a subject has one label, of subjects."""
+    how = {"resamples": config.resamples, "seed": config.seed, "probabilities": True}
+    true = task.true(found.labels)
+    result = metrics.summarise(true, found.features, task.classes, found.subjects, **how)
+    grouped = metrics.by_subject(true, found.features, found.subjects)
+    if grouped is not None:
+        result["by_subject"] = metrics.summarise(*grouped[:2], task.classes, grouped[2], **how)
+    return result
+
+
+def run(
+    config: Any, workdir_path: str, *, devices: list[jax.Device] | None = None
+) -> dict[str, Any]:
+    """Trains, or goes on training, in a work directory, and scores the test recordings.
+
+    Args:
+      config: validated.
+      workdir_path: of the run.
+      devices: to train on; all of all processes if None.
+
+    Returns:
+      The content of result.json.
+    """
+    config = as_trained(config)
+    prepared = open_prepared(config.data)
+    settings = frontend.resolve(config.front_end)
+    if prepared.sample_rate != settings.sample_rate:
+        whose = f"that of {config.init}" if config.init else f"config.front_end={config.front_end}"
+        raise UserError(
+            f"{config.data} is at {prepared.sample_rate} Hz and the front end, {whose}, at "
+            f"{settings.sample_rate} Hz; prepare it again with --sample_rate={settings.sample_rate}"
+        )
+    index = prepared.index()
+    index = index[index.labels != ""]
+    task = tasks.open_task(config, index, prepared)
+    division = tasks.divide(index, config)
+    targets = tasks.targets_of(division.train.labels, task.classes)
+    warnings = tasks.missing(task, division)
+    spread = parallel.Parallel(config.parallel, devices)
+    mixing = "'mix'" if "mix" in config.transforms else "mixup" if config.mixup else ""
+    recipe.check_devices(config, spread.devices, grouped=mixing)
+    parts = supervised.build(config, targets, multi_label=task.multi_label)
+    plan = parts.plan
+    workdir = Workdir(workdir_path, config_lib.to_dict(config), writes=jax.process_index() == 0)
+    synthetic = prepared.synthetic or (
+        bool(config.init) and bool(checkpoints.read_meta(config.init)["synthetic"])
+    )
+
+    base = jax.random.key(config.seed)
+    saved = checkpoints.Checkpoints(workdir.path)
+    best = checkpoints.Checkpoints(workdir.path, folder=checkpoints.BEST, keep=1)
+    state = start.start_state(
+        jax.jit(parts.init)(base),
+        config.init,
+        settings,
+        spread,
+        saved,
+        averaged=config.average_decay > 0,
+    )
+    workdir.rewind(int(state.step))
+    best.rewind(int(state.step))
+    logging.info(
+        "%s width %g; %d recordings of %d subjects to train on, %d to choose by, %d to score%s; "
+        "%d steps of %d; %s",
+        config.encoder.name, config.encoder.width,
+        len(set(division.train.recordings)), len(set(division.train.subjects)),
+        len(set(division.validation.recordings)), len(set(division.test.recordings)),
+        " (synthetic)" if synthetic else "", plan.total, config.batch_size, spread,
+    )  # fmt: skip
+    meta = {
+        "program": "finetune",
+        "version": __version__,
+        "config": config_lib.to_dict(config),
+        "front_end": dataclasses.asdict(settings),
+        "labels": list(task.classes),
+        "multi_label": task.multi_label,
+        "synthetic": synthetic,
+    }
+    judge = Judge(task, parts, config, devices)
+
+    def evaluate(current: steps.TrainState, step: int) -> dict[str, float]:
+        found = judge.metrics(current, division.validation)
+        line = {"step": step, **found}
+        if judge.best_step([*workdir.metrics(), line])[0] == step:
+            best.save_model(current, step, meta)
+        return found
+
+    def in_steps(length: str) -> int:
+        return config_lib.steps(length, batch_size=config.batch_size, examples=len(targets))
+
+    @functools.cache
+    def step_of(frozen: int) -> steps.StepFunction:
+        return spread.wrap(parts.step_of(frozen))
+
+    state = loop.train(
+        lambda step: step_of(parts.frozen(step)),
+        state,
+        loader.batches(
+            loader.examples(
+                training_sources(prepared, division.train, task.classes, config.balance),
+                samples=plan.clip_samples,
+                seed=config.seed,
+            ),
+            batch_size=config.batch_size,
+            start=int(state.step),
+            process=jax.process_index(),
+            processes=jax.process_count(),
+            threads=config.loader.threads,
+            buffer=config.loader.buffer,
+        ),
+        key=base,
+        schedule=loop.Schedule(
+            total=plan.total,
+            log_every=max(in_steps(config.log_every), 1),
+            checkpoint_every=in_steps(config.checkpoint_every),
+            evaluate_every=in_steps(config.evaluate_every) if len(division.validation) else 0,
+        ),
+        parallel=spread,
+        checkpoints=saved,
+        workdir=workdir,
+        meta=meta,
+        learning_rate=plan.learning_rate,
+        batch_size=config.batch_size,
+        evaluate=evaluate,
+        enough=lambda: judge.best_step(workdir.metrics())[1],
+    )
+    if best.latest is None:  # nothing to choose by: the end is what there is
+        best.save_model(state, int(state.step), meta)
+    step = best.latest
+    saved.close()
+    best.close()
+    del state
+
+    scored = division.test if len(division.test) else division.validation
+    if not len(division.test):
+        warnings.append("scored on the recordings that chose the step: the numbers flatter")
+    trained = checkpoints.load_trained(workdir_path)
+    found = judge.probabilities(
+        {"encoder": trained.pretrained.variables, "head": trained.variables}, scored, shown=True
+    )
+    result = summarise(found, task, config) | {
+        "init": config.init,
+        "multi_label": task.multi_label,
+        "scored": "test" if len(division.test) else "validation",
+        "best_step": step,
+        "n_train": len(set(division.train.recordings)),
+        "n_train_subjects": len(set(division.train.subjects)),
+        "n_validation": len(set(division.validation.recordings)),
+        "synthetic": synthetic,
+        "warnings": warnings,
+    }
+    if workdir.writes:
+        report(workdir, result, found, task)
+    workdir.close()
+    return result
+
+
+def report(workdir: Workdir, result: dict[str, Any], found: Embeddings, task: tasks.Task) -> None:
+    """result.json, predictions.csv and figures."""
+    note = "synthetic data" if result["synthetic"] else ""
+    write_predictions(workdir.path / "predictions.csv", found, task.classes)
+    figures.training_figure(workdir.figure("training"), workdir.metrics(), note=note)
+    title = f"{result['n_recordings']} recordings of {result['n_subjects']} subjects"
+    if not task.multi_label:
+        figures.confusion_figure(
+            workdir.figure("confusion"), result["confusion"], task.classes, title, note=note
+        )
+    if len(task.classes) == 2 and not task.multi_label:
+        figures.roc_figure(
+            workdir.figure("roc"),
+            task.true(found.labels),
+            found.features[:, 1],
+            f"'{task.classes[1]}', {title}",
+            note=note,
+        )
+    workdir.result(result)
+
+
+def main(config: Any, workdir: str) -> None:
+    parallel.join_processes()
+    result = run(config, workdir)
+    for warning in result["warnings"]:
+        logging.warning("%s", warning)
+    if jax.process_index() == 0:
+        start_from = config.init or "scratch"
+        synthetic = " (synthetic data)" if result["synthetic"] else ""
+        print(
+            f"fine-tuned from {start_from}{synthetic}: {result['n_recordings']} recordings of "
+            f"{result['n_subjects']} subjects scored ({result['scored']}); 95 % intervals over "
+            f"subjects\n{metrics.table(result)}"
+        )
+
+
+if __name__ == "__main__":
+    program.run_recipe(
+        main,
+        supervised.RULES,
+        recipe="Recipe, as configs/finetune.py.",
+        workdir="Folder of the run; an existing run goes on.",
+    )

@@ -1,0 +1,161 @@
+"""What every recipe for training has in common: the fields it accepts and the parts they build."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+
+from cryjax.audio import augment, frontend
+from cryjax.command import config as config_lib
+from cryjax.command.config import boolean, integer, interval, number, one_of, text
+from cryjax.command.errors import UserError
+from cryjax.models import ENCODERS
+from cryjax.training import optimizers, parallel
+
+_TRANSFORMS = (*augment.WAVEFORM, *augment.SPECTROGRAM)
+_SHARE = number(0, 1)
+# Of views, encoder, optimizer and run.
+RULES = {
+    "data": text(required="a prepared dataset: --config.data=FOLDER (python -m cryjax.prepare)"),
+    "init": text(),
+    "total": config_lib.LENGTH,
+    "batch_size": integer(2),
+    "checkpoint_every": config_lib.LENGTH,
+    "log_every": config_lib.LENGTH,
+    "seed": integer(),
+    "parallel": one_of(*parallel.CHOICES),
+    "encoder.name": one_of(*ENCODERS),
+    "encoder.width": number(above=0),
+    "encoder.dtype": one_of("float32", "bfloat16"),
+    "front_end": one_of(*frontend.PRESETS),
+    "clip_seconds": number(above=0),
+    "crop.seconds": number(above=0),
+    "crop.speed": interval(0.1),
+    "transforms": config_lib.Rule(
+        lambda x: isinstance(x, tuple | list) and all(name in _TRANSFORMS for name in x),
+        "a tuple of " + ", ".join(_TRANSFORMS),
+    ),
+    **{f"{name}.probability": _SHARE for name in _TRANSFORMS},
+    "mix.snr_decibels": interval(),
+    "gain.decibels": interval(),
+    "add_noise.snr_decibels": interval(),
+    "time_shift.most": _SHARE,
+    "equalise.decibels": number(0),
+    "equalise.knots": integer(2),
+    "band_pass.low": number(0, 0.5),
+    "band_pass.high": number(0, 0.5),
+    "band_pass.slope": number(0),
+    "time_warp.most": number(0, 0.49),
+    "frequency_mask.count": integer(0),
+    "frequency_mask.most": _SHARE,
+    "time_mask.count": integer(0),
+    "time_mask.most": _SHARE,
+    "optimizer.name": one_of(*optimizers.NAMES),
+    "optimizer.learning_rate": number(above=0),
+    "optimizer.scaling": one_of(*optimizers.SCALINGS),
+    "optimizer.weight_decay": number(0),
+    "optimizer.momentum": number(0, 1),
+    "optimizer.warmup": config_lib.LENGTH,
+    "memory.remat": boolean(),
+    "loader.threads": integer(1),
+    "loader.buffer": integer(1),
+}
+
+
+def check_devices(config: Any, devices: int, *, grouped: str = "") -> None:
+    """Raises UserError where the devices do not divide the batch.
+
+    Args:
+      config: of the run.
+      devices: over all processes.
+      grouped: the field, if any, by which examples mix with others of their group.
+    """
+    if config.batch_size % devices:
+        near = max(config.batch_size // devices, 1) * devices
+        raise UserError(
+            f"config.batch_size={config.batch_size} is not divided by {devices} devices; "
+            f"take a multiple, as {near}"
+        )
+    if grouped and config.batch_size // devices % augment.MIX_GROUP:
+        raise UserError(
+            f"config.batch_size={config.batch_size} over {devices} devices: {grouped} needs a "
+            f"multiple of {augment.MIX_GROUP} on each; take one of {devices * augment.MIX_GROUP}, "
+            "or leave it out"
+        )
+
+
+def view_recipe(config: Any) -> dict[str, Any]:
+    """The keyword arguments of `augment.view` that the config describes."""
+    return {
+        "settings": frontend.resolve(config.front_end),
+        "crop": config.crop.to_dict(),
+        "transforms": [(name, config[name].to_dict()) for name in config.transforms],
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long a run is, how fast it learns, and what a batch of it is.
+
+    Attributes:
+      settings: of the front end.
+      clip_samples: of each clip of a batch, from which its views are cropped.
+      total: steps of the run.
+      learning_rate: of a step.
+      optimizer: with that rate.
+    """
+
+    settings: frontend.FrontEnd
+    clip_samples: int
+    total: int
+    learning_rate: optax.Schedule
+    optimizer: optax.GradientTransformation
+
+    def batch(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a batch of `size` clips."""
+        return {
+            "audio": jax.ShapeDtypeStruct((size, self.clip_samples), "int16"),
+            "length": jax.ShapeDtypeStruct((size,), "int32"),
+        }
+
+
+def plan(config: Any, examples: int) -> Plan:
+    """What a validated config says of a run whose epoch has so many examples."""
+
+    def in_steps(length: str) -> int:
+        return config_lib.steps(length, batch_size=config.batch_size, examples=examples)
+
+    total, warmup = in_steps(config.total), in_steps(config.optimizer.warmup)
+    if not total:
+        raise UserError(f"config.total={config.total!r} is no step at all; take a longer run")
+    if warmup >= total:
+        raise UserError(
+            f"config.optimizer.warmup={config.optimizer.warmup!r} is {warmup} steps and "
+            f"config.total={config.total!r} is {total}; take a shorter warm-up"
+        )
+    if config.crop.seconds > config.clip_seconds:
+        raise UserError(
+            f"config.crop.seconds={config.crop.seconds} is more than config.clip_seconds="
+            f"{config.clip_seconds}, from which views are cropped; take a longer clip"
+        )
+    settings = frontend.resolve(config.front_end)
+    learning_rate = optimizers.schedule(
+        optimizers.base_rate(
+            config.optimizer.learning_rate, config.batch_size, config.optimizer.scaling
+        ),
+        total,
+        warmup,
+    )
+    return Plan(
+        settings=settings,
+        clip_samples=round(config.clip_seconds * settings.sample_rate),
+        total=total,
+        learning_rate=learning_rate,
+        optimizer=optimizers.make_optimizer(
+            config.optimizer.name,
+            learning_rate,
+            weight_decay=config.optimizer.weight_decay,
+            momentum=config.optimizer.momentum,
+        ),
+    )

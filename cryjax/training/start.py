@@ -1,0 +1,58 @@
+"""Where training starts: a checkpoint of the work directory, another run's encoder, or fresh."""
+
+from absl import logging
+
+from cryjax.audio import frontend
+from cryjax.command.errors import UserError
+from cryjax.training import checkpoints
+from cryjax.training.parallel import Parallel
+from cryjax.training.steps import TrainState
+
+
+def start_state(
+    state: TrainState,
+    init: str,
+    settings: frontend.FrontEnd,
+    spread: Parallel,
+    saved: checkpoints.Checkpoints,
+    *,
+    averaged: bool = False,
+) -> TrainState:
+    """The state to train from, on the devices; the log says which.
+
+    Args:
+      state: fresh.
+      init: work directory of another run whose encoder to take; '' takes none.
+      settings: of this run's front end.
+      spread: the devices.
+      saved: checkpoints of this run.
+      averaged: whether a moving average of the parameters is kept; it starts from them.
+
+    Raises:
+      UserError: where the other run's front end or encoder is another.
+    """
+    if saved.latest is not None:
+        logging.info("going on from step %d of this work directory", saved.latest)
+        return saved.restore(
+            state.replace(average=state.params) if averaged else state, spread.replicated
+        )
+    if init:
+        theirs = frontend.FrontEnd(**checkpoints.read_meta(init)["front_end"])
+        if theirs != settings:
+            raise UserError(
+                f"config.init={init} was trained with another front end ({theirs}); "
+                "take the config.front_end that it was trained with"
+            )
+        target = {
+            "params": state.params["encoder"],
+            "batch_stats": state.batch_stats["encoder"],
+        }
+        loaded = checkpoints.restore_item(init, "encoder", target, spread.replicated)
+        logging.info("starting from the encoder of %s; head and optimizer fresh", init)
+        state = state.replace(
+            params=state.params | {"encoder": loaded["params"]},
+            batch_stats=state.batch_stats | {"encoder": loaded["batch_stats"]},
+        )
+    else:
+        logging.info("starting fresh")
+    return spread.replicate(state.replace(average=state.params) if averaged else state)

@@ -1,0 +1,150 @@
+"""Supervised training as a config describes it: what its fields accept, the parts they build."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from cryjax.command import config as config_lib
+from cryjax.command.config import integer, number, one_of, text
+from cryjax.command.errors import UserError
+from cryjax.models import ENCODERS, Classifier, make_encoder
+from cryjax.models.encoders import Encoder
+from cryjax.training import losses, optimizers, recipe, steps
+
+RULES = recipe.RULES | {
+    "task": one_of("auto", "single", "multi"),
+    "positive": text(),
+    "balance": one_of("none", "weights", "sampling"),
+    "label_fraction": number(above=0, high=1),
+    "label_seed": integer(),
+    "folds": config_lib.FOLDS,
+    "fold": integer(),
+    "fold_seed": integer(),
+    "validation": number(0, 0.5),
+    "label_smoothing": number(0, 0.99),
+    "mixup": number(0),
+    "dropout": number(0, 0.99),
+    "encoder_rate": number(above=0),
+    "layer_decay": number(above=0, high=1),
+    "freeze.blocks": integer(),
+    "freeze.thaw_every": config_lib.LENGTH,
+    "average_decay": number(0, 0.99999),
+    "evaluate_every": config_lib.LENGTH,
+    "select": one_of("macro_auc", "average_precision", "accuracy", "balanced_accuracy"),
+    "patience": integer(),
+    "resamples": integer(1),
+}
+
+
+def class_weights(targets: np.ndarray, *, multi_label: bool) -> np.ndarray:
+    """Weights by which each class counts the same, for `losses.classification`.
+
+    Args:
+      targets: [examples, classes] of 0 and 1: the training set's.
+      multi_label: whether an example may have several.
+
+    Returns:
+      float32 [classes]. Of one label n / (classes x count), so that an example's weight is 1 on
+      average; of several the ratio of negatives to positives. 0 for a class without examples.
+    """
+    count = targets.sum(axis=0)
+    total = len(targets) - count if multi_label else len(targets) / np.count_nonzero(count)
+    return np.divide(total, count, out=np.zeros(len(count)), where=count > 0).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Supervised:
+    """The parts of a supervised run.
+
+    Attributes:
+      encoder: [batch, frames, mels] -> [batch, features].
+      head: [batch, features] -> logits [batch, classes].
+      plan: of the run.
+      init: key -> a fresh state.
+      step_of: frozen blocks -> the pure step that trains the others.
+      frozen: step -> how many blocks are frozen.
+    """
+
+    encoder: Encoder
+    head: Classifier
+    plan: recipe.Plan
+    init: Any
+    step_of: Any
+    frozen: Any
+
+
+def build(config: Any, targets: np.ndarray, *, multi_label: bool) -> Supervised:
+    """The parts that a validated config describes.
+
+    Args:
+      config: of the run.
+      targets: [examples, classes] of 0 and 1: the training set's.
+      multi_label: whether an example may have several.
+    """
+    blocks = len(ENCODERS[config.encoder.name][0])
+    if config.freeze.blocks > blocks + 1:
+        raise UserError(
+            f"config.freeze.blocks={config.freeze.blocks}: {config.encoder.name} has {blocks} "
+            f"blocks, and its dense layer is one more; take up to {blocks + 1}"
+        )
+    plan = recipe.plan(config, len(targets))
+    encoder = make_encoder(**config.encoder).clone(remat=config.memory.remat)
+    head = Classifier(targets.shape[1])
+    weights = np.ones(targets.shape[1], np.float32)
+    if config.balance == "weights":
+        weights = class_weights(targets, multi_label=multi_label)
+    thaw = config_lib.steps(
+        config.freeze.thaw_every, batch_size=config.batch_size, examples=len(targets)
+    )
+
+    def frozen(step: int) -> int:
+        """Blocks that the step, counted from 1, leaves as they are."""
+        return max(config.freeze.blocks - ((step - 1) // thaw if thaw else 0), 0)
+
+    def step_of(blocks_frozen: int) -> steps.StepFunction:
+        def step(state, batch, key, axis_name=None):
+            return steps.supervised_step(
+                state,
+                batch,
+                key,
+                encoder=encoder.clone(frozen=blocks_frozen),
+                head=head,
+                optimizer=plan.optimizer,
+                recipe=recipe.view_recipe(config),
+                loss=functools.partial(
+                    losses.classification,
+                    multi_label=multi_label,
+                    class_weights=weights,
+                    smoothing=config.label_smoothing,
+                ),
+                scales=optimizers.rate_scales(
+                    state.params,
+                    encoder=config.encoder_rate,
+                    layer_decay=config.layer_decay,
+                    blocks=blocks,
+                    frozen=blocks_frozen,
+                ),
+                mixup=config.mixup,
+                dropout=config.dropout,
+                decay=config.average_decay,
+                axis_name=axis_name,
+            )
+
+        return step
+
+    return Supervised(
+        encoder=encoder,
+        head=head,
+        plan=plan,
+        init=functools.partial(
+            steps.init_state,
+            encoder=encoder,
+            head=head,
+            optimizer=plan.optimizer,
+            mels=plan.settings.mels,
+        ),
+        step_of=step_of,
+        frozen=frozen,
+    )

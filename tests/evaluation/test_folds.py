@@ -1,0 +1,78 @@
+"""Folds and fractions: nobody is divided, every class is there, the smaller lies in the larger."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryjax.command.errors import UserError
+from cryjax.data.records import open_prepared
+from cryjax.evaluation import folds
+
+
+def draw(seed: int, recordings: int = 200, people: int = 30):
+    rng = np.random.default_rng(seed)
+    subjects = np.array([f"s{n}" for n in rng.integers(people, size=recordings)])
+    labels = rng.choice(["a", "b", "c;a"], p=[0.8, 0.15, 0.05], size=recordings)
+    return labels, subjects
+
+
+@given(st.integers(0, 50), st.lists(st.floats(0.01, 1.0), min_size=2, max_size=5))
+def test_fractions_are_nested_and_hold_every_class(seed, fractions):
+    labels, subjects = draw(seed)
+    classes = {name for label in labels for name in label.split(";")}
+    before = np.zeros(len(labels), bool)
+    for fraction in sorted(fractions):
+        taken = folds.take_fraction(labels, subjects, fraction, seed=3)
+        assert {name for label in labels[taken] for name in label.split(";")} == classes
+        assert not set(subjects[taken]) & set(subjects[~taken])
+        assert not np.any(before & ~taken)
+        people = len(set(subjects))
+        share = len(set(subjects[taken])) / people
+        assert share == pytest.approx(fraction, abs=0.51 / people) or share <= len(classes) / people
+        before = taken
+
+
+def test_all_is_all_and_another_seed_takes_others():
+    labels, subjects = draw(0)
+    assert folds.take_fraction(labels, subjects, 1.0, seed=0).all()
+    taken = [folds.take_fraction(labels, subjects, 0.3, seed=seed) for seed in range(2)]
+    assert not np.array_equal(*taken)
+
+
+def test_fractions_keep_the_shares_of_the_kinds():
+    """One subject in ten is ill: so it is of any tenth of them."""
+    subjects = np.array([f"s{n}" for n in range(200)])
+    labels = np.array(["ill" if n % 10 == 0 else "well" for n in range(200)])
+    for fraction in (0.1, 0.2, 0.5):
+        taken = folds.take_fraction(labels, subjects, fraction, seed=1)
+        assert abs(np.sum(labels[taken] == "ill") - 20 * fraction) <= 1
+
+
+def test_a_held_out_part_divides_nobody():
+    labels, subjects = draw(1)
+    stay, held = folds.hold_out(labels, subjects, 0.2, seed=0)
+    assert not set(subjects[stay]) & set(subjects[held])
+    assert sorted([*stay, *held]) == list(range(len(labels)))
+    assert 0.1 < len(held) / len(labels) < 0.3
+    with pytest.raises(UserError, match="1 subject"):
+        folds.hold_out(labels, np.full(len(labels), "one"), 0.2, seed=0)
+
+
+def test_names_subjects_in_all_their_ways(prepared, tmp_path):
+    everybody = set(open_prepared(prepared).index().subjects)
+    assert len(everybody) == 6
+    assert folds.subjects_of("") == set()
+    assert folds.subjects_of("anna, ben") == {"anna", "ben"}
+    assert folds.subjects_of(str(prepared)) == everybody
+    assert folds.subjects_of(f"{prepared}:train") == everybody
+    parts = [folds.subjects_of(f"{prepared}:{fold}/3") for fold in range(3)]
+    assert set.union(*parts) == everybody and sum(map(len, parts)) == 6
+    assert [folds.subjects_of(f"{prepared}:{fold}/3@5") for fold in range(3)] != parts
+    manifest = tmp_path / "some.csv"
+    manifest.write_text("path,subject\na.wav,carl\n")
+    assert folds.subjects_of(f"{manifest},dora") == {"carl", "dora"}
+    with pytest.raises(UserError, match="no split 'test'"):
+        folds.subjects_of(f"{prepared}:test")
+    with pytest.raises(UserError, match="makes 3 folds"):
+        folds.subjects_of(f"{prepared}:3/3")

@@ -1,0 +1,197 @@
+"""The fine-tuning program: by subject, the best kept, it resumes, and refuses what is wrong."""
+
+import csv
+import json
+import pathlib
+import signal
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from matplotlib import image
+
+import programs
+
+TINY = (
+    "--config=configs/finetune.py",
+    "--config.encoder.width=0.0625",
+    "--config.crop.seconds=0.3",
+    "--config.clip_seconds=1.0",
+    "--config.batch_size=16",
+    "--config.total=12 steps",
+    "--config.optimizer.warmup=2 steps",
+    "--config.log_every=1 step",
+    "--config.evaluate_every=4 steps",
+    "--config.checkpoint_every=4 steps",
+    "--config.folds=3",
+    "--config.resamples=100",
+)
+
+
+@pytest.fixture(scope="module")
+def pretrained(prepared, tmp_path_factory):
+    run = tmp_path_factory.mktemp("run") / "pretrained"
+    programs.succeed(
+        "pretrain", *programs.TINY, f"--workdir={run}", f"--config.data={prepared}",
+        "--config.total=4 steps",
+    )  # fmt: skip
+    return run
+
+
+@pytest.fixture(scope="module")
+def tuned(pretrained, prepared, tmp_path_factory):
+    run = tmp_path_factory.mktemp("run") / "tuned"
+    done = programs.succeed(
+        "finetune", *TINY, f"--workdir={run}", f"--config.init={pretrained}",
+        f"--config.data={prepared}", "--config.average_decay=0.5",
+    )  # fmt: skip
+    return run, done
+
+
+def arrays(run: pathlib.Path, folder: str, item: str) -> dict[str, np.ndarray]:
+    steps = [path for path in (run / folder).iterdir() if path.name.isdigit()]
+    newest = max(steps, key=lambda path: int(path.name))
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore((newest / item).absolute())
+    found, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in found}
+
+
+def result(run: pathlib.Path) -> dict:
+    return json.loads((run / "result.json").read_text())
+
+
+def test_leaves_what_it_promises(tuned, pretrained):
+    run, done = tuned
+    found = result(run)
+    assert found["labels"] == ["discomfort", "hunger", "pain"] and found["scored"] == "test"
+    assert found["n_recordings"] == 20 and found["n_subjects"] == 2
+    assert found["n_train"] + found["n_validation"] == 40
+    for name in ("accuracy", "macro_auc", "balanced_accuracy"):
+        low, high = found["intervals"][name]
+        assert 0 <= low <= found[name] <= high <= 1
+    assert found["majority_accuracy"] >= 1 / 3 and sum(map(sum, found["confusion"])) == 20
+    assert found["synthetic"] is True and "synthetic data" in done.stdout
+    assert f"starting from the encoder of {pretrained}" in done.stderr
+    for name in ("training", "confusion"):
+        assert image.imread(run / "figures" / f"{name}.png").std() > 0.05
+    with (run / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    scores = np.array([[float(row[f"p({name})"]) for name in found["labels"]] for row in rows])
+    np.testing.assert_allclose(scores.sum(axis=1), 1.0, atol=1e-4)
+    said = [found["labels"][place] for place in scores.argmax(axis=1)]
+    right = [row["label"] == name for row, name in zip(rows, said, strict=True)]
+    assert np.mean(right) == pytest.approx(found["accuracy"])
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    name = "validation_macro_auc"
+    scored = {line["step"]: line[name] for line in lines if name in line}
+    assert set(scored) == {4, 8, 12}
+    assert scored[found["best_step"]] == max(scored.values())
+
+
+def test_best_is_the_moving_average(tuned):
+    """Were it the weights themselves, it would be the checkpoint of its step."""
+    run, _ = tuned
+    step = result(run)["best_step"]
+    best, last = arrays(run, "best", "encoder"), arrays(run, "checkpoints", "encoder")
+    assert [path.name for path in (run / "best").iterdir() if path.name.isdigit()] == [str(step)]
+    kernel = "['params']['dense']['kernel']"
+    assert best.keys() == last.keys() and not np.array_equal(best[kernel], last[kernel])
+
+
+def test_probe_reads_the_best(tuned, prepared, tmp_path):
+    run, _ = tuned
+    done = programs.succeed(
+        "linear_probe", "--config=configs/linear_probe.py", "--config.resamples=50",
+        f"--workdir={tmp_path}", f"--config.init={run}", f"--config.data={prepared}",
+        "--config.floor=False", "--config.folds=3",
+    )  # fmt: skip
+    assert f"encoder leaves of step {result(run)['best_step']}" in done.stderr
+
+
+def test_killed_run_goes_on_bit_for_bit(pretrained, prepared, tmp_path):
+    runs = [tmp_path / "whole", tmp_path / "killed"]
+    commands = [
+        ("finetune", *TINY, f"--workdir={run}", f"--config.init={pretrained}",
+         f"--config.data={prepared}", "--config.freeze.blocks=4",
+         "--config.freeze.thaw_every=3 steps")
+        for run in runs
+    ]  # fmt: skip
+    programs.succeed(*commands[0])
+    process = programs.start(*commands[1])
+    deadline = time.monotonic() + 240
+    while not (runs[1] / "checkpoints" / "4").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    programs.finish(process)
+    assert not (runs[1] / "result.json").exists()
+    again = programs.succeed(*commands[1])
+    assert "going on from step" in again.stderr
+    for folder, item in (
+        ("checkpoints", "encoder"),
+        ("checkpoints", "optimizer"),
+        ("best", "head"),
+    ):
+        whole, killed = (arrays(run, folder, item) for run in runs)
+        assert whole.keys() == killed.keys()
+        for name, value in whole.items():
+            np.testing.assert_array_equal(killed[name], value, err_msg=f"{item} {name}")
+    assert result(runs[0]) == result(runs[1])
+
+
+def test_frozen_encoder_stays_and_patience_ends_the_run(pretrained, prepared, tmp_path):
+    programs.succeed(
+        "finetune", *TINY, f"--workdir={tmp_path}", f"--config.init={pretrained}",
+        f"--config.data={prepared}", "--config.freeze.blocks=5", "--config.patience=2",
+        "--config.optimizer.learning_rate=1e-12", "--config.evaluate_every=1 step",
+        "--config.optimizer.warmup=0",
+    )  # fmt: skip
+    before, after = (
+        arrays(pretrained, "checkpoints", "encoder"),
+        arrays(tmp_path, "best", "encoder"),
+    )
+    assert before.keys() == after.keys() and any("mean" in name for name in before)
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value, err_msg=name)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    # Nothing moves, so the first score stays the best, and two more end it.
+    assert max(line["step"] for line in lines) == 3 and result(tmp_path)["best_step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("--config.fold=3", "config.fold=3"),
+        ("--config.folds=0 --config.validation=0", "nothing to score"),
+        ("--config.positive=joy", "config.positive='joy'"),
+        ("--config.init=/nowhere", "/nowhere: holds no checkpoints"),
+        ("--config.front_end=panns_16k", "prepare it again with --sample_rate=16000"),
+        ("--config.freeze.blocks=6", "config.freeze.blocks=6"),
+        ("--config.label_fraction=0", "config.label_fraction=0"),
+        ("--config.batch_size=18 --config.mixup=0.5", "mixup needs a multiple of 4"),
+    ],
+)
+def test_mistakes_get_one_line(prepared, tmp_path, change, says):
+    said = programs.refuse(
+        "finetune", *TINY, f"--workdir={tmp_path}/run", f"--config.data={prepared}", *change.split()
+    )
+    assert says in said
+
+
+def test_multi_label(tmp_path):
+    """General sounds, each with the kinds of its events: what supervised pre-training takes."""
+    data, run = tmp_path / "sounds", tmp_path / "run"
+    programs.succeed(
+        "prepare", "--synthetic=sounds", "--examples=60", "--sample_rate=8000", f"--out={data}"
+    )
+    programs.succeed(
+        "finetune", *TINY, f"--workdir={run}", f"--config.data={data}", "--config.folds=0",
+        "--config.mixup=0.3", "--config.total=4 steps", "--config.balance=weights",
+    )  # fmt: skip
+    found = result(run)
+    assert found["multi_label"] is True and found["scored"] == "validation"
+    assert {"accuracy", "macro_auc", "average_precision", "majority_accuracy"} <= found.keys()
+    assert any("flatter" in warning for warning in found["warnings"])

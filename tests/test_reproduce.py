@@ -1,0 +1,142 @@
+"""The experiment: it goes on after any stop to the same table, and trains on no test subject."""
+
+import csv
+import json
+import signal
+import time
+
+import pytest
+
+import programs
+from cryjax import pretrain
+from cryjax.command import config as config_lib
+from cryjax.data import loader
+from cryjax.data.records import open_prepared
+from cryjax.evaluation import folds
+
+WIDTH = [
+    f"--config.{name}.encoder.width=0.0625" for name in ("pretrain", "adapt", "supervised", "tune")
+]
+TINY = (
+    "--config=configs/reproduce_smoke.py",
+    *WIDTH,
+    "--config.general=--synthetic=sounds --examples=60",
+    "--config.unlabelled=--synthetic=clinical-unlabelled --examples=60",
+    "--config.tasks.injury.data=--synthetic=clinical-injury --examples=80 "
+    "--splits=train=0.6,test=0.4",
+    "--config.tasks.triggers.data=--synthetic=clinical-triggers --examples=80 "
+    "--splits=train=0.6,test=0.4",
+    "--config.rows=('scratch', 'supervised', 'simclr+adapted')",
+    "--config.probe.fractions=(0.5, 1.0)",
+    "--config.probe.seeds=(0, 1)",
+    "--config.finetune.fractions=(1.0,)",
+    "--config.pretrain.total=4 steps",
+    "--config.pretrain.batch_size=16",
+    "--config.pretrain.optimizer.warmup=1 step",
+    "--config.adapt.total=4 steps",
+    "--config.adapt.batch_size=16",
+    "--config.adapt.optimizer.warmup=1 step",
+    "--config.supervised.total=4 steps",
+    "--config.supervised.batch_size=16",
+    "--config.supervised.optimizer.warmup=1 step",
+    "--config.tune.total=4 steps",
+    "--config.tune.optimizer.warmup=1 step",
+    "--config.resamples=50",
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("experiment") / "whole"
+    done = programs.succeed("reproduce", *TINY, f"--workdir={folder}")
+    return folder, done
+
+
+def test_leaves_what_it_promises(whole):
+    folder, done = whole
+    for name in ("table.md", "table.csv", "label_efficiency.png", "report.html"):
+        assert (folder / name).stat().st_size > 500
+    assert "SYNTHETIC" in done.stdout.upper()
+    with (folder / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    cells = {(r["row"], r["method"], r["task"], r["fraction"]) for r in rows}
+    assert {(r, m, t) for r, m, t, _ in cells} == {
+        (row, method, task)
+        for row in ("scratch", "supervised", "simclr+adapted")
+        for method in ("probe", "finetune")
+        for task in ("injury", "triggers")
+    }
+    for row in rows:
+        if row["metric"] == "macro_auc":
+            assert 0 <= float(row["low"]) <= float(row["value"]) <= float(row["high"]) <= 1
+
+
+def test_stopped_at_any_point_it_ends_with_the_same_table(whole, tmp_path):
+    folder = tmp_path / "stopped"
+    command = ("reproduce", *TINY, f"--workdir={folder}")
+    # In adaptation; among the probes; among the fine-tuned.
+    for sign in ("runs/simclr+adapted", "cells/injury", "tuned/injury"):
+        process = programs.start(*command)
+        deadline = time.monotonic() + 300
+        while not (folder / sign).exists():
+            assert process.poll() is None, process.communicate()[1][-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        programs.finish(process)
+        assert not (folder / "table.csv").exists()
+    made = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
+    programs.succeed(*command)
+    assert made == {path: path.stat().st_mtime_ns for path in made}
+    for name in ("table.csv", "table.md"):
+        assert (folder / name).read_text() == (whole[0] / name).read_text()
+
+
+def test_another_config_is_refused_and_more_cells_are_not(whole):
+    folder, _ = whole
+    said = programs.refuse(
+        "reproduce", *TINY, f"--workdir={folder}", "--config.pretrain.temperature=0.3"
+    )
+    assert "pretrain.temperature: 0.2 -> 0.3" in said
+
+
+def test_adaptation_sees_no_test_subject(whole):
+    """What the experiment told `pretrain` to leave out is in none of its batches."""
+    folder, _ = whole
+    recipe = config_lib.load(programs.ROOT / "configs" / "pretrain_small.py")
+    written = json.loads((folder / "runs" / "simclr+adapted" / "config.json").read_text())
+    assert written["exclude_subjects"]
+    recipe.data, recipe.exclude_subjects = written["data"], written["exclude_subjects"]
+    tested = set(open_prepared(folder / "data" / "injury").index("test").subjects)
+    assert tested == folds.subjects_of(f"{folder}/data/injury:test")
+    unlabelled = open_prepared(written["data"])
+    held = unlabelled.source("train")
+    of_tested = {
+        held[place]["audio"].tobytes()
+        for place in range(len(held))
+        if held[place]["subject"] in tested
+    }
+    assert of_tested, "no test subject is among the unlabelled: this would show nothing"
+    samples = max(len(held[place]["audio"]) for place in range(len(held)))
+    sources = pretrain.sources_of(recipe, pretrain.open_datasets(recipe, unlabelled.sample_rate))
+    dataset = loader.examples(sources, samples=samples, seed=0)
+    batches = loader.batches(dataset, batch_size=16)
+    seen = set()
+    for _ in range(2 * len(held) // 16):
+        batch = next(batches)
+        for audio, length in zip(batch["audio"], batch["length"], strict=True):
+            seen.add(audio[:length].tobytes())
+    assert len(seen) == len(sources[0][0]) == len(held) - len(of_tested)
+    assert not seen & of_tested
+
+
+def test_mistakes_get_one_line(tmp_path):
+    for change, says in (
+        ("--config.tune.front_end=panns_16k", "config.pretrain.front_end and config.tune"),
+        ("--config.tune.dropout=2", "config.tune.dropout=2"),
+        ("--config.rows=('best',)", "config.rows"),
+        ("--config.general=--manifest=/none.csv", "preparing 'general' failed"),
+        ("--config.tasks.injury.positive=joy", "config.positive='joy'"),
+    ):
+        said = programs.refuse("reproduce", *TINY, f"--workdir={tmp_path}/{len(says)}", change)
+        assert says in said
