@@ -28,8 +28,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.positive = ""
 
     # What to train on and score, by subject: 0 takes the dataset's own splits 'train', 'validation'
-    # and 'test'; otherwise `fold`, from 0 up, of so many grouped, stratified folds is scored, and
-    # the others trained on. The same folds as those of linear_probe with this seed.
+    # and 'test', or 'fold1', 'fold2', ...; otherwise so many grouped, stratified folds are made,
+    # the same as those of linear_probe with this seed. `fold`, from 0 up, is scored.
     config.folds = 0
     config.fold = 0
     config.fold_seed = 0
@@ -57,14 +57,16 @@ def get_config() -> ml_collections.ConfigDict:
     config.parallel = "auto"
 
     # What a class counts: 'none', as often as it is; 'weights' in the loss, or 'sampling' of
-    # batches, so that all count the same.
+    # batches, so that all count the same. With the latter two probabilities are of a world in which
+    # classes are equally common, and calibration suffers where they are not.
     config.balance = "sampling"
     # Share of the target spread over the other classes.
     config.label_smoothing = 0.0
     # Alpha of mixup's Beta distribution, 0 for none; share of the embedding that is dropped.
     config.mixup = 0.0
     config.dropout = 0.2
-    # The encoder's learning rate against the head's, and a further factor for each layer down.
+    # The encoder's learning rate against the head's, and a further factor for each layer down. From
+    # scratch both are 1.
     config.encoder_rate = 0.3
     config.layer_decay = 1.0
     # Blocks of the encoder, from the first, that stay as they are; one of them thaws, the last

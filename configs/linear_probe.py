@@ -28,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     # 'ridge', in closed form, or 'logistic', multinomial.
     config.classifier = "ridge"
     # Grouped, stratified folds over the subjects of all splits; 0 takes the dataset's own splits:
-    # fitted on 'train' (and 'validation'), scored on 'test'.
+    # fitted on 'train' (and 'validation'), scored on 'test'; or its 'fold1', 'fold2', ... in turn.
     config.folds = 5
     # Share of the training subjects to fit on, with their recordings: stratified, and a smaller
     # share lies within a larger one; the seed chooses which.

@@ -1,4 +1,4 @@
-"""The paper's experiment on synthetic data, small: minutes on two cores.
+"""The paper's experiment on synthetic data, small: a quarter of an hour on two cores.
 
     python -m cryjax.reproduce --config=configs/reproduce_smoke.py --workdir=TABLE
 
@@ -21,9 +21,11 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Over the report.
     config.title = "The paper's experiment on a synthetic clinical set"
-    # General audio, labelled, to pre-train on; unlabelled cries to adapt to. Each is a prepared
-    # dataset, or flags of `prepare` from which to make one.
+    # General audio to pre-train on; the same with labels, for the supervised rows ('': general has
+    # them); unlabelled cries to adapt to. Each is a prepared dataset, or flags of `prepare` from
+    # which to make one.
     config.general = "--synthetic=sounds --examples=1200"
+    config.labelled = ""
     config.unlabelled = "--synthetic=clinical-unlabelled --examples=1200"
     # Tasks by name: labelled cries, and of two classes the one to be found ('': the second).
     config.tasks = ml_collections.ConfigDict(
@@ -53,21 +55,21 @@ def get_config() -> ml_collections.ConfigDict:
     config.resamples = 1000
 
     # Recipes: SimCLR on general audio; adaptation to the unlabelled cries; supervised pre-training
-    # on general audio; fine-tuning. They see the same number of clips in pre-training.
+    # on general audio; fine-tuning. Both ways of pre-training see the same number of views.
     config.pretrain = config_lib.load(_HERE / "pretrain_small.py")
-    config.pretrain.total = "150 steps"
+    config.pretrain.total = "100 steps"
     config.pretrain.optimizer.warmup = "10 steps"
     config.adapt = config_lib.load(_HERE / "pretrain_small.py")
-    config.adapt.total = "100 steps"
+    config.adapt.total = "70 steps"
     config.adapt.optimizer.learning_rate = 1e-3
     config.adapt.optimizer.warmup = "10 steps"
     config.supervised = config_lib.load(_HERE / "finetune.py")
-    config.supervised.total = "300 steps"
+    config.supervised.total = "200 steps"
     config.supervised.batch_size = 128
     config.supervised.encoder_rate = 1.0
     config.supervised.evaluate_every = "50 steps"
     config.tune = config_lib.load(_HERE / "finetune.py")
-    config.tune.total = "80 steps"
+    config.tune.total = "60 steps"
     # Few labels: none is held out to choose a step by.
     config.tune.validation = 0.0
     return config

@@ -14,6 +14,7 @@ import csv
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -56,11 +57,10 @@ def training_sources(prepared: Prepared, train: Index, classes: Any, balance: st
 
 
 class Judge:
-    """Scores recordings with a state, and keeps the best one."""
+    """Scores recordings with a state."""
 
     def __init__(self, task: tasks.Task, parts: supervised.Supervised, config: Any, devices: Any):
         self._task = task
-        self._select, self._patience = config.select, config.patience
         self._embedder = Embedder(
             functools.partial(
                 steps.classify,
@@ -79,13 +79,10 @@ class Judge:
 
     def metrics(self, state: steps.TrainState, index: Index) -> dict[str, float]:
         """Of a state that is being trained, as lines of metrics.jsonl have them."""
-        params = state.params if state.average is None else state.average
+        live = state.live if state.average is None else state.average
         variables = {
-            "encoder": {
-                "params": params["encoder"],
-                "batch_stats": state.batch_stats["encoder"],
-            },
-            "head": {"params": params["head"]},
+            "encoder": {kind: live[kind]["encoder"] for kind in ("params", "batch_stats")},
+            "head": {"params": live["params"]["head"]},
         }
         found = self.probabilities(variables, index)
         true = self._task.true(found.labels)
@@ -96,15 +93,26 @@ class Judge:
             for name, metric in named.items()
         }
 
-    def best_step(self, history: list[dict[str, float]]) -> tuple[int, bool]:
-        """The step that did best on validation so far, and whether patience has run out."""
-        name = f"validation_{self._select}"
-        lines = [line for line in history if np.isfinite(line.get(name, np.nan))]
-        if not lines:
-            return 0, False
-        best = max(lines, key=lambda line: (line[name], -line["step"]))["step"]
-        since = sum(line["step"] > best for line in lines)
-        return int(best), bool(self._patience) and since >= self._patience
+
+def best_step(
+    history: Sequence[Mapping[str, float]], metric: str, patience: int
+) -> tuple[int, bool]:
+    """The step that did best on validation so far, the first of equals; 0 where none was scored.
+
+    Args:
+      history: lines of metrics.jsonl.
+      metric: in them; the more the better.
+      patience: scores without a better one after which it is enough; 0 is never.
+
+    Returns:
+      The step, and whether it is enough.
+    """
+    lines = [line for line in history if np.isfinite(line.get(metric, np.nan))]
+    if not lines:
+        return 0, False
+    best = max(lines, key=lambda line: (line[metric], -line["step"]))["step"]
+    since = sum(line["step"] > best for line in lines)
+    return int(best), bool(patience) and since >= patience
 
 
 def write_predictions(path: pathlib.Path, found: Embeddings, classes: tuple[str, ...]) -> None:
@@ -115,7 +123,7 @@ def write_predictions(path: pathlib.Path, found: Embeddings, classes: tuple[str,
         table.writerow(["recording", "subject", "label", *(f"p({name})" for name in classes)])
         rows = zip(found.recordings, found.subjects, found.labels, found.features, strict=True)
         for recording, subject, label, probabilities in rows:
-            table.writerow([recording, subject, label, *(f"{p:.6g}" for p in probabilities)])
+            table.writerow([recording, subject, label, *(f"{p:.9g}" for p in probabilities)])
     partial.replace(path)
 
 
@@ -146,6 +154,15 @@ def run(
     config = as_trained(config)
     prepared = open_prepared(config.data)
     settings = frontend.resolve(config.front_end)
+    if not config.init:
+        if config.freeze.blocks:
+            raise UserError(
+                f"config.freeze.blocks={config.freeze.blocks} without config.init would freeze "
+                "random weights; give --config.init=RUN, or take 0"
+            )
+        # Nothing was learnt that a low rate would keep.
+        config = config.copy_and_resolve_references()
+        config.encoder_rate = config.layer_decay = 1.0
     if prepared.sample_rate != settings.sample_rate:
         whose = f"that of {config.init}" if config.init else f"config.front_end={config.front_end}"
         raise UserError(
@@ -156,6 +173,11 @@ def run(
     index = index[index.labels != ""]
     task = tasks.open_task(config, index, prepared)
     division = tasks.divide(index, config)
+    if config.patience and not (len(division.validation) and config.evaluate_every != "0"):
+        raise UserError(
+            f"config.patience={config.patience} waits for a better score, and there is none: set "
+            "config.validation and config.evaluate_every, or patience=0"
+        )
     targets = tasks.targets_of(division.train.labels, task.classes)
     warnings = tasks.missing(task, division)
     spread = parallel.Parallel(config.parallel, devices)
@@ -199,12 +221,19 @@ def run(
         "synthetic": synthetic,
     }
     judge = Judge(task, parts, config, devices)
+    selected = f"validation_{config.select}"
+
+    # Every process keeps its own: all must choose the same step, and only one writes the file.
+    history = [line for line in workdir.metrics() if line["step"] <= int(state.step)]
+    if best.latest is None:  # lost with a step that is done again: what it was cannot be told
+        history = []
 
     def evaluate(current: steps.TrainState, step: int) -> dict[str, float]:
         found = judge.metrics(current, division.validation)
-        line = {"step": step, **found}
-        if judge.best_step([*workdir.metrics(), line])[0] == step:
+        history.append({"step": step, **found})
+        if best_step(history, selected, 0)[0] == step:
             best.save_model(current, step, meta)
+            best.wait()  # before the step's own checkpoint says that it is done
         return found
 
     def in_steps(length: str) -> int:
@@ -244,7 +273,7 @@ def run(
         learning_rate=plan.learning_rate,
         batch_size=config.batch_size,
         evaluate=evaluate,
-        enough=lambda: judge.best_step(workdir.metrics())[1],
+        enough=lambda: best_step(history, selected, config.patience)[1],
     )
     if best.latest is None:  # nothing to choose by: the end is what there is
         best.save_model(state, int(state.step), meta)
@@ -281,7 +310,9 @@ def report(workdir: Workdir, result: dict[str, Any], found: Embeddings, task: ta
     """result.json, predictions.csv and figures."""
     note = "synthetic data" if result["synthetic"] else ""
     write_predictions(workdir.path / "predictions.csv", found, task.classes)
-    figures.training_figure(workdir.figure("training"), workdir.metrics(), note=note)
+    figures.training_figure(
+        workdir.figure("training"), workdir.metrics(), names=figures.SUPERVISED, note=note
+    )
     title = f"{result['n_recordings']} recordings of {result['n_subjects']} subjects"
     if not task.multi_label:
         figures.confusion_figure(

@@ -86,6 +86,15 @@ def without(prepared: Prepared, split: str, excluded: set[str]) -> tuple[Any, in
 def sources_of(config: Any, datasets: list[tuple[Prepared, float]]) -> list[tuple[Any, float]]:
     """The examples to train on with their weights, those of excluded subjects left out."""
     excluded = subjects_of(config.exclude_subjects)
+    held: set[str] = set()
+    if excluded:
+        held = set().union(*(set(p.index(config.split).subjects) for p, _ in datasets))
+    for entry in filter(None, config.exclude_subjects.split(",")):
+        if not subjects_of(entry) & held:
+            raise UserError(
+                f"config.exclude_subjects: no subject of {entry!r} is in config.data; leave it "
+                "out, or give both the same subjects"
+            )
     found, gone = [], 0
     for prepared, weight in datasets:
         source, left_out = without(prepared, config.split, excluded)
@@ -93,12 +102,7 @@ def sources_of(config: Any, datasets: list[tuple[Prepared, float]]) -> list[tupl
         if len(source):
             found.append((source, weight))
     if excluded:
-        logging.info("%d examples of %d excluded subjects are left out", gone, len(excluded))
-        if not gone:
-            raise UserError(
-                f"config.exclude_subjects={config.exclude_subjects!r}: none of its "
-                f"{len(excluded)} subjects is in config.data; leave it empty, or name them alike"
-            )
+        logging.info("%d examples of %d excluded subjects are left out", gone, len(excluded & held))
     if not found:
         raise UserError("config.exclude_subjects leaves no example to train on")
     return found

@@ -2,8 +2,8 @@
 
     python -m cryjax.reproduce --config=configs/reproduce_smoke.py --workdir=TABLE
 
-Rows: 'scratch'; 'supervised' and 'simclr' pre-training on general audio; and each of these again
-with SimCLR adaptation on unlabelled cries, from which the test subjects are left out. Each row is
+Rows: 'scratch'; 'supervised' and 'simclr' pre-training on general audio; and each of these again,
+'+adapted', with SimCLR on unlabelled cries, from which the test subjects are left out. Each row is
 probed and fine-tuned on each task. What is finished is not done again: stopped at any point, the
 same command goes on. Writes table.md, table.csv, label_efficiency.png and report.html.
 """
@@ -12,17 +12,24 @@ import concurrent.futures
 import csv
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import pathlib
+import platform
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
 
+import flax
 import jax
+import ml_collections
 import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import sklearn
 import tqdm
 from absl import logging
 
@@ -31,17 +38,19 @@ from cryjax.audio import frontend
 from cryjax.command import config as config_lib
 from cryjax.command import program
 from cryjax.command.config import integer, one_of, text
-from cryjax.command.errors import UserError
-from cryjax.data.records import Prepared, open_prepared
-from cryjax.evaluation import experiment, figures, folds, probes, report, tasks
+from cryjax.command.errors import TooFewLabels, UserError
+from cryjax.data.records import Prepared, open_prepared, read_info
+from cryjax.evaluation import experiment, figures, folds, probes, report, tables, tasks
 from cryjax.evaluation.embeddings import Embeddings
 from cryjax.evaluation.experiment import Cell, Found
 from cryjax.training import checkpoints, simclr, supervised
-from cryjax.training.workdir import Workdir, read_metrics
+from cryjax.training.workdir import Workdir, read_metrics, write_json
 
-ROWS = ("scratch", "supervised", "simclr", "supervised+adapted", "simclr+adapted")
+BASES = ("scratch", "supervised", "simclr")
+ROWS = (*BASES, *(f"{base}+adapted" for base in BASES))
 METHODS = ("probe", "finetune")
 # What may be added to, or looked at in another way, in a work directory that has begun.
+LEFT = ("data/*", "runs/*", "embeddings/*", "cells/*", "tuned/*")
 MAY_CHANGE = ("title", "rows", "probe.fractions", "probe.seeds", "finetune.", "resamples")
 
 
@@ -50,7 +59,8 @@ def _fractions(x: Any) -> bool:
 
 
 _SEEDS = config_lib.Rule(
-    lambda x: isinstance(x, tuple) and all(isinstance(s, int) for s in x), "a tuple as (0, 1)"
+    lambda x: isinstance(x, tuple) and all(type(s) is int and s >= 0 for s in x),
+    "a tuple of whole numbers from 0 up, as (0, 1)",
 )
 _FRACTIONS = config_lib.Rule(
     lambda x: isinstance(x, tuple) and _fractions(x), "a tuple of shares up to 1, as (0.1, 1.0)"
@@ -59,8 +69,9 @@ _FRACTIONS = config_lib.Rule(
 
 RULES = {
     "title": text(required="a title"),
-    "general": text(required="data as --manifest=GENERAL.csv, or a prepared dataset"),
-    "unlabelled": text(required="data as --manifest=CRIES.csv, or a prepared dataset"),
+    "general": text(),
+    "labelled": text(),
+    "unlabelled": text(),
     "rows": config_lib.Rule(
         lambda x: isinstance(x, tuple) and bool(x) and set(x) <= set(ROWS),
         "a tuple of " + ", ".join(ROWS),
@@ -94,7 +105,19 @@ def check(config: Any) -> None:
             raise UserError(str(error).replace("config.", f"config.{name}.", 1)) from error
     if not config.get("tasks"):
         raise UserError("config.tasks is missing; give each task its data, as configs/ has them")
+    needed = {
+        "general": any(row.removesuffix("+adapted") != "scratch" for row in config.rows),
+        "unlabelled": any(row.endswith("+adapted") for row in config.rows),
+    }
+    for name, needs in needed.items():
+        if needs and not config[name]:
+            raise UserError(
+                f"config.{name} is missing, and config.rows need it; give a prepared dataset, or "
+                f'flags of prepare, as --config.{name}="--manifest=FILE.csv"'
+            )
     for task, described in config.tasks.items():
+        if not isinstance(described, ml_collections.ConfigDict):
+            raise UserError(f"config.tasks.{task}={described!r}: give it 'data' and 'positive'")
         if not task.replace("_", "").isalnum():
             raise UserError(f"config.tasks.{task}: name a task by letters, digits and '_'")
         config_lib.validate(
@@ -140,6 +163,11 @@ class Study:
             capture_output=True,
             check=False,
         )
+        self.notes += [
+            f"{name}: {line}"
+            for line in done.stdout.splitlines()
+            if line.startswith(("caveat", "licence", "skipped"))
+        ]
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if "error:" in line]
             raise UserError(f"preparing '{name}' failed: {said[-1] if said else done.stderr}")
@@ -148,6 +176,11 @@ class Study:
     @functools.cached_property
     def general(self) -> Prepared:
         return self.data("general", self.config.general)
+
+    @functools.cached_property
+    def labelled(self) -> Prepared:
+        described = self.config.labelled
+        return self.data("labelled", described) if described else self.general
 
     @functools.cached_property
     def unlabelled(self) -> Prepared:
@@ -164,15 +197,84 @@ class Study:
             found[name] = tasks.open_task(recipe, prepared.index(), prepared)
         return found
 
-    def excluded(self) -> str:
-        """The test subjects that the unlabelled recordings hold, as `pretrain` takes them.
+    def folds(self, task: str) -> int:
+        """How often a task is divided: by config.folds, or by its own splits."""
+        own = [name for name in self.tasks[task].prepared.splits if name.startswith("fold")]
+        return self.config.folds or max(len(own), 1)
+
+    @functools.cached_property
+    def tested(self) -> dict[str, set[str]]:
+        """What holds test subjects, as `pretrain` takes it -> those subjects.
 
         With folds every labelled subject is tested in one of them.
         """
-        split = "" if self.config.folds else ":test"
-        named = ",".join(f"{task.prepared.directory}{split}" for task in self.tasks.values())
-        held = set(self.unlabelled.index(self.config.adapt.split).subjects)
-        return named if folds.subjects_of(named) & held else ""
+        named = [
+            f"{task.prepared.directory}{'' if self.folds(name) > 1 else ':test'}"
+            for name, task in self.tasks.items()
+        ]
+        return {name: folds.subjects_of(name) for name in named}
+
+    def excluded(self, prepared: Prepared) -> str:
+        """The part of `tested` that a dataset to train on without labels holds."""
+        held = set(prepared.index().subjects)
+        return ",".join(name for name, subjects in self.tested.items() if subjects & held)
+
+    def open(self) -> None:
+        """Opens all data, so that a mistake in the last of them is told before hours of training.
+
+        Raises:
+          UserError: where one is missing, at another rate, or has labels of test subjects.
+        """
+        rate = frontend.resolve(self.config.pretrain.front_end).sample_rate
+        rows = self.config.rows
+        used = {name: task.prepared for name, task in self.tasks.items()}
+        if any(row.startswith("simclr") for row in rows):
+            used["general"] = self.general
+        if any(row.startswith("supervised") for row in rows):
+            used["labelled"] = self.labelled
+        if any(row.endswith("+adapted") for row in rows):
+            used["unlabelled"] = self.unlabelled
+        for name, prepared in used.items():
+            if "," in str(prepared.directory) or ":" in str(prepared.directory):
+                raise UserError(
+                    f"{prepared.directory}: ',' and ':' in a path would be read as a list; take "
+                    "another --workdir, or another folder of data"
+                )
+            if prepared.sample_rate != rate:
+                raise UserError(
+                    f"{name}, {prepared.directory}, is at {prepared.sample_rate} Hz and "
+                    f"config.pretrain.front_end at {rate} Hz; prepare it with --sample_rate={rate}"
+                )
+        everybody = set().union(*self.tested.values())
+        if "labelled" in used:
+            known = everybody & set(self.labelled.index("train").subjects)
+            if known:
+                raise UserError(
+                    f"{len(known)} test subject(s), as {sorted(known)[0]!r}, are in the labelled "
+                    "data of supervised pre-training; leave them out (prepare --exclude)"
+                )
+        if "unlabelled" in used and not self.excluded(self.unlabelled):
+            self.notes.append(
+                "no test subject is named in the unlabelled recordings, so none was left out of "
+                "adaptation: they have to be other people's"
+            )
+        self._recognise(used)
+        self.used = used
+
+    def _recognise(self, used: Mapping[str, Prepared]) -> None:
+        """Raises UserError where a dataset is no longer what the folder's cells were made of."""
+        file = self.folder / "datasets.json"
+        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        now = {}
+        for name, prepared in used.items():
+            info = json.dumps(read_info(prepared.directory), sort_keys=True)
+            now[name] = hashlib.sha256(info.encode()).hexdigest()
+            if before.get(name, now[name]) != now[name]:
+                raise UserError(
+                    f"'{name}', {prepared.directory}, was prepared anew since {self.folder} was "
+                    "begun; take another --workdir"
+                )
+        write_json(file, before | now)
 
     def encoder(self, row: str) -> str:
         """The work directory of a row's encoder, trained if it is not yet; '' from scratch."""
@@ -183,13 +285,19 @@ class Study:
         if (path / "result.json").exists():
             return str(path)
         if row != base:
-            recipe = self._recipe("adapt", self.unlabelled, init=self.encoder(base))
-            recipe.exclude_subjects = self.excluded()
-            pretrain.run(recipe, str(path))
+            excluded = self.excluded(self.unlabelled)
+            init = self.encoder(base)
+            pretrain.run(
+                self._recipe("adapt", self.unlabelled, init=init, exclude_subjects=excluded),
+                str(path),
+            )
         elif base == "simclr":
-            pretrain.run(self._recipe("pretrain", self.general), str(path))
+            excluded = self.excluded(self.general)
+            pretrain.run(
+                self._recipe("pretrain", self.general, exclude_subjects=excluded), str(path)
+            )
         else:
-            finetune.run(self._recipe("supervised", self.general), str(path))
+            finetune.run(self._recipe("supervised", self.labelled), str(path))
         jax.clear_caches()
         return str(path)
 
@@ -240,7 +348,7 @@ class Study:
                     for seed in config.finetune.seeds:
                         found += [
                             Cell(row, "finetune", task, fraction, seed, fold)
-                            for fold in range(max(config.folds, 1))
+                            for fold in range(self.folds(task))
                         ]
         return found
 
@@ -248,7 +356,7 @@ class Study:
         """What a cell says; or why not, as where there are too few labels for it."""
         try:
             return self._probe(cell) if cell.method == "probe" else self._finetune(cell, device)
-        except UserError as error:
+        except TooFewLabels as error:
             return str(error)
 
     def _probe(self, cell: Cell) -> Found:
@@ -269,7 +377,14 @@ class Study:
             label_seed=cell.seed,
         )
         recordings = embedded.recordings[result.rows]
-        found = Found(recordings, result.true, result.scores, result.subjects, result.trained)
+        found = Found(
+            recordings,
+            result.true,
+            result.scores,
+            result.subjects,
+            result.trained,
+            np.array(result.warnings, str),
+        )
         found.save(path)
         return found
 
@@ -294,6 +409,11 @@ class Study:
             if len(self._devices) == 1:  # or it would clear what other threads are about to use
                 jax.clear_caches()
         result = json.loads((path / "result.json").read_text(encoding="utf-8"))
+        if result["scored"] != "test":
+            raise UserError(
+                f"{task.prepared.directory} has no split 'test'; prepare it with "
+                "--splits=train=0.8,test=0.2, or take config.folds=5"
+            )
         with (path / "predictions.csv").open(encoding="utf-8", newline="") as file:
             _, *rows = csv.reader(file)
         recordings, subjects, labels, *scores = zip(*rows, strict=True)
@@ -303,10 +423,12 @@ class Study:
             np.array(scores, float).T,
             np.array(subjects),
             float(result["n_train"]),
+            np.array(result["warnings"], str),
         )
 
     def run(self) -> dict[Cell, Found]:
         """All cells, those of several devices side by side."""
+        self.open()
         # What many share comes first and has all devices.
         rows = tqdm.tqdm(self.config.rows, desc="encoders", unit="row")
         for row in rows:
@@ -337,64 +459,59 @@ class Study:
         return {cell: what for cell, what in said if isinstance(what, Found)}
 
 
-def assemble(study: Study, cells: Mapping[Cell, Found]) -> report.Experiment:
+def assemble(study: Study, cells: Mapping[Cell, Found]) -> tables.Experiment:
     """What the cells say, as the report takes it."""
     config, folder = study.config, study.folder
-    seeds = experiment.by_seed(cells, config.folds)
+    counted = {name: study.folds(name) for name in study.tasks}
+    seeds = experiment.by_seed(cells, counted)
     if not seeds:
         raise UserError(f"no cell could be computed: {'; '.join(study.notes[:3])}")
-    table = experiment.lines(seeds, config)
-    whole = {key[:3]: found[0] for key, found in sorted(seeds.items(), key=lambda item: item[0][3])}
-    described = []
+    notes, described = dict.fromkeys(study.notes), []
     for name, task in study.tasks.items():
-        tested = next(found[0] for key, found in seeds.items() if key[2] == name)
-        described.append(experiment.task_of(name, task, tested))
-        if described[-1].n_test_subjects < probes.FEW_SUBJECTS:
-            study.notes.append(
-                f"{name}: only {described[-1].n_test_subjects} test subjects; the intervals are "
-                "rough, and say nothing of other people"
-            )
-    datasets = {
-        "general": study.general,
-        "unlabelled": study.unlabelled,
-        **{name: task.prepared for name, task in study.tasks.items()},
-    }
-    training = {
-        run.name: read_metrics(run / "metrics.jsonl") for run in sorted((folder / "runs").glob("*"))
-    }
-    embedded = {
-        (row, name): report.EmbeddingSet(*_map(study.embeddings(row, name)[0]))
-        for row in config.rows
-        for name in study.tasks
-    }
-    return report.Experiment(
+        found = [one for key, of_key in seeds.items() if key[2] == name for one in of_key.values()]
+        if found:
+            described.append(experiment.task_of(name, task, found[0]))
+            notes |= dict.fromkeys(f"{name}: {said}" for one in found for said in one.warnings)
+    first = {key: next(iter(found.values())) for key, found in seeds.items() if key[3] == 1}
+    runs = sorted((folder / "runs").glob("*"))
+    versions = {module.__name__: module.__version__ for module in (jax, flax, optax, np, sklearn)}
+    return tables.Experiment(
         title=config.title,
-        synthetic=any(prepared.synthetic for prepared in datasets.values()),
+        synthetic=any(prepared.synthetic for prepared in study.used.values()),
         tasks=tuple(described),
-        lines=tuple(table),
+        lines=tuple(experiment.lines(seeds, config)),
+        comparisons=tuple(experiment.comparisons(seeds, config)),
         scores={
-            key: report.Scores(one.true, one.scores, one.subjects) for key, one in whole.items()
+            key[:3]: tables.Scores(one.true, one.scores, one.subjects) for key, one in first.items()
         },
-        embeddings=embedded,
-        training=training,
+        embeddings={
+            (row, name): _map(study.embeddings(row, name)[0])
+            for row in dict.fromkeys((config.rows[0], config.rows[-1]))
+            for name in study.tasks
+        },
+        training={run.name: read_metrics(run / "metrics.jsonl") for run in runs},
         configs={"experiment": config_lib.to_dict(config)},
-        versions={"cryjax": __version__, "jax": jax.__version__, "numpy": np.__version__},
-        data=tuple(experiment.counts(datasets)),
+        versions={
+            "cryjax": __version__,
+            **versions,
+            "orbax-checkpoint": ocp.__version__,
+            "python": platform.python_version(),
+            "device": jax.devices()[0].device_kind,
+        },
+        data=tuple(experiment.counts(study.used)),
         commands=(shlex.join(["python", "-m", "cryjax.reproduce", *sys.argv[1:]]),),
-        notes=tuple(study.notes),
+        notes=tuple(notes),
     )
 
 
-def _map(found: Embeddings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return found.features, found.labels, found.subjects
+def _map(found: Embeddings) -> tables.EmbeddingSet:
+    return tables.EmbeddingSet(found.features, found.labels, found.subjects)
 
 
 def main(config: Any, folder: str) -> None:
     check(config)
     home = pathlib.Path(folder).absolute()
-    workdir = Workdir(
-        home, config_lib.to_dict(config), may_change=MAY_CHANGE, left=("data/*", "runs/*")
-    )
+    workdir = Workdir(home, config_lib.to_dict(config), may_change=MAY_CHANGE, left=LEFT)
     # Cells differ in their data alone: what one compiled serves the others.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(home / "compiled"))
@@ -404,8 +521,8 @@ def main(config: Any, folder: str) -> None:
     whole = assemble(study, study.run())
     for note in whole.notes:
         logging.warning("%s", note)
-    report.write_csv(whole, home / "table.csv")
-    report.write_markdown(whole, home / "table.md")
+    tables.write_csv(whole, home / "table.csv")
+    tables.write_markdown(whole, home / "table.md")
     figures.label_efficiency_figure(
         home / "label_efficiency.png",
         whole.lines,

@@ -4,5 +4,7 @@ export CRYJAX_EXTRAS=${CRYJAX_EXTRAS:-test}
 source "$(dirname "$0")/setup.sh"
 ruff check .
 ruff format --check .
+# What the programs compile in one test serves the others, and the next time.
+export CRYJAX_TEST_CACHE=${CRYJAX_TEST_CACHE:-$PWD/.pytest_cache/compiled}
 # Two processes, a file's tests in one of them: what a file sets up is set up once.
 exec python -m pytest --numprocesses=2 --dist=loadfile "$@"

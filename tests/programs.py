@@ -6,8 +6,9 @@ import subprocess
 import sys
 import tempfile
 
-# Compiled once for all runs of a test session. Removed with the process's other temporary files.
-_CACHE = tempfile.TemporaryDirectory(prefix="cryjax-test-cache-")
+# Compiled once for all runs of a test session, those of the process beside this one included.
+_OWN = tempfile.TemporaryDirectory(prefix="cryjax-test-cache-")  # removed with this process
+_CACHE = os.environ.get("CRYJAX_TEST_CACHE", _OWN.name)
 
 TINY = (
     "--config=configs/pretrain_small.py",
@@ -35,7 +36,7 @@ def environment(**more: str) -> dict[str, str]:
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": XLA_FLAGS,
-        "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
+        "JAX_COMPILATION_CACHE_DIR": _CACHE,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
         **more,

@@ -13,6 +13,7 @@ import pytest
 from matplotlib import image
 
 import programs
+from cryjax import finetune
 
 TINY = (
     "--config=configs/finetune.py",
@@ -46,6 +47,7 @@ def tuned(pretrained, prepared, tmp_path_factory):
     done = programs.succeed(
         "finetune", *TINY, f"--workdir={run}", f"--config.init={pretrained}",
         f"--config.data={prepared}", "--config.average_decay=0.5",
+        "--config.evaluate_every=12 steps",
     )  # fmt: skip
     return run, done
 
@@ -84,21 +86,20 @@ def test_leaves_what_it_promises(tuned, pretrained):
     said = [found["labels"][place] for place in scores.argmax(axis=1)]
     right = [row["label"] == name for row, name in zip(rows, said, strict=True)]
     assert np.mean(right) == pytest.approx(found["accuracy"])
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    name = "validation_macro_auc"
-    scored = {line["step"]: line[name] for line in lines if name in line}
-    assert set(scored) == {4, 8, 12}
-    assert scored[found["best_step"]] == max(scored.values())
 
 
-def test_best_is_the_moving_average(tuned):
-    """Were it the weights themselves, it would be the checkpoint of its step."""
+def test_what_is_kept_is_the_moving_average(tuned):
     run, _ = tuned
-    step = result(run)["best_step"]
-    best, last = arrays(run, "best", "encoder"), arrays(run, "checkpoints", "encoder")
-    assert [path.name for path in (run / "best").iterdir() if path.name.isdigit()] == [str(step)]
+    assert result(run)["best_step"] == 12
+    best, last = (arrays(run, folder, "encoder") for folder in ("best", "checkpoints"))
+    average = arrays(run, "checkpoints", "optimizer")
+    assert best.keys() == last.keys()
+    for name, value in best.items():
+        kind, leaf = name.split("]", 1)
+        of_average = average[f"['average']{kind}]['encoder']{leaf}"]
+        np.testing.assert_array_equal(value, of_average, err_msg=name)
     kernel = "['params']['dense']['kernel']"
-    assert best.keys() == last.keys() and not np.array_equal(best[kernel], last[kernel])
+    assert not np.array_equal(best[kernel], last[kernel])
 
 
 def test_probe_reads_the_best(tuned, prepared, tmp_path):
@@ -115,8 +116,8 @@ def test_killed_run_goes_on_bit_for_bit(pretrained, prepared, tmp_path):
     runs = [tmp_path / "whole", tmp_path / "killed"]
     commands = [
         ("finetune", *TINY, f"--workdir={run}", f"--config.init={pretrained}",
-         f"--config.data={prepared}", "--config.freeze.blocks=4",
-         "--config.freeze.thaw_every=3 steps")
+         f"--config.data={prepared}", "--config.freeze.blocks=1",
+         "--config.freeze.thaw_every=6 steps")
         for run in runs
     ]  # fmt: skip
     programs.succeed(*commands[0])
@@ -140,14 +141,18 @@ def test_killed_run_goes_on_bit_for_bit(pretrained, prepared, tmp_path):
         for name, value in whole.items():
             np.testing.assert_array_equal(killed[name], value, err_msg=f"{item} {name}")
     assert result(runs[0]) == result(runs[1])
+    lines = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
+    name = "validation_macro_auc"
+    scored = {line["step"]: line[name] for line in lines if name in line}
+    assert set(scored) == {4, 8, 12}
+    assert scored[result(runs[0])["best_step"]] == max(scored.values())
 
 
-def test_frozen_encoder_stays_and_patience_ends_the_run(pretrained, prepared, tmp_path):
+def test_a_frozen_encoder_stays_and_only_the_head_learns(pretrained, prepared, tmp_path):
     programs.succeed(
         "finetune", *TINY, f"--workdir={tmp_path}", f"--config.init={pretrained}",
-        f"--config.data={prepared}", "--config.freeze.blocks=5", "--config.patience=2",
-        "--config.optimizer.learning_rate=1e-12", "--config.evaluate_every=1 step",
-        "--config.optimizer.warmup=0",
+        f"--config.data={prepared}", "--config.freeze.blocks=5", "--config.total=4 steps",
+        "--config.optimizer.learning_rate=0.1", "--config.log_every=1 step",
     )  # fmt: skip
     before, after = (
         arrays(pretrained, "checkpoints", "encoder"),
@@ -157,8 +162,20 @@ def test_frozen_encoder_stays_and_patience_ends_the_run(pretrained, prepared, tm
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], value, err_msg=name)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    # Nothing moves, so the first score stays the best, and two more end it.
-    assert max(line["step"] for line in lines) == 3 and result(tmp_path)["best_step"] == 1
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 4 and losses[0] != losses[-1]
+
+
+def test_the_best_step_is_the_first_best_and_patience_ends():
+    history = [
+        {"step": step, "loss": 1.0, "score": score}
+        for step, score in ((1, 0.5), (2, 0.7), (3, float("nan")), (4, 0.7), (5, 0.6))
+    ]
+    assert finetune.best_step([], "score", 1) == (0, False)
+    assert finetune.best_step(history[:1], "score", 1) == (1, False)
+    assert finetune.best_step(history, "score", 0) == (2, False)
+    assert finetune.best_step(history, "score", 2) == (2, True)
+    assert finetune.best_step(history, "score", 3) == (2, False)
 
 
 @pytest.mark.parametrize(
@@ -167,9 +184,12 @@ def test_frozen_encoder_stays_and_patience_ends_the_run(pretrained, prepared, tm
         ("--config.fold=3", "config.fold=3"),
         ("--config.folds=0 --config.validation=0", "nothing to score"),
         ("--config.positive=joy", "config.positive='joy'"),
+        ("--config.positive=pain", "has 3 classes"),
+        ("--config.freeze.blocks=2", "would freeze random weights"),
+        ("--config.patience=2 --config.validation=0", "config.patience=2"),
         ("--config.init=/nowhere", "/nowhere: holds no checkpoints"),
         ("--config.front_end=panns_16k", "prepare it again with --sample_rate=16000"),
-        ("--config.freeze.blocks=6", "config.freeze.blocks=6"),
+        ("--config.encoder_rate=0", "config.encoder_rate=0"),
         ("--config.label_fraction=0", "config.label_fraction=0"),
         ("--config.batch_size=18 --config.mixup=0.5", "mixup needs a multiple of 4"),
     ],

@@ -29,6 +29,9 @@ class Labelled:
         return {**example, "target": target}
 
 
+_WINDOW = 1024
+
+
 @dataclasses.dataclass(frozen=True)
 class Window(grain.transforms.RandomMap):
     """Cuts or pads an example's audio to `samples`: {'audio': int16 [samples], 'length': int32}.
@@ -61,7 +64,12 @@ def examples(sources: Sequence[tuple[Any, float]], *, samples: int, seed: int) -
         for place, (source, _) in enumerate(sources)
     ]
     weights = [weight for _, weight in sources]
-    mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)
+    mixed = parts[0]
+    if len(parts) > 1:
+        # Mixed, sources take turns; shuffled, an example's neighbours are of any of them.
+        mixed = grain.experimental.WindowShuffleMapDataset(
+            grain.MapDataset.mix(parts, weights), window_size=_WINDOW, seed=seed
+        )
     return mixed.random_map(Window(samples), seed=seed)
 
 

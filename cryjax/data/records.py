@@ -7,9 +7,9 @@ TensorFlow and reads twenty times slower. Beside TFDS's own files lies `prepared
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -258,7 +258,7 @@ class Prepared:
             rows,
             *map(np.array, zip(*found, strict=True)),
         )
-        partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+        partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
         with contextlib.suppress(OSError):
             with partial.open("wb") as stream:
                 np.savez_compressed(stream, **dataclasses.asdict(index))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cryjax.data.records import Prepared
-from cryjax.evaluation import metrics, report, tasks
+from cryjax.evaluation import metrics, tables, tasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +29,23 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a cell said of its test recordings, in the order of their numbers."""
+    """What a cell said of its test recordings, in the order of their numbers.
+
+    Attributes:
+      recordings: [n] their numbers.
+      true: int [n] classes.
+      scores: [n, classes].
+      subjects: [n].
+      trained: recordings that it was trained on.
+      warnings: [m] what a reader should know.
+    """
 
     recordings: np.ndarray
     true: np.ndarray
     scores: np.ndarray
     subjects: np.ndarray
     trained: float
+    warnings: np.ndarray
 
     def save(self, path: pathlib.Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,65 +73,91 @@ def join_folds(parts: list[Found]) -> Found:
         joined("scores"),
         joined("subjects"),
         float(np.mean([part.trained for part in parts])),
+        np.unique(np.concatenate([part.warnings for part in parts])),
     )
 
 
-def by_seed(cells: Mapping[Cell, Found], count: int) -> dict[tuple[Any, ...], list[Found]]:
-    """(row, method, task, fraction) -> what each seed says; seeds that lack a fold are left out."""
+Key = tuple[str, str, str, float]  # row, method, task, fraction
+
+
+def by_seed(cells: Mapping[Cell, Found], count: Mapping[str, int]) -> dict[Key, dict[int, Found]]:
+    """(row, method, task, fraction) -> seed -> what it says.
+
+    Args:
+      cells: what each said.
+      count: task -> its folds; a fine-tuned seed that lacks one is left out.
+    """
     parts: dict[Cell, list[Found]] = {}
     for cell, found in cells.items():
         parts.setdefault(dataclasses.replace(cell, fold=0), []).append(found)
-    seeds: dict[tuple[Any, ...], list[Found]] = {}
+    seeds: dict[Key, dict[int, Found]] = {}
     for cell, found in parts.items():
-        if cell.method == "probe" or len(found) == max(count, 1):
+        if cell.method == "probe" or len(found) == count[cell.task]:
             key = (cell.row, cell.method, cell.task, cell.fraction)
-            seeds.setdefault(key, []).append(join_folds(found))
+            seeds.setdefault(key, {})[cell.seed] = join_folds(found)
     return seeds
 
 
-def estimates(found: Mapping[str, Mapping[str, Any]]) -> dict[str, report.Estimate]:
+def _estimates(found: Mapping[str, Mapping[str, Any]]) -> dict[str, tables.Estimate]:
     return {
-        name: report.Estimate(value["value"], tuple(value["interval"]), value.get("spread", 0.0))
+        name: tables.Estimate(value["value"], tuple(value["interval"]), value.get("spread", 0.0))
         for name, value in found.items()
     }
 
 
-def lines(seeds: Mapping[tuple[Any, ...], list[Found]], config: Any) -> list[report.Line]:
-    """The table: means over seeds, and how much better each row is than the first from scratch."""
+def _how(method: str, config: Any) -> dict[str, Any]:
+    return {
+        "resamples": config.resamples,
+        "seed": config.fold_seed,
+        "probabilities": method == "finetune",
+    }
+
+
+def _difference(
+    seeds: Mapping[Key, Mapping[int, Found]], key: Key, other: str, config: Any
+) -> dict[str, tables.Estimate]:
+    """How much better a row is than another in the same place, by the seeds that both have."""
+    ours, theirs = seeds[key], seeds.get((other, *key[1:]), {})
+    both = sorted(ours.keys() & theirs.keys())
+    if other == key[0] or not both:
+        return {}
+    first = ours[both[0]]
+    scores, others = (np.stack([found[seed].scores for seed in both]) for found in (ours, theirs))
+    how = _how(key[1], config)
+    return _estimates(metrics.differences(first.true, scores, others, first.subjects, **how))
+
+
+def lines(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[tables.Line]:
+    """The table: means over seeds, and how much better each row is than the one from scratch."""
     made = []
-    for (row, method, task, fraction), found in seeds.items():
-        how = {
-            "resamples": config.resamples,
-            "seed": config.fold_seed,
-            "probabilities": method == "finetune",
-        }
-        scores = np.stack([one.scores for one in found])
-        first = found[0]
-        scratch = seeds.get(("scratch", method, task, fraction))
-        better = {}
-        if row != "scratch" and scratch:
-            others = np.stack([one.scores for one in scratch])
-            better = metrics.differences(first.true, scores, others, first.subjects, **how)
+    for key, found in seeds.items():
+        first = next(iter(found.values()))
+        scores = np.stack([one.scores for one in found.values()])
+        how = _how(key[1], config)
         summary = metrics.summarise_seeds(first.true, scores, first.subjects, **how)
-        made.append(
-            report.Line(
-                row,
-                method,
-                task,
-                fraction,
-                len(found),
-                round(float(np.mean([one.trained for one in found]))),
-                estimates(summary),
-                estimates(better),
-            )
-        )
+        trained = float(np.mean([one.trained for one in found.values()]))
+        better = _difference(seeds, key, "scratch", config)
+        made.append(tables.Line(*key, len(found), round(trained), _estimates(summary), better))
     return made
 
 
-def task_of(name: str, task: tasks.Task, tested: Found) -> report.Task:
+def comparisons(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[tables.Comparison]:
+    """The paper's questions: does SimCLR beat supervision, and adaptation none?"""
+    asked = [("simclr", "supervised"), ("simclr+adapted", "supervised+adapted")]
+    asked += [(row, row.removesuffix("+adapted")) for row in config.rows if "+" in row]
+    made = []
+    for row, other in asked:
+        for key in seeds:
+            found = _difference(seeds, key, other, config) if key[0] == row else {}
+            if found:
+                made.append(tables.Comparison(row, other, *key[1:], found))
+    return made
+
+
+def task_of(name: str, task: tasks.Task, tested: Found) -> tables.Task:
     index = task.prepared.index()
     index = index[index.labels != ""]
-    return report.Task(
+    return tables.Task(
         name,
         task.classes,
         len(set(index.recordings)),

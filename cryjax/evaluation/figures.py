@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from cryjax.evaluation import metrics
 
 if TYPE_CHECKING:
-    from cryjax.evaluation.report import Line, Task
+    from cryjax.evaluation.tables import Line, Task
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
 SKY, AMBER, GREEN, PURPLE, BLACK = "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#000000"
@@ -44,13 +44,24 @@ _METRIC_NAMES = {
 
 # Metrics of a training run worth a panel: name in metrics.jsonl, title.
 _PANELS = (
-    ("loss", "NT-Xent loss"),
+    ("loss", "loss"),
     ("contrastive_accuracy", "contrastive accuracy"),
     ("effective_rank", "effective rank of the projections"),
     ("neighbour_accuracy", "nearest neighbour's label, other subject"),
     ("alignment", "alignment (distance² of positives)"),
     ("uniformity", "uniformity"),
     ("gradient_norm", "gradient norm"),
+    ("clips_per_second", "clips per second"),
+)
+# The same of a supervised run.
+SUPERVISED = (
+    ("loss", "loss"),
+    ("batch_accuracy", "accuracy on batches"),
+    ("validation_macro_auc", "validation macro AUC"),
+    ("validation_accuracy", "validation accuracy"),
+    ("validation_average_precision", "validation average precision"),
+    ("gradient_norm", "gradient norm"),
+    ("learning_rate", "learning rate"),
     ("clips_per_second", "clips per second"),
 )
 
@@ -134,7 +145,7 @@ def training_figure(
         for name, title in names
     ]
     panels = [(title, points) for title, points in panels if points]
-    columns = min(columns, len(panels))
+    columns = max(min(columns, len(panels)), 1)  # a run may end before its first line
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(panel[0] * columns, panel[1] * rows + 0.2), layout="constrained")
     for place, (title, points) in enumerate(panels, 1):
@@ -201,7 +212,7 @@ def roc_figure(
     figure = Figure(figsize=(4.2, 4.2), layout="constrained")
     ax = figure.subplots()
     ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="chance")
-    ax.step(false_positive, true_positive, where="post", color=BLUE, lw=1.5, label="probe")
+    ax.step(false_positive, true_positive, where="post", color=BLUE, lw=1.5, label="classifier")
     ax.set_xlabel("1 − specificity")
     ax.set_ylabel("sensitivity")
     ax.set_aspect("equal")

@@ -1,14 +1,16 @@
 """Which recordings to train on and which to score: by subject, stratified, nested, repeatable."""
 
+import collections
 import pathlib
 import re
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from cryjax.command.errors import UserError
+from cryjax.command.errors import TooFewLabels, UserError
 from cryjax.data.manifest import read_manifest
 from cryjax.data.records import open_prepared
 
@@ -38,12 +40,28 @@ def grouped_folds(labels: np.ndarray, subjects: np.ndarray, folds: int, seed: in
         return list(splitter.split(labels, labels, subjects))
 
 
+def has_own_folds(splits: np.ndarray) -> bool:
+    """Whether a dataset's splits are the folds of a benchmark: 'fold1', 'fold2', ..."""
+    names = set(splits)
+    return len(names) > 1 and all(re.fullmatch("fold[0-9]+", name) for name in names)
+
+
 def own_split(subjects: np.ndarray, splits: np.ndarray) -> Parts:
-    """The dataset's own 'train' (and 'validation') against its 'test'.
+    """The dataset's own 'train' (and 'validation') against its 'test'; or its own folds in turn.
+
+    Args:
+      subjects: [recordings].
+      splits: [recordings]; 'fold1', 'fold2', ... are the folds of a published benchmark.
 
     Raises:
       UserError: where one has no recordings, or a subject is in both.
     """
+    if has_own_folds(splits):
+        names = sorted(set(splits), key=lambda name: (len(name), name))
+        parts = [(np.flatnonzero(splits != n), np.flatnonzero(splits == n)) for n in names]
+        for part in parts:
+            check_apart(subjects, *part)
+        return parts
     train = np.flatnonzero(np.isin(splits, ("train", "validation")))
     test = np.flatnonzero(splits == "test")
     if not len(train) or not len(test):
@@ -70,6 +88,44 @@ def _classes(label: str) -> list[str]:
     return [name for name in label.split(";") if name]
 
 
+def subject_order(labels: Sequence[str], subjects: Sequence[str], seed: int) -> tuple[Any, int]:
+    """An order of the subjects of which every beginning is stratified.
+
+    Args:
+      labels: [recordings]; several are separated by ';'.
+      subjects: [recordings].
+      seed: of the order.
+
+    Returns:
+      The place in the order of each recording's subject, int [recordings]; and how many subjects,
+      from the first, are needed for every class to have one.
+    """
+    names, group = np.unique(subjects, return_inverse=True)
+    of_subject: list[list[str]] = [[] for _ in names]
+    for place, label in zip(group, labels, strict=True):
+        of_subject[place] += _classes(label)
+    order = np.random.default_rng(seed).permutation(len(names))
+    # A subject's place among those of its kind, its commonest label, as a share, spreads the kinds.
+    same: dict[str, list[int]] = {}
+    for place in order:
+        found = collections.Counter(of_subject[place])
+        same.setdefault(found.most_common(1)[0][0] if found else "", []).append(place)
+    share = np.zeros(len(names))
+    for places in same.values():
+        share[places] = (np.arange(len(places)) + 0.5) / len(places)
+    order = order[np.argsort(share[order], kind="stable")]
+    # Those by whom a class is first met come before all, or small parts would lack it.
+    met: set[str] = set()
+    first = np.zeros(len(names), bool)
+    for place in order:
+        first[place] = not met.issuperset(of_subject[place])
+        met.update(of_subject[place])
+    order = np.concatenate([order[first[order]], order[~first[order]]])
+    rank = np.empty(len(names), int)
+    rank[order] = np.arange(len(names))
+    return rank[group], int(first.sum())
+
+
 def take_fraction(
     labels: Sequence[str], subjects: Sequence[str], fraction: float, seed: int
 ) -> np.ndarray:
@@ -88,52 +144,40 @@ def take_fraction(
     Returns:
       bool [recordings].
     """
-    names, group = np.unique(subjects, return_inverse=True)
-    of_subject: list[list[str]] = [[] for _ in names]
-    for place, label in zip(group, labels, strict=True):
-        of_subject[place] += _classes(label)
-    kinds = [max(sorted(set(found)), key=found.count) if found else "" for found in of_subject]
-    # A subject's place among those of its kind, as a share, spreads the kinds along the order.
-    order = np.random.default_rng(seed).permutation(len(names))
-    share = np.zeros(len(names))
-    for kind in set(kinds):
-        same = [place for place in order if kinds[place] == kind]
-        share[same] = (np.arange(len(same)) + 0.5) / len(same)
-    order = order[np.argsort(share[order], kind="stable")]
-    # Those by whom a class is first met come before all, or small fractions would lack it.
-    met: set[str] = set()
-    first = []
-    for place in order:
-        if set(of_subject[place]) - met:
-            first.append(place)
-            met |= set(of_subject[place])
-    order = np.concatenate([np.array(first, int), order[~np.isin(order, first)]])
-    taken = np.zeros(len(names), bool)
-    taken[order[: max(len(first), round(fraction * len(names)))]] = True
-    return taken[group]
+    if fraction == 1 or not len(labels):
+        return np.ones(len(labels), bool)
+    rank, first = subject_order(labels, subjects, seed)
+    return rank < max(first, round(fraction * (rank.max() + 1)))
 
 
 def hold_out(
-    labels: np.ndarray, subjects: np.ndarray, share: float, seed: int
+    labels: Sequence[str], subjects: Sequence[str], share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Takes about a share of the recordings out, by subject, stratified, to choose by.
+    """Takes about a share of the subjects out, stratified, to choose by; each class keeps one.
 
     Returns:
-      Places of those that stay, and of those held out.
+      Places of the recordings that stay, and of those held out.
 
     Raises:
-      UserError: where there are too few subjects to hold one out.
+      TooFewLabels: where there are too few subjects to hold one out.
     """
-    parts = grouped_folds(labels, subjects, max(2, round(1 / share)), seed)
-    if not parts:
-        raise UserError(
-            f"{len(set(subjects))} subject(s) to train on: none can be held out for validation; "
+    rank, first = subject_order(labels, subjects, seed)
+    people = int(rank.max()) + 1
+    # Evenly spread over the order, so stratified, behind those that every class needs.
+    held = first + np.unique(
+        np.linspace(0, people - first - 1, max(round(share * people), 1)).round().astype(int)
+    )
+    held = held[held < people]
+    if not len(held):
+        raise TooFewLabels(
+            f"{people} subject(s) to train on: none can be held out for validation; "
             "take config.validation=0, or more subjects"
         )
-    return parts[0]
+    chosen = np.isin(rank, held)
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
-_FOLD = re.compile(r"(.*):([0-9]+)/([0-9]+)(?:@([0-9]+))?")
+_FOLD = re.compile(r"([0-9]+)/([0-9]+)(?:@([0-9]+))?")
 
 
 def subjects_of(text: str) -> set[str]:
@@ -149,14 +193,23 @@ def subjects_of(text: str) -> set[str]:
     """
     found: set[str] = set()
     for entry in filter(None, (part.strip() for part in text.split(","))):
-        folder, _, split = entry.partition(":")
-        fold = _FOLD.fullmatch(entry)
+        folder, _, split = entry.rpartition(":")
+        fold = _FOLD.fullmatch(split)
         if entry.endswith(".csv"):
             found |= {row.subject for row in read_manifest(entry)}
-        elif fold and pathlib.Path(fold[1]).is_dir():
-            found |= _of_fold(fold[1], int(fold[2]), int(fold[3]), int(fold[4] or 0))
-        elif pathlib.Path(folder).is_dir():
-            found |= set(open_prepared(folder).index(*([split] if split else [])).subjects)
+        elif pathlib.Path(entry).is_dir():
+            found |= set(open_prepared(entry).index().subjects)
+        elif folder and pathlib.Path(folder).is_dir():
+            found |= (
+                _of_fold(folder, *(int(number or 0) for number in fold.groups()))
+                if fold
+                else set(open_prepared(folder).index(split).subjects)
+            )
+        elif folder or entry.startswith(("/", ".", "~")):
+            raise UserError(
+                f"{entry!r}: no such folder; name a subject, a manifest as TEST.csv, a prepared "
+                "dataset DATA, or DATA:SPLIT"
+            )
         else:
             found.add(entry)
     return found

@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cryjax.command.errors import UserError
+from cryjax.command.errors import TooFewLabels
 from cryjax.evaluation import folds as folds_lib
 from cryjax.evaluation import metrics
 
@@ -107,7 +107,7 @@ def fit(
         if len(set(labels[train])) > 1
     ]
     if not folds:
-        raise UserError(
+        raise TooFewLabels(
             f"{count} recordings of {len(set(subjects))} subject(s) to fit a probe on are too few "
             "to choose its penalty by subject; take more subjects, or fewer config.folds"
         )
@@ -147,17 +147,17 @@ def probe(
       label_seed: chooses which.
 
     Raises:
-      UserError: with one class, or too few subjects.
+      TooFewLabels: with one class, or too few subjects.
     """
     classes = int(labels.max()) + 1 if len(labels) else 0
     if len(set(labels)) < 2:
-        raise UserError(
+        raise TooFewLabels(
             f"{len(labels)} labelled recordings of {len(set(labels))} class(es); "
             "a probe needs two classes at least"
         )
     count = len(set(subjects))
     if count < 3:
-        raise UserError(
+        raise TooFewLabels(
             f"{count} subject(s); a probe needs 3 at least: it is fitted on some, its penalty "
             "chosen on others, and scored on others. Fill in the manifest's column 'subject'"
         )
@@ -165,7 +165,7 @@ def probe(
     if splits is None:
         parts = folds_lib.grouped_folds(labels, subjects, folds, seed)
         if not parts:
-            raise UserError(
+            raise TooFewLabels(
                 f"{len(labels)} recordings of {count} subjects cannot be divided into folds with "
                 "every class; a probe needs two recordings of a class at least"
             )
@@ -173,8 +173,8 @@ def probe(
             said.append(f"{len(parts)} folds instead of {folds}: there are {count} subjects")
     else:
         parts = folds_lib.own_split(subjects, splits)
-        if len(set(subjects[parts[0][0]])) < 2:
-            raise UserError(
+        if min(len(set(subjects[train])) for train, _ in parts) < 2:
+            raise TooFewLabels(
                 "1 subject in 'train'; a probe needs 2, to choose its penalty by subject"
             )
     rows, scores, penalties, trained = [], [], [], []
@@ -183,7 +183,7 @@ def probe(
         train = train[folds_lib.take_fraction(names, subjects[train], fraction, label_seed)]
         seen = set(labels[train])
         if len(seen) < 2:
-            raise UserError(
+            raise TooFewLabels(
                 f"fold {number} has one class among its training subjects; take other folds or "
                 "another config.seed"
             )
@@ -202,7 +202,7 @@ def probe(
         trained.append(len(train))
     rows = np.concatenate(rows)
     if len(set(labels[rows])) < 2:
-        raise UserError(
+        raise TooFewLabels(
             f"the {len(rows)} recordings to score are of one class; nothing can be told apart: "
             "take config.folds=5, or another split"
         )

@@ -1,20 +1,15 @@
-"""What an experiment leaves behind: table.csv, table.md and a report.html that needs nothing else.
+"""The report of an experiment: one file of HTML that needs nothing else.
 
-The report has no script and asks for nothing over the network: its images are in it, and a policy
-in its head forbids the rest. All text is escaped, because labels come from users' files.
+It has no script and asks for nothing over the network: its images are in it, and a policy in its
+head forbids the rest. All text is escaped, because labels come from users' files.
 """
 
 import base64
-import csv
-import dataclasses
 import html
-import io
 import json
-import math
 import pathlib
 import re
 import tempfile
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,295 +17,11 @@ import numpy as np
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from cryjax.evaluation import figures
-from cryjax.evaluation.metrics import LEVEL, SENSITIVITY
+from cryjax.evaluation import figures, tables
 
-SYNTHETIC = (
-    "SYNTHETIC DATA: these recordings were computed. The numbers check the software and say "
-    "nothing of infants."
-)
 # Not worth a panel in a report; and as many panels and runs as stay readable.
 _DULL = {"step", "learning_rate", "gradient_norm", "clips_per_second", "seconds"}
 _MOST_PANELS, _MOST_RUNS = 4, 16
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A number and how sure it is.
-
-    Attributes:
-      value: mean over seeds.
-      interval: at `LEVEL`, from a bootstrap over subjects.
-      spread: standard deviation over seeds.
-    """
-
-    value: float
-    interval: tuple[float, float]
-    spread: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One cell of the experiment: an encoder, how it is used, a task, a share of the labels.
-
-    Attributes:
-      row: 'scratch', 'supervised', 'simclr', 'supervised+adapted' or 'simclr+adapted'.
-      method: 'probe' or 'finetune'.
-      task: name.
-      fraction: of the training labels, in (0, 1].
-      seeds: behind each estimate.
-      n_train: labelled training recordings, mean over folds and seeds.
-      metrics: name -> estimate.
-      difference: name -> estimate of how much better than 'scratch' with the same method, task and
-        fraction; empty for 'scratch' itself.
-    """
-
-    row: str
-    method: str
-    task: str
-    fraction: float
-    seeds: int
-    n_train: int
-    metrics: dict[str, Estimate]
-    difference: dict[str, Estimate]
-
-
-@dataclasses.dataclass(frozen=True)
-class Scores:
-    """Test recordings with all labels and the first seed.
-
-    Attributes:
-      true: int [recordings], indices into the labels of the task.
-      scores: [recordings, classes], the highest wins.
-      subjects: [recordings].
-    """
-
-    true: np.ndarray
-    scores: np.ndarray
-    subjects: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class EmbeddingSet:
-    """Embedded recordings: features [recordings, features], labels and subjects [recordings]."""
-
-    features: np.ndarray
-    labels: np.ndarray
-    subjects: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What is told apart, and on how much.
-
-    Attributes:
-      majority_accuracy: the share of the commonest class among the test recordings.
-      positive: index of the label to detect, of two.
-    """
-
-    name: str
-    labels: tuple[str, ...]
-    n_recordings: int
-    n_subjects: int
-    n_test_recordings: int
-    n_test_subjects: int
-    majority_accuracy: float
-    positive: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """All that is reported.
-
-    Attributes:
-      title: of the report.
-      synthetic: whether any of the data is.
-      tasks: in the order of the report.
-      lines: in the order of the tables' rows.
-      scores: (row, method, task) -> scores.
-      embeddings: (row, task) -> embeddings.
-      training: name of a run -> the lines of its metrics.jsonl.
-      configs: name -> config.
-      versions: package -> version.
-      data: one a dataset: name, split, recordings, subjects, hours, labels.
-      commands: that make it again.
-      notes: warnings, shown first.
-    """
-
-    title: str
-    synthetic: bool
-    tasks: tuple[Task, ...]
-    lines: tuple[Line, ...]
-    scores: dict[tuple[str, str, str], Scores]
-    embeddings: dict[tuple[str, str], EmbeddingSet]
-    training: dict[str, list[dict[str, Any]]]
-    configs: dict[str, dict[str, Any]]
-    versions: dict[str, str]
-    data: tuple[dict[str, Any], ...]
-    commands: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Table:
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-def _write(path: pathlib.Path, content: str) -> None:
-    """Writes a text so that the file is always whole: beside it first, then renamed over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(content, encoding="utf-8", newline="")
-    partial.replace(path)
-
-
-def _number(value: float, sign: str = "") -> str:
-    return f"{value:{sign}.3f}" if math.isfinite(value) else "–"
-
-
-def _cell(estimate: Estimate | None, sign: str = "") -> str:
-    """'0.812 [0.701, 0.898]', a dash for what is missing.
-
-    With a sign it is a difference, and starred where its interval leaves out zero.
-    """
-    if estimate is None or not math.isfinite(estimate.value):
-        return "–"
-    low, high = (_number(end, sign) for end in estimate.interval)
-    star = "*" if sign and (estimate.interval[0] > 0 or estimate.interval[1] < 0) else ""
-    return f"{_number(estimate.value, sign)}{star} [{low}, {high}]"
-
-
-def _method(method: str) -> str:
-    return figures.METHOD_NAMES.get(method, method)
-
-
-def _headline(lines: Sequence[Line]) -> str:
-    """The metric of the tables and curves: the AUC where it is there."""
-    names = list(dict.fromkeys(name for line in lines for name in line.metrics))
-    return "macro_auc" if "macro_auc" in names or not names else names[0]
-
-
-def _by_fraction(task: Task, lines: Sequence[Line], method: str) -> Iterable[_Table]:
-    """The headline metric of a method, rows by fractions, and the differences from scratch."""
-    metric = _headline(lines)
-    cells = {(line.row, line.fraction): line for line in lines if line.method == method}
-    rows = list(dict.fromkeys(row for row, _ in cells))
-    fractions = sorted({fraction for _, fraction in cells})
-    head = ["encoder"]
-    for fraction in fractions:
-        size = np.mean([line.n_train for (_, own), line in cells.items() if own == fraction])
-        head.append(f"{100 * fraction:g} % (n = {size:.0f})")
-
-    name = f"{figures.metric_name(metric, len(task.labels))}, {_method(method)}"
-    own = {key: line.metrics.get(metric) for key, line in cells.items()}
-    body = [[row, *(_cell(own.get((row, share))) for share in fractions)] for row in rows]
-    yield _Table(name, head, body)
-    gains = {key: line.difference.get(metric) for key, line in cells.items() if line.difference}
-    body = [
-        [row, *(_cell(gains.get((row, share)), "+") for share in fractions)]
-        for row in dict.fromkeys(row for row, _ in gains)
-    ]
-    if body:
-        yield _Table(f"{name}: difference from scratch", head, body)
-
-
-def _tables(task: Task, lines: Sequence[Line]) -> list[_Table]:
-    """The tables of a task, the same ones for Markdown and for HTML."""
-    methods = list(dict.fromkeys(line.method for line in lines))
-    tables = [table for method in methods for table in _by_fraction(task, lines, method)]
-    most = max((line.fraction for line in lines), default=1.0)
-    full = [line for line in lines if line.fraction == most]
-    names = list(dict.fromkeys(name for line in full for name in line.metrics))
-    head = ["encoder", *(figures.metric_name(name, len(task.labels)) for name in names)]
-    rows = [
-        [f"{line.row}, {_method(line.method)}", *(_cell(line.metrics.get(n)) for n in names)]
-        for line in full
-    ]
-    chance = [figures.chance(name, task) for name in names]
-    rows.append(["majority class, chance", *("–" if x is None else _number(x) for x in chance)])
-    return [*tables, _Table(f"All metrics with {100 * most:g} % of the labels", head, rows)]
-
-
-def _about(task: Task, lines: Sequence[Line]) -> str:
-    """What a task is, in a few sentences."""
-    positive = f" ({task.labels[task.positive]} is positive)" if len(task.labels) == 2 else ""
-    text = (
-        f"{len(task.labels)} classes: {', '.join(task.labels)}{positive}. {task.n_recordings} "
-        f"recordings of {task.n_subjects} subjects; scored are {task.n_test_recordings} of "
-        f"{task.n_test_subjects}. Always answering the commonest class is right "
-        f"{_number(task.majority_accuracy)} of the time."
-    )
-    seeds = max((line.seeds for line in lines), default=1)
-    if seeds > 1:
-        spreads = [own.spread for line in lines for own in line.metrics.values()]
-        widest = max(filter(math.isfinite, spreads), default=0.0)
-        text += f" Means over {seeds} seeds; a seed's standard deviation is at most {widest:.3f}."
-    return text
-
-
-def _reading(lines: Sequence[Line]) -> str:
-    """How the numbers are to be read."""
-    text = (
-        f"Brackets hold {100 * LEVEL:.0f} % intervals from a bootstrap over the subjects scored; "
-        "they do not cover what other training subjects would change. A percentage is the share "
-        "of the training labels that was used, n how many recordings that is. "
-    )
-    if any(line.difference for line in lines):
-        text += (
-            "Differences are from 'scratch' with the same method and labels, paired by recording; "
-            "a star marks an interval that leaves out zero, not corrected for how many there are. "
-        )
-    if any(SENSITIVITY in line.metrics for line in lines):
-        text += "A sensitivity's threshold was chosen on the recordings scored: optimistic. "
-    return text.strip()
-
-
-def write_csv(experiment: Experiment, path: pathlib.Path) -> None:
-    """Writes every number, at full precision: one row a line and metric."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    head = ["row", "method", "task", "fraction", "metric", "value", "low", "high", "spread"]
-    head += ["seeds", "n_train", "difference", "difference_low", "difference_high"]
-    writer.writerow(head)
-    for line in experiment.lines:
-        for name, own in line.metrics.items():
-            gain = line.difference.get(name)
-            numbers = [own.value, *own.interval, own.spread, line.seeds, line.n_train]
-            numbers += [gain.value, *gain.interval] if gain else [""] * 3
-            # NumPy's scalars would be written with their type.
-            plain = [x.item() if isinstance(x, np.generic) else x for x in numbers]
-            writer.writerow([line.row, line.method, line.task, line.fraction, name, *plain])
-    _write(path, file.getvalue())
-
-
-def write_markdown(experiment: Experiment, path: pathlib.Path) -> None:
-    """Writes the tables, aligned so that they can be read without being rendered."""
-
-    def plain(text: str) -> str:
-        return " ".join(text.split()).replace("<", r"\<").replace("|", r"\|")
-
-    def filled(text: str) -> str:
-        return textwrap.fill(plain(text), 100, break_long_words=False, break_on_hyphens=False)
-
-    parts = [f"# {plain(experiment.title)}"]
-    if experiment.synthetic:
-        parts.append(f"**{SYNTHETIC}**")
-    if experiment.notes:
-        parts.append("\n".join(f"- {plain(note)}" for note in experiment.notes))
-    parts.append(filled(_reading(experiment.lines)))
-    for task in experiment.tasks:
-        lines = [line for line in experiment.lines if line.task == task.name]
-        parts += [f"## {plain(task.name)}", filled(_about(task, lines))]
-        for table in _tables(task, lines) if lines else []:
-            cells = [[plain(cell) for cell in row] for row in (table.head, *table.rows)]
-            widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-            cells.insert(1, ["-" * width for width in widths])
-            rows = [" | ".join(map(str.ljust, row, widths)) for row in cells]
-            parts += [f"### {plain(table.caption)}", "\n".join(f"| {row} |" for row in rows)]
-    _write(path, "\n\n".join(parts) + "\n")
-
 
 _CSS = """
 *{box-sizing:border-box}
@@ -386,7 +97,7 @@ def _scrolled(name: str, table: str) -> str:
     )
 
 
-def _html_table(table: _Table) -> str:
+def _html_table(table: tables.Table) -> str:
     def cell(text: str) -> str:
         """Intervals and counts go on a line of their own, names may break after a plus."""
         text = re.sub(r" (\[[^]]*\]|\(n = \d+\))$", r" <small>\1</small>", html.escape(text))
@@ -402,7 +113,7 @@ def _html_table(table: _Table) -> str:
     return _scrolled(table.caption, f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>")
 
 
-def _confusion(name: str, labels: Sequence[str], scores: Scores) -> str:
+def _confusion(name: str, labels: Sequence[str], scores: tables.Scores) -> str:
     """A confusion matrix as a table: counts, on a ground shaded by the share of the true class."""
     said = scores.scores.argmax(axis=1)
     counts = confusion_matrix(scores.true, said, labels=range(len(labels)))
@@ -444,18 +155,19 @@ def _grid(parts: Iterable[str], kind: str = "grid") -> str:
     return f'<div class="{kind}">{"".join(parts)}</div>'
 
 
-def _results(experiment: Experiment, task: Task, note: str) -> Iterable[str]:
+def _results(experiment: tables.Experiment, task: tables.Task, note: str) -> Iterable[str]:
     """The tables of a task, and its curves over the labels."""
     lines = [line for line in experiment.lines if line.task == task.name]
     if not lines:
         return
-    yield "<h3>Results</h3>" + "".join(map(_html_table, _tables(task, lines)))
-    metric = _headline(lines)
+    yield "<h3>Results</h3>" + "".join(map(_html_table, tables.tables_of(experiment, task)))
+    metric = tables.headline(lines)
     yield "<h3>Label efficiency</h3>" + _grid(
         (
             _figure(
-                f"{task.name}, {_method(method)}: {figures.metric_name(metric, len(task.labels))} "
-                "over the share of the training labels, a line an encoder, as in the tables above.",
+                f"{task.name}, {tables.method_name(method)}: "
+                f"{figures.metric_name(metric, len(task.labels))} over the share of the training "
+                "labels, a line an encoder, as in the tables above.",
                 figures.label_efficiency_figure,
                 experiment.lines,
                 experiment.tasks,
@@ -469,9 +181,9 @@ def _results(experiment: Experiment, task: Task, note: str) -> Iterable[str]:
     )
 
 
-def _errors(experiment: Experiment, task: Task, note: str) -> Iterable[str]:
+def _errors(experiment: tables.Experiment, task: tables.Task, note: str) -> Iterable[str]:
     """The ROC curves of a task, and its confusion matrices."""
-    found: dict[str, dict[str, Scores]] = {}
+    found: dict[str, dict[str, tables.Scores]] = {}
     for (row, method, own), scores in experiment.scores.items():
         if own == task.name:
             found.setdefault(method, {})[row] = scores
@@ -480,11 +192,11 @@ def _errors(experiment: Experiment, task: Task, note: str) -> Iterable[str]:
     mean = " Means of the one-against-rest curves." if len(task.labels) > 2 else ""
     yield f"<h3>ROC curves</h3><p>With all labels, first seed.{mean}</p>" + _grid(
         _figure(
-            f"{task.name}, {_method(method)}: sensitivity over 1 − specificity of "
+            f"{task.name}, {tables.method_name(method)}: sensitivity over 1 − specificity of "
             f"{', '.join(rows)}.",
             figures.rocs_figure,
             {row: (own.true, own.scores) for row, own in rows.items()},
-            f"{figures.short(task.name, 30)}, {_method(method)}",
+            f"{figures.short(task.name, 30)}, {tables.method_name(method)}",
             positive=task.positive,
             note=note,
         )
@@ -493,7 +205,7 @@ def _errors(experiment: Experiment, task: Task, note: str) -> Iterable[str]:
     how = "With all labels, first seed. Counts, on a ground shaded by the share of the true class."
     yield f"<h3>Confusion matrices</h3><p>{how}</p>" + _grid(
         (
-            _confusion(f"{row}, {_method(method)}", task.labels, scores)
+            _confusion(f"{row}, {tables.method_name(method)}", task.labels, scores)
             for method, rows in found.items()
             for row, scores in rows.items()
         ),
@@ -501,7 +213,7 @@ def _errors(experiment: Experiment, task: Task, note: str) -> Iterable[str]:
     )
 
 
-def _maps(experiment: Experiment, note: str) -> Iterable[str]:
+def _maps(experiment: tables.Experiment, note: str) -> Iterable[str]:
     """Embeddings laid out in a plane, by label and by subject."""
     for (row, task), own in experiment.embeddings.items():
         yield f"<h3>{html.escape(f'{row}, {task}')}</h3>"
@@ -549,12 +261,12 @@ def _runs(training: Mapping[str, Sequence[Mapping[str, Any]]], note: str) -> Ite
             )
 
 
-def _again(experiment: Experiment) -> Iterable[str]:
+def _again(experiment: tables.Experiment) -> Iterable[str]:
     """The data and what it takes to make the experiment again."""
     if experiment.data:
         head = list(dict.fromkeys(name for counts in experiment.data for name in counts))
         rows = [[_text(counts.get(name, "")) for name in head] for counts in experiment.data]
-        yield '<h2 id="data">Data</h2>' + _html_table(_Table("What was used", head, rows))
+        yield '<h2 id="data">Data</h2>' + _html_table(tables.Table("What was used", head, rows))
     yield '<h2 id="again">To make it again</h2>'
     if experiment.commands:
         commands = html.escape("\n".join(experiment.commands))
@@ -567,16 +279,18 @@ def _again(experiment: Experiment) -> Iterable[str]:
         yield f"<pre tabindex='0'>{shown}</pre></details>"
     if experiment.versions:
         rows = list(experiment.versions.items())
-        yield "<h3>Versions</h3>" + _html_table(_Table("What ran", ["package", "version"], rows))
+        yield "<h3>Versions</h3>" + _html_table(
+            tables.Table("What ran", ["package", "version"], rows)
+        )
 
 
-def write_report(experiment: Experiment, path: pathlib.Path) -> None:
+def write_report(experiment: tables.Experiment, path: pathlib.Path) -> None:
     """Writes the report, one file of HTML. A piece that is missing is left out."""
     title = html.escape(experiment.title)
     note = "synthetic data" if experiment.synthetic else ""
     parts = [_HEAD.format(title=title, css=_CSS)]
     if experiment.synthetic:
-        parts.append(f'<p class="banner">{SYNTHETIC}</p>')
+        parts.append(f'<p class="banner">{tables.SYNTHETIC}</p>')
     parts.append(f"<main><h1>{title}</h1>")
     if experiment.notes:
         notes = "".join(f"<li>{html.escape(text)}</li>" for text in experiment.notes)
@@ -587,11 +301,13 @@ def write_report(experiment: Experiment, path: pathlib.Path) -> None:
     sections |= {"data": "Data"} if experiment.data else {}
     sections["again"] = "To make it again"
     links = (f'<a href="#{key}">{html.escape(name)}</a>' for key, name in sections.items())
-    parts.append(f"<nav>{' '.join(links)}</nav><p>{html.escape(_reading(experiment.lines))}</p>")
+    parts.append(
+        f"<nav>{' '.join(links)}</nav><p>{html.escape(tables.reading(experiment.lines))}</p>"
+    )
     for place, task in enumerate(experiment.tasks):
         lines = [line for line in experiment.lines if line.task == task.name]
         parts.append(f'<h2 id="task-{place}">{html.escape(task.name)}</h2>')
-        parts.append(f"<p>{html.escape(_about(task, lines))}</p>")
+        parts.append(f"<p>{html.escape(tables.about(task, lines))}</p>")
         parts += [*_results(experiment, task, note), *_errors(experiment, task, note)]
     if experiment.embeddings:
         parts.append(
@@ -607,4 +323,4 @@ def write_report(experiment: Experiment, path: pathlib.Path) -> None:
             parts.append(f"<p>{_MOST_RUNS} of {len(experiment.training)} runs.</p>")
         parts.append(_grid(_runs(experiment.training, note)))
     parts += [*_again(experiment), "</main>\n</body>\n</html>\n"]
-    _write(path, "".join(parts))
+    tables.write(path, "".join(parts))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cryjax.command.errors import UserError
+from cryjax.command.errors import TooFewLabels, UserError
 from cryjax.data.records import Index, Prepared
 from cryjax.evaluation import folds
 
@@ -21,12 +21,21 @@ def ordered(prepared: Prepared, positive: str) -> tuple[str, ...]:
             f"config.positive={positive!r} is no label of {prepared.directory}; take one of "
             f"{', '.join(names)}"
         )
+    if positive and len(names) != 2:
+        raise UserError(
+            f"config.positive={positive!r}: {prepared.directory} has {len(names)} classes, and one "
+            "of two is to be found; leave it empty"
+        )
     return tuple(sorted(names, key=lambda name: (name == positive, name)))
 
 
 def targets_of(labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     """[n] labels, several separated by ';' -> bool [n, classes]."""
-    return np.array([[name in label.split(";") for name in classes] for label in labels], bool)
+    places = {name: place for place, name in enumerate(classes)}
+    targets = np.zeros((len(labels), len(classes)), bool)
+    for row, label in zip(targets, labels, strict=True):
+        row[[places[name] for name in label.split(";") if name]] = True
+    return targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +95,14 @@ def divide(index: Index, config: Any) -> Division:
     _, first = np.unique(index.recordings, return_index=True)
     of = index[first]
     validation = np.array([], int)
-    if config.folds:
-        parts = folds.grouped_folds(of.labels, of.subjects, config.folds, config.fold_seed)
+    if config.folds or folds.has_own_folds(of.splits):
+        parts = (
+            folds.grouped_folds(of.labels, of.subjects, config.folds, config.fold_seed)
+            if config.folds
+            else folds.own_split(of.subjects, of.splits)
+        )
         if config.fold >= len(parts):
-            raise UserError(
+            raise TooFewLabels(
                 f"config.fold={config.fold}: {len(of)} recordings of {len(set(of.subjects))} "
                 f"subjects make {len(parts)} folds, counted from 0"
             )
@@ -105,15 +118,20 @@ def divide(index: Index, config: Any) -> Division:
             )
         folds.check_apart(of.subjects, np.concatenate([train, validation]), test)
         folds.check_apart(of.subjects, train, validation)
-    taken = folds.take_fraction(
-        of.labels[train], of.subjects[train], config.label_fraction, config.label_seed
-    )
-    train = train[taken]
     if config.validation and not len(validation):
         stay, held = folds.hold_out(
-            of.labels[train], of.subjects[train], config.validation, config.seed
+            of.labels[train], of.subjects[train], config.validation, config.label_seed
         )
         train, validation = train[stay], train[held]
+    # Of each by itself, so that both are nested, and few labels are few to choose by too.
+    train, validation = (
+        part[
+            folds.take_fraction(
+                of.labels[part], of.subjects[part], config.label_fraction, config.label_seed
+            )
+        ]
+        for part in (train, validation)
+    )
     if not len(test) and not len(validation):
         raise UserError(
             "nothing to score: the dataset has no split 'test', and config.folds and "
@@ -135,13 +153,17 @@ def missing(task: Task, division: Division) -> list[str]:
     said = []
     has = targets_of(division.train.labels, task.classes).any(axis=0)
     if has.sum() < 2:
-        raise UserError(
+        raise TooFewLabels(
             f"the training recordings have {has.sum()} of the {len(task.classes)} classes; take "
             "another fold, fold_seed or label_seed, or a larger label_fraction"
         )
     absent = [name for name, found in zip(task.classes, has, strict=True) if not found]
     if absent:
         said.append(f"no training recording of {', '.join(absent)}: it cannot be found")
+    if len(division.validation):
+        chosen_by = targets_of(division.validation.labels, task.classes).any(axis=0)
+        if chosen_by.sum() < 2:
+            said.append("one class among those to choose by: the last step is taken")
     scored = division.test if len(division.test) else division.validation
     held = targets_of(scored.labels, task.classes).any(axis=0)
     if not held.all():

@@ -57,7 +57,14 @@ class Checkpoints:
         self._folder = workdir.absolute() / folder
         self._manager = ocp.CheckpointManager(
             self._folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                enable_async_checkpointing=True,
+                # Two managers of a run may save at the same step: their processes must not meet.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    barrier_sync_key_prefix=folder
+                ),
+            ),
         )
 
     @property
@@ -76,7 +83,7 @@ class Checkpoints:
         if step == self.latest:
             return
         if state.average is not None:
-            state = state.replace(params=state.average)
+            state = state.replace(**state.average)
         items = _items(state)
         self._save({"encoder": items["encoder"], "head": items["head"]}, step, meta)
 

@@ -137,7 +137,8 @@ def train(
       batch_size: global.
       evaluate: (state, step) -> metrics that take longer, every `evaluate_every` steps and at the
         end, if ever.
-      enough: asked after each evaluation; ends the run early. All processes must say the same.
+      enough: asked at a resumed start and after each evaluation; ends the run early. All
+        processes must say the same.
 
     Returns:
       The last state, saved.
@@ -181,6 +182,10 @@ def train(
         result = action()
         window.paused += time.perf_counter() - begin
         return result
+
+    stops, last = False, start >= schedule.total or (start > 0 and enough())
+    if last:  # stopped after its last step, before its result was written
+        return state
 
     with _StopSignal() as stop, _progress(schedule.total, start, first_process) as bar:
         for step in range(start + 1, schedule.total + 1):

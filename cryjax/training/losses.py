@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 from jax import lax
 
 # Above so many similarities a device, the matrix is no longer held: 2 ** 24 floats are 64 MiB, and
@@ -278,8 +279,8 @@ def classification(
       logits: [batch, classes].
       targets: float [batch, classes] in [0, 1], mixed ones too; rows sum to 1 if not `multi_label`.
       multi_label: whether an example may have several labels, or none.
-      class_weights: [classes]. Of one label they weight an example by its classes; of several they
-        weight what each class's positives add.
+      class_weights: [classes]: what each class's part in the target, or of several labels each
+        class's positives, count.
       smoothing: share of the target that is spread evenly over the classes, or over yes and no.
 
     Returns:
@@ -287,7 +288,7 @@ def classification(
     """
     if multi_label:
         smooth = targets * (1.0 - smoothing) + 0.5 * smoothing
-        each = optax.sigmoid_binary_cross_entropy(logits, smooth)
-        return jnp.mean(each * (1.0 + targets * (class_weights - 1.0)[None]), axis=-1)
-    each = optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
-    return each * (targets @ class_weights)
+        yes, no = nn.log_sigmoid(logits), nn.log_sigmoid(-logits)
+        return -jnp.mean(class_weights[None] * smooth * yes + (1.0 - smooth) * no, axis=-1)
+    smooth = optax.smooth_labels(targets, smoothing)
+    return -jnp.sum(class_weights[None] * smooth * nn.log_softmax(logits), axis=-1)

@@ -31,11 +31,13 @@ def start_state(
     Raises:
       UserError: where the other run's front end or encoder is another.
     """
+
+    def with_average(state: TrainState) -> TrainState:
+        return state.replace(average=state.live) if averaged else state
+
     if saved.latest is not None:
         logging.info("going on from step %d of this work directory", saved.latest)
-        return saved.restore(
-            state.replace(average=state.params) if averaged else state, spread.replicated
-        )
+        return saved.restore(with_average(state), spread.replicated)
     if init:
         theirs = frontend.FrontEnd(**checkpoints.read_meta(init)["front_end"])
         if theirs != settings:
@@ -55,4 +57,4 @@ def start_state(
         )
     else:
         logging.info("starting fresh")
-    return spread.replicate(state.replace(average=state.params) if averaged else state)
+    return spread.replicate(with_average(state))

@@ -33,7 +33,7 @@ class TrainState:
       params: {'encoder': ..., 'head': ...}, float32.
       batch_stats: {'encoder': ...}, float32.
       opt_state: the optimizer's.
-      average: exponential moving average of `params`, if one is kept.
+      average: exponential moving average of `live`, if one is kept.
     """
 
     step: jax.Array
@@ -41,6 +41,11 @@ class TrainState:
     batch_stats: dict[str, Any]
     opt_state: optax.OptState
     average: Any = None
+
+    @property
+    def live(self) -> dict[str, Any]:
+        """What an average is taken of: parameters, and the statistics that go with them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def init_state(
@@ -219,7 +224,8 @@ def supervised_step(
         are, and the optimizer sees neither them nor their gradients.
       mixup: alpha of its Beta distribution; 0 mixes nothing.
       dropout: share of the embedding's features that are zeroed.
-      decay: of the moving average of the parameters in `state.average`, if that is kept.
+      decay: of the moving average in `state.average`, if that is kept; less in the first steps, so
+        that the start is forgotten.
       axis_name: the device axis, if there is one.
 
     Returns:
@@ -266,17 +272,20 @@ def supervised_step(
 
     updates, opt_state = optimizer.update(live(gradients), state.opt_state, live(state.params))
     updates = jax.tree.map(lambda x, scale: scale * x, updates, scales)
-    params = optax.apply_updates(state.params, updates)
     average = state.average
-    if average is not None:
-        average = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, average, params)
     state = TrainState(
         step=state.step + 1,
-        params=params,
+        params=optax.apply_updates(state.params, updates),
         batch_stats={"encoder": batch_stats},
         opt_state=opt_state,
-        average=average,
     )
+    if average is not None:
+        keep = jnp.minimum(decay, state.step / (9.0 + state.step))
+        state = state.replace(
+            average=jax.tree.map(
+                lambda old, new: keep * old + (1.0 - keep) * new, average, state.live
+            )
+        )
     return state, metrics | {"gradient_norm": optax.tree.norm(gradients)}
 
 

@@ -89,6 +89,10 @@ def build(config: Any, targets: np.ndarray, *, multi_label: bool) -> Supervised:
             f"config.freeze.blocks={config.freeze.blocks}: {config.encoder.name} has {blocks} "
             f"blocks, and its dense layer is one more; take up to {blocks + 1}"
         )
+    if multi_label and config.select == "balanced_accuracy":
+        raise UserError(
+            "config.select='balanced_accuracy' is for one label a recording; take 'macro_auc'"
+        )
     plan = recipe.plan(config, len(targets))
     encoder = make_encoder(**config.encoder).clone(remat=config.memory.remat)
     head = Classifier(targets.shape[1])

@@ -1,6 +1,7 @@
 """A run's folder: config.json, metrics.jsonl, TensorBoard events, figures and result.json."""
 
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -16,11 +17,21 @@ MAY_CHANGE = ("checkpoint_every", "log_every", "neighbours.", "loader.", "parall
 LEFT_BY_A_RUN = ("checkpoints/[0-9]*", "metrics.jsonl", "result.json")
 
 
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: a number that there is not becomes null."""
+    if isinstance(value, Mapping):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes JSON so that the file is always whole: beside it first, then renamed over it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    text = json.dumps(_without_nan(value), indent=2, sort_keys=True, allow_nan=False)
+    partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(path)
 
 
@@ -75,7 +86,12 @@ class Workdir:
                     "take another --workdir, or the old values to go on"
                 )
         if writes:
-            write_json(file, config)
+            try:
+                write_json(file, config)
+            except OSError as error:
+                raise UserError(
+                    f"{self.path}: cannot be written to ({error.strerror}); take another --workdir"
+                ) from error
 
     @property
     def metrics_file(self) -> pathlib.Path:

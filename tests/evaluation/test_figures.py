@@ -5,7 +5,7 @@ import pytest
 from matplotlib import image
 
 from cryjax.evaluation import figures, metrics
-from cryjax.evaluation.report import Estimate, Line, Task
+from cryjax.evaluation.tables import Estimate, Line, Task
 
 
 def pixels(path):

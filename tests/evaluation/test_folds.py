@@ -76,3 +76,17 @@ def test_names_subjects_in_all_their_ways(prepared, tmp_path):
         folds.subjects_of(f"{prepared}:test")
     with pytest.raises(UserError, match="makes 3 folds"):
         folds.subjects_of(f"{prepared}:3/3")
+
+
+def test_own_splits_and_own_folds():
+    subjects = np.array(list("aabbccdd"))
+    splits = np.array(["train", "train", "test", "test", "validation", "validation", "x", "x"])
+    ((train, test),) = folds.own_split(subjects, splits)
+    assert train.tolist() == [0, 1, 4, 5] and test.tolist() == [2, 3]
+    splits = np.array([f"fold{n}" for n in (1, 1, 2, 2, 10, 10, 2, 2)])
+    parts = folds.own_split(subjects, splits)
+    assert [test.tolist() for _, test in parts] == [[0, 1], [2, 3, 6, 7], [4, 5]]
+    for train, test in parts:
+        assert sorted([*train, *test]) == list(range(8))
+    with pytest.raises(UserError, match="'a'"):
+        folds.own_split(np.array(list("abbaccdd")), splits)

@@ -45,7 +45,7 @@ def test_does_not_know_a_subject_again(classifier):
 
 def test_folds_are_by_subject_and_inner_folds_too(monkeypatch):
     seen = []
-    grouped = probes._grouped_folds
+    grouped = probes.folds_lib.grouped_folds
 
     def spy(labels, subjects, folds, seed):
         parts = grouped(labels, subjects, folds, seed)
@@ -54,7 +54,7 @@ def test_folds_are_by_subject_and_inner_folds_too(monkeypatch):
         seen.append(len(subjects))
         return parts
 
-    monkeypatch.setattr(probes, "_grouped_folds", spy)
+    monkeypatch.setattr(probes.folds_lib, "grouped_folds", spy)
     probes.probe(*clusters(), folds=4)
     assert len(seen) == 5 and seen[0] == 108 and max(seen[1:]) < 108
 

@@ -9,8 +9,16 @@ import math
 import numpy as np
 import pytest
 
-from cryjax.evaluation import report
-from cryjax.evaluation.report import EmbeddingSet, Estimate, Experiment, Line, Scores, Task
+from cryjax.evaluation import report, tables
+from cryjax.evaluation.tables import (
+    Comparison,
+    EmbeddingSet,
+    Estimate,
+    Experiment,
+    Line,
+    Scores,
+    Task,
+)
 
 EVIL = "<script>alert('x')</script>"
 NAN = Estimate(math.nan, (math.nan, math.nan))
@@ -59,6 +67,16 @@ def full():
         synthetic=True,
         tasks=(task(), detection),
         lines=lines(rng) + lines(rng, "injury"),
+        comparisons=(
+            Comparison(
+                "simclr+adapted",
+                "simclr",
+                "probe",
+                "injury",
+                0.1,
+                {"macro_auc": Estimate(0.125, (0.0625, 0.25))},
+            ),
+        ),
         scores={
             ("scratch", "probe", "trigger"): scores(rng),
             ("simclr+adapted", "finetune", "injury"): scores(rng, 2),
@@ -75,7 +93,7 @@ def full():
 
 @pytest.fixture
 def bare(full):
-    return Experiment("Bare", False, full.tasks[:1], (), {}, {}, {}, {}, {}, (), (), ())
+    return Experiment("Bare", False, full.tasks[:1], (), (), {}, {}, {}, {}, {}, (), (), ())
 
 
 class Page(html.parser.HTMLParser):
@@ -105,8 +123,8 @@ class Page(html.parser.HTMLParser):
 
 def written(experiment, folder):
     report.write_report(experiment, folder / "report.html")
-    report.write_markdown(experiment, folder / "table.md")
-    report.write_csv(experiment, folder / "table.csv")
+    tables.write_markdown(experiment, folder / "table.md")
+    tables.write_csv(experiment, folder / "table.csv")
     assert {path.name for path in folder.iterdir()} == {"report.html", "table.md", "table.csv"}
     return Page(folder / "report.html"), (folder / "table.md").read_text(encoding="utf-8")
 
@@ -114,7 +132,7 @@ def written(experiment, folder):
 def test_csv_holds_every_number_in_full(full, tmp_path):
     one = dataclasses.replace(full.lines[0], metrics={"f1": Estimate(np.float32(0.1), (0, 1))})
     full = dataclasses.replace(full, lines=(*full.lines, one))
-    report.write_csv(full, tmp_path / "deep" / "table.csv")
+    tables.write_csv(full, tmp_path / "deep" / "table.csv")
     with (tmp_path / "deep" / "table.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     expected = [(line, name) for line in full.lines for name in line.metrics]
@@ -150,9 +168,10 @@ def test_markdown_and_report_hold_every_line(full, tmp_path):
     assert "0.700 of the time" in markdown and "| majority class, chance" in markdown
     assert "sensitivity" not in markdown  # none was given
     assert "(injury is positive)" in markdown
-    tables = [block for block in markdown.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 2 * (2 * 2 + 1)
-    for table in tables:  # aligned
+    assert "simclr+adapted over simclr" in markdown and "+0.125* [+0.062, +0.250]" in page.text
+    found = [block for block in markdown.split("\n\n") if block.startswith("|")]
+    assert len(found) == 2 * (2 * 2 + 1) + 1
+    for table in found:  # aligned
         assert len({len(row) for row in table.strip().split("\n")}) == 1
     for text in (page.text, markdown):
         assert "SYNTHETIC DATA" in text and "only 2 test subjects" in text and "–" in text

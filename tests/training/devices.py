@@ -94,7 +94,7 @@ def run(
     state = steps.init_state(jax.random.key(0), encoder, head, optimizer, 40)
     if labelled:
         step = supervised(encoder, head, optimizer, state.params)
-        state = state.replace(average=state.params)
+        state = state.replace(average=state.live)
     else:
         step = functools.partial(
             steps.simclr_step,

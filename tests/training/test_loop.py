@@ -37,7 +37,7 @@ def step_function(state, batch, key):
     return state.replace(step=step), {"loss": batch["loss"].mean()}
 
 
-def run(tmp_path, losses, *, start=0, before=None, evaluate=None, **schedule):
+def run(tmp_path, losses, *, start=0, before=None, evaluate=None, enough=None, **schedule):
     """Trains over batches that are their own loss; `before(n)` runs as batch n is read."""
 
     def batches():
@@ -49,7 +49,7 @@ def run(tmp_path, losses, *, start=0, before=None, evaluate=None, **schedule):
     workdir, saved = Workdir(tmp_path, {}), Recorder()
     options = {"total": 10, "log_every": 2, "checkpoint_every": 4} | schedule
     state = loop.train(
-        step_function,
+        lambda _: step_function,
         TrainState(jnp.int32(start), {}, {}, {}),
         batches(),
         key=jax.random.key(0),
@@ -61,6 +61,7 @@ def run(tmp_path, losses, *, start=0, before=None, evaluate=None, **schedule):
         learning_rate=lambda n: n / 10,
         batch_size=2,
         evaluate=evaluate,
+        enough=enough or (lambda: False),
     )
     return state, workdir, saved
 
@@ -86,13 +87,34 @@ def test_goes_on_from_a_step(tmp_path):
 def test_evaluates_now_and_then(tmp_path):
     seen = []
 
-    def evaluate(state):
-        seen.append(int(state.step))
+    def evaluate(state, step):
+        assert step == int(state.step)
+        seen.append(step)
         return {"score": 1.0}
 
     _, workdir, _ = run(tmp_path, float, evaluate=evaluate, evaluate_every=5)
     assert seen == [5, 10]
     assert [line["step"] for line in workdir.metrics() if "score" in line] == [5, 10]
+
+
+def test_enough_ends_the_run_and_it_stays_ended(tmp_path):
+    scores = []
+
+    def evaluate(_, step):
+        scores.append(step)
+        return {"score": float(step)}
+
+    options = {"evaluate": evaluate, "evaluate_every": 2, "enough": lambda: len(scores) >= 3}
+    state, _, saved = run(tmp_path, float, **options)
+    assert int(state.step) == 6 and saved.steps == [4, 6]
+    # Stopped after that, and before its result was written.
+    state, _, saved = run(tmp_path, float, start=6, **options)
+    assert int(state.step) == 6 and saved.steps == [] and scores == [2, 4, 6]
+
+
+def test_a_finished_run_takes_no_step(tmp_path):
+    state, workdir, saved = run(tmp_path, float, start=10)
+    assert int(state.step) == 10 and saved.steps == [] and not workdir.metrics()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -158,7 +158,7 @@ def test_classification_of_one_label_is_scikit_learns(smoothing):
     assert found.shape == (50,)
     if smoothing:
         target = np.eye(4)[true] * (1 - smoothing) + smoothing / 4
-        expected = -(target * np.log(softmax64(logits))).sum(axis=1) * weights[true]
+        expected = -(weights * target * np.log(softmax64(logits))).sum(axis=1)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     else:
         total = log_loss(true, softmax64(logits), sample_weight=weights[true], labels=range(4))

@@ -17,7 +17,9 @@ SCRIPT = pathlib.Path(__file__).with_name("devices.py")
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     out = tmp_path_factory.mktemp("devices") / "out.npz"
-    subprocess.run([sys.executable, SCRIPT, out], check=True, timeout=400)
+    subprocess.run(
+        [sys.executable, SCRIPT, out], check=True, timeout=400, env=programs.environment()
+    )
     with np.load(out) as arrays:
         return dict(arrays)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cryjax.audio import augment, frontend
-from cryjax.models import ProjectionHead, make_encoder
+from cryjax.models import Classifier, ProjectionHead, make_encoder
 from cryjax.training import losses, optimizers, steps
 
 RECIPE = {
@@ -158,3 +158,72 @@ def test_chunks_save_memory(made):
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert memory(8) < 0.7 * memory(1)  # the views themselves are the rest
+
+
+def test_supervised_step_is_plain_gradient_descent_with_an_average(batch):
+    """One step of SGD on what the step itself sees, by hand: scales, weights, frozen, average."""
+    encoder, head = make_encoder("cnn6", 1 / 16), Classifier(3)
+    optimizer = optimizers.make_optimizer("sgd", 0.1, weight_decay=0.0)
+    state = steps.init_state(jax.random.key(0), encoder, head, optimizer, 40)
+    state = state.replace(average=state.live, step=state.step + 5)
+    targets = np.eye(3, dtype=np.float32)[np.arange(16) % 3]
+    weights = np.array([0.5, 1.0, 2.0], np.float32)
+    recipe = RECIPE | {"transforms": []}
+    scales = optimizers.rate_scales(state.params, encoder=0.5, blocks=4, frozen=1)
+    after, metrics = steps.supervised_step(
+        state, batch | {"target": targets}, jax.random.key(1),
+        encoder=encoder.clone(frozen=1), head=head, optimizer=optimizer, recipe=recipe,
+        loss=functools.partial(losses.classification, multi_label=False, class_weights=weights),
+        scales=scales, decay=0.99,
+    )  # fmt: skip
+    step_key = jax.random.fold_in(jax.random.key(1), 5)
+    keys = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(step_key, place), 3))(
+        np.arange(16)
+    )
+    x = augment.view(keys[:, 0], batch["audio"], batch["length"], **recipe)
+
+    def loss(params):
+        variables = {"params": params["encoder"], "batch_stats": state.batch_stats["encoder"]}
+        embeddings, changed = encoder.clone(frozen=1).apply(
+            variables, x, train=True, mutable=["batch_stats"]
+        )
+        probability = jax.nn.softmax(head.apply({"params": params["head"]}, embeddings))
+        each = -jax.numpy.log((probability * targets).sum(axis=1))
+        return (each * (targets @ weights)).mean(), changed["batch_stats"]
+
+    (value, stats), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    expected = jax.tree.map(lambda p, g, s: p - 0.1 * s * g, state.params, gradients, scales)
+    live = {"params": expected, "batch_stats": {"encoder": stats}}
+    average = jax.tree.map(lambda old, new: 0.4 * old + 0.6 * new, state.live, live)  # 6 / (9 + 6)
+    for found, wanted in ((after.live, live), (after.average, average)):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, wanted
+        )
+
+
+def test_dropout_keeps_the_expected_embedding_and_draws_for_each_example(batch):
+    encoder, head = make_encoder("cnn6", 1 / 16), Classifier(3)
+    optimizer = optimizers.make_optimizer("sgd", 0.1, weight_decay=0.0)
+    state = steps.init_state(jax.random.key(0), encoder, head, optimizer, 40)
+    # Logits that are the sum of the embedding show what of it was kept.
+    ones = jax.tree.map(jax.numpy.ones_like, state.params["head"])
+    state = state.replace(params=state.params | {"head": ones})
+    step = jax.jit(
+        functools.partial(
+            steps.supervised_step, encoder=encoder, head=head, optimizer=optimizer,
+            recipe=RECIPE | {"transforms": []}, loss=lambda logits, _: logits[:, 0],
+            scales=jax.tree.map(lambda _: 0.0, state.params),
+        ),
+        static_argnames="dropout",
+    )  # fmt: skip
+    labelled = batch | {"target": np.eye(3, dtype=np.float32)[np.arange(16) % 3]}
+    seen = [
+        float(step(state, labelled, jax.random.key(n), dropout=0.5)[1]["loss"]) for n in range(30)
+    ]
+    # Crops draw by chance too, and are the same for the same key.
+    whole = [
+        float(step(state, labelled, jax.random.key(n), dropout=0.0)[1]["loss"]) for n in range(30)
+    ]
+    assert np.mean(seen) == pytest.approx(np.mean(whole), rel=0.1)
+    assert np.std(np.array(seen) - np.array(whole)) > 0

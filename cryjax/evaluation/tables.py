@@ -1,0 +1,340 @@
+"""The tables of an experiment: what they hold, as table.csv and as table.md."""
+
+import csv
+import dataclasses
+import io
+import math
+import pathlib
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cryjax.evaluation import figures
+from cryjax.evaluation.metrics import LEVEL, SENSITIVITY
+
+SYNTHETIC = (
+    "SYNTHETIC DATA: these recordings were computed. The numbers check the software and say "
+    "nothing of infants."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A number and how sure it is.
+
+    Attributes:
+      value: mean over seeds.
+      interval: at `LEVEL`, from a bootstrap over subjects.
+      spread: standard deviation over seeds.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    spread: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One cell of the experiment: an encoder, how it is used, a task, a share of the labels.
+
+    Attributes:
+      row: 'scratch', 'supervised', 'simclr', 'supervised+adapted' or 'simclr+adapted'.
+      method: 'probe' or 'finetune'.
+      task: name.
+      fraction: of the training labels, in (0, 1].
+      seeds: behind each estimate.
+      n_train: labelled training recordings, mean over folds and seeds.
+      metrics: name -> estimate.
+      difference: name -> estimate of how much better than 'scratch' with the same method, task and
+        fraction; empty for 'scratch' itself.
+    """
+
+    row: str
+    method: str
+    task: str
+    fraction: float
+    seeds: int
+    n_train: int
+    metrics: dict[str, Estimate]
+    difference: dict[str, Estimate]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How much better a row is than another: the same method, task and fraction, paired."""
+
+    row: str
+    other: str
+    method: str
+    task: str
+    fraction: float
+    difference: dict[str, Estimate]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Test recordings with all labels and the first seed.
+
+    Attributes:
+      true: int [recordings], indices into the labels of the task.
+      scores: [recordings, classes], the highest wins.
+      subjects: [recordings].
+    """
+
+    true: np.ndarray
+    scores: np.ndarray
+    subjects: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingSet:
+    """Embedded recordings: features [recordings, features], labels and subjects [recordings]."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    subjects: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is told apart, and on how much.
+
+    Attributes:
+      majority_accuracy: the share of the commonest class among the test recordings.
+      positive: index of the label to detect, of two.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    n_recordings: int
+    n_subjects: int
+    n_test_recordings: int
+    n_test_subjects: int
+    majority_accuracy: float
+    positive: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """All that is reported.
+
+    Attributes:
+      title: of the report.
+      synthetic: whether any of the data is.
+      tasks: in the order of the report.
+      lines: in the order of the tables' rows.
+      comparisons: of rows other than with the one from scratch.
+      scores: (row, method, task) -> scores.
+      embeddings: (row, task) -> embeddings.
+      training: name of a run -> the lines of its metrics.jsonl.
+      configs: name -> config.
+      versions: package -> version.
+      data: one a dataset: name, split, recordings, subjects, hours, labels.
+      commands: that make it again.
+      notes: warnings, shown first.
+    """
+
+    title: str
+    synthetic: bool
+    tasks: tuple[Task, ...]
+    lines: tuple[Line, ...]
+    comparisons: tuple[Comparison, ...]
+    scores: dict[tuple[str, str, str], Scores]
+    embeddings: dict[tuple[str, str], EmbeddingSet]
+    training: dict[str, list[dict[str, Any]]]
+    configs: dict[str, dict[str, Any]]
+    versions: dict[str, str]
+    data: tuple[dict[str, Any], ...]
+    commands: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def write(path: pathlib.Path, content: str) -> None:
+    """Writes a text so that the file is always whole: beside it first, then renamed over it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(content, encoding="utf-8", newline="")
+    partial.replace(path)
+
+
+def _number(value: float, sign: str = "") -> str:
+    return f"{value:{sign}.3f}" if math.isfinite(value) else "–"
+
+
+def _cell(estimate: Estimate | None, sign: str = "") -> str:
+    """'0.812 [0.701, 0.898]', a dash for what is missing.
+
+    With a sign it is a difference, and starred where its interval leaves out zero.
+    """
+    if estimate is None or not math.isfinite(estimate.value):
+        return "–"
+    low, high = (_number(end, sign) for end in estimate.interval)
+    star = "*" if sign and (estimate.interval[0] > 0 or estimate.interval[1] < 0) else ""
+    return f"{_number(estimate.value, sign)}{star} [{low}, {high}]"
+
+
+def method_name(method: str) -> str:
+    return figures.METHOD_NAMES.get(method, method)
+
+
+def headline(lines: Sequence[Line]) -> str:
+    """The metric of the tables and curves: the AUC where it is there."""
+    names = list(dict.fromkeys(name for line in lines for name in line.metrics))
+    return "macro_auc" if "macro_auc" in names or not names else names[0]
+
+
+def _by_fraction(task: Task, lines: Sequence[Line], method: str) -> Iterable[Table]:
+    """The headline metric of a method, rows by fractions, and the differences from scratch."""
+    metric = headline(lines)
+    cells = {(line.row, line.fraction): line for line in lines if line.method == method}
+    rows = list(dict.fromkeys(row for row, _ in cells))
+    fractions = sorted({fraction for _, fraction in cells})
+    head = ["encoder"]
+    for fraction in fractions:
+        size = np.mean([line.n_train for (_, own), line in cells.items() if own == fraction])
+        head.append(f"{100 * fraction:g} % (n = {size:.0f})")
+
+    name = f"{figures.metric_name(metric, len(task.labels))}, {method_name(method)}"
+    own = {key: line.metrics.get(metric) for key, line in cells.items()}
+    body = [[row, *(_cell(own.get((row, share))) for share in fractions)] for row in rows]
+    yield Table(name, head, body)
+    gains = {key: line.difference.get(metric) for key, line in cells.items() if line.difference}
+    body = [
+        [row, *(_cell(gains.get((row, share)), "+") for share in fractions)]
+        for row in dict.fromkeys(row for row, _ in gains)
+    ]
+    if body:
+        yield Table(f"{name}: difference from scratch", head, body)
+
+
+def _by_comparison(
+    task: Task, lines: Sequence[Line], comparisons: Sequence[Comparison]
+) -> Iterable[Table]:
+    """How much better one row is than another, in the headline metric, by fractions."""
+    metric = headline(lines)
+    for method in dict.fromkeys(found.method for found in comparisons):
+        cells = {
+            (f"{found.row} over {found.other}", found.fraction): found.difference.get(metric)
+            for found in comparisons
+            if found.method == method
+        }
+        fractions = sorted({fraction for _, fraction in cells})
+        name = f"{figures.metric_name(metric, len(task.labels))}, {method_name(method)}"
+        yield Table(
+            f"{name}: other differences",
+            ["encoders", *(f"{100 * fraction:g} %" for fraction in fractions)],
+            [
+                [pair, *(_cell(cells.get((pair, fraction)), "+") for fraction in fractions)]
+                for pair in dict.fromkeys(pair for pair, _ in cells)
+            ],
+        )
+
+
+def tables_of(experiment: Experiment, task: Task) -> list[Table]:
+    """The tables of a task, the same ones for Markdown and for HTML; none where it has no lines."""
+    lines = [line for line in experiment.lines if line.task == task.name]
+    if not lines:
+        return []
+    methods = list(dict.fromkeys(line.method for line in lines))
+    tables = [table for method in methods for table in _by_fraction(task, lines, method)]
+    compared = [found for found in experiment.comparisons if found.task == task.name]
+    tables += _by_comparison(task, lines, compared)
+    most = max((line.fraction for line in lines), default=1.0)
+    full = [line for line in lines if line.fraction == most]
+    names = list(dict.fromkeys(name for line in full for name in line.metrics))
+    head = ["encoder", *(figures.metric_name(name, len(task.labels)) for name in names)]
+    rows = [
+        [f"{line.row}, {method_name(line.method)}", *(_cell(line.metrics.get(n)) for n in names)]
+        for line in full
+    ]
+    chance = [figures.chance(name, task) for name in names]
+    rows.append(["majority class, chance", *("–" if x is None else _number(x) for x in chance)])
+    return [*tables, Table(f"All metrics with {100 * most:g} % of the labels", head, rows)]
+
+
+def about(task: Task, lines: Sequence[Line]) -> str:
+    """What a task is, in a few sentences."""
+    positive = f" ({task.labels[task.positive]} is positive)" if len(task.labels) == 2 else ""
+    text = (
+        f"{len(task.labels)} classes: {', '.join(task.labels)}{positive}. {task.n_recordings} "
+        f"recordings of {task.n_subjects} subjects; scored are {task.n_test_recordings} of "
+        f"{task.n_test_subjects}. Always answering the commonest class is right "
+        f"{_number(task.majority_accuracy)} of the time."
+    )
+    seeds = max((line.seeds for line in lines), default=1)
+    if seeds > 1:
+        spreads = [own.spread for line in lines for own in line.metrics.values()]
+        widest = max(filter(math.isfinite, spreads), default=0.0)
+        text += f" Means over {seeds} seeds; a seed's standard deviation is at most {widest:.3f}."
+    return text
+
+
+def reading(lines: Sequence[Line]) -> str:
+    """How the numbers are to be read."""
+    text = (
+        f"Brackets hold {100 * LEVEL:.0f} % intervals from a bootstrap over the subjects scored; "
+        "they do not cover what other training subjects would change. A percentage is the share "
+        "of the training labels that was used, n how many recordings that is. "
+    )
+    if any(line.difference for line in lines):
+        text += (
+            "Differences are from 'scratch' with the same method and labels, paired by recording; "
+            "a star marks an interval that leaves out zero, not corrected for how many there are. "
+        )
+    if any(SENSITIVITY in line.metrics for line in lines):
+        text += "A sensitivity's threshold was chosen on the recordings scored: optimistic. "
+    return text.strip()
+
+
+def write_csv(experiment: Experiment, path: pathlib.Path) -> None:
+    """Writes every number, at full precision: one row a line and metric."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    head = ["row", "method", "task", "fraction", "metric", "value", "low", "high", "spread"]
+    head += ["seeds", "n_train", "difference", "difference_low", "difference_high"]
+    writer.writerow(head)
+    for line in experiment.lines:
+        for name, own in line.metrics.items():
+            gain = line.difference.get(name)
+            numbers = [own.value, *own.interval, own.spread, line.seeds, line.n_train]
+            numbers += [gain.value, *gain.interval] if gain else [""] * 3
+            # NumPy's scalars would be written with their type.
+            plain = [x.item() if isinstance(x, np.generic) else x for x in numbers]
+            writer.writerow([line.row, line.method, line.task, line.fraction, name, *plain])
+    write(path, file.getvalue())
+
+
+def write_markdown(experiment: Experiment, path: pathlib.Path) -> None:
+    """Writes the tables, aligned so that they can be read without being rendered."""
+
+    def plain(text: str) -> str:
+        return " ".join(text.split()).replace("<", r"\<").replace("|", r"\|")
+
+    def filled(text: str) -> str:
+        return textwrap.fill(plain(text), 100, break_long_words=False, break_on_hyphens=False)
+
+    parts = [f"# {plain(experiment.title)}"]
+    if experiment.synthetic:
+        parts.append(f"**{SYNTHETIC}**")
+    if experiment.notes:
+        parts.append("\n".join(f"- {plain(note)}" for note in experiment.notes))
+    parts.append(filled(reading(experiment.lines)))
+    for task in experiment.tasks:
+        lines = [line for line in experiment.lines if line.task == task.name]
+        parts += [f"## {plain(task.name)}", filled(about(task, lines))]
+        for table in tables_of(experiment, task):
+            cells = [[plain(cell) for cell in row] for row in (table.head, *table.rows)]
+            widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+            cells.insert(1, ["-" * width for width in widths])
+            rows = [" | ".join(map(str.ljust, row, widths)) for row in cells]
+            parts += [f"### {plain(table.caption)}", "\n".join(f"| {row} |" for row in rows)]
+    write(path, "\n\n".join(parts) + "\n")

@@ -1,0 +1,77 @@
+"""How a labelled dataset becomes a task: by subject, nested, with its classes in order."""
+
+import numpy as np
+import pytest
+
+import programs
+from cryjax.command import config as config_lib
+from cryjax.command.errors import UserError
+from cryjax.data.records import Index
+from cryjax.evaluation import tasks
+from cryjax.training import supervised
+
+
+def index(splits, people=40, each=5, segments=2):
+    """`each` recordings of `segments` segments a subject; one subject in four is ill."""
+    subjects = np.repeat([f"s{n:02d}" for n in range(people)], each * segments)
+    recordings = np.repeat(np.arange(people * each), segments)
+    labels = np.where(np.repeat(np.arange(people) % 4 == 0, each * segments), "ill", "well")
+    of = np.array([splits[n % len(splits)] for n in range(people)])
+    return Index(
+        np.repeat(of, each * segments), np.arange(len(subjects)), recordings, labels, subjects
+    )
+
+
+def recipe(**fields):
+    config = config_lib.load(programs.ROOT / "configs" / "finetune.py")
+    config.update(fields)
+    return config
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("train", "validation", "test")])
+def test_parts_share_no_subject_and_divide_no_recording(splits):
+    whole = index(splits)
+    found = tasks.divide(whole, recipe())
+    parts = [set(part.subjects) for part in (found.train, found.validation, found.test)]
+    assert all(parts) and sum(map(len, parts)) == len(set.union(*parts)) == 40
+    assert len(found.train) + len(found.validation) + len(found.test) == len(whole)
+    assert set(found.test.splits) == {"test"}
+
+
+def test_folds_are_tested_once_each():
+    whole = index(("train",))
+    tested = [tasks.divide(whole, recipe(folds=4, fold=fold)).test for fold in range(4)]
+    assert sorted(np.concatenate([part.recordings for part in tested])) == sorted(whole.recordings)
+    own = index(("fold1", "fold2", "fold3"))
+    assert [set(tasks.divide(own, recipe(fold=n)).test.splits) for n in range(3)] == [
+        {"fold1"}, {"fold2"}, {"fold3"},
+    ]  # fmt: skip
+
+
+def test_fewer_labels_are_some_of_more_to_train_on_and_to_choose_by():
+    whole = index(("train", "test"))
+    before = tasks.divide(whole, recipe(label_fraction=0.1))
+    for fraction in (0.3, 0.6, 1.0):
+        found = tasks.divide(whole, recipe(label_fraction=fraction))
+        for small, large in ((before.train, found.train), (before.validation, found.validation)):
+            assert set(small.recordings) <= set(large.recordings)
+        assert set(found.train.labels) == set(found.validation.labels) == {"ill", "well"}
+        np.testing.assert_array_equal(found.test.recordings, before.test.recordings)
+        assert len(before.train) < len(found.train)
+        before = found
+
+
+def test_a_subject_in_two_splits_is_refused():
+    whole = index(("train", "test"))
+    whole.splits[:4] = ["train", "train", "test", "test"]
+    with pytest.raises(UserError, match="'s00'"):
+        tasks.divide(whole, recipe())
+
+
+def test_class_weights_make_classes_count_the_same():
+    targets = np.eye(3)[[0, 0, 0, 0, 1, 1]]
+    weights = supervised.class_weights(targets, multi_label=False)
+    np.testing.assert_allclose(weights, [0.75, 1.5, 0.0])
+    assert (targets @ weights).mean() == pytest.approx(1.0)
+    several = np.array([[1, 1], [1, 0], [0, 0], [1, 0]])
+    np.testing.assert_allclose(supervised.class_weights(several, multi_label=True), [1 / 3, 3.0])
