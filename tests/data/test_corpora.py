@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import pathlib
 import shutil
 
 import numpy as np
@@ -349,15 +347,3 @@ def test_prepare_esc50(tmp_path):
     )
     assert "left out 2 recordings of 1 excluded subjects" in done.stdout
     assert records.open_prepared(tmp_path / "less").splits == {"fold2": 2}
-
-
-def test_donateacry_as_it_really_is():
-    """The manifest of the real files was made without this code."""
-    if "CRYJAX_DATA" not in os.environ:
-        pytest.skip("set CRYJAX_DATA to a folder with donateacry/labelled/REASON/*.flac")
-    data = pathlib.Path(os.environ["CRYJAX_DATA"])
-    rows = corpora.read_corpus("donateacry", data / "donateacry" / "labelled")
-    expected = read_manifest(data / "donateacry-triggers.csv")
-    by_path = {row.path: (row.label, row.subject) for row in rows}
-    assert by_path == {row.path: (row.label, row.subject) for row in expected}
-    assert len(rows) == 457 and len({row.subject for row in rows}) == 221
