@@ -1,7 +1,10 @@
 """Runs cryjax's programs as a user does, on data and models small enough for a test."""
 
+import functools
+import json
 import os
 import pathlib
+import select
 import subprocess
 import sys
 import tempfile
@@ -43,13 +46,16 @@ def environment(**more: str) -> dict[str, str]:
     }
 
 
+def _fake(devices: int) -> str:
+    return f"--xla_force_host_platform_device_count={devices}"
+
+
 def start(program: str, *arguments: object, devices: int = 1) -> subprocess.Popen:
     """Starts `python -m cryjax.PROGRAM` on so many (fake) CPU devices."""
-    count = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "-m", f"cryjax.{program}", *map(str, arguments)],
         cwd=ROOT,
-        env=environment(XLA_FLAGS=f"{count} {XLA_FLAGS}"),
+        env=environment(XLA_FLAGS=f"{_fake(devices)} {XLA_FLAGS}"),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -66,8 +72,35 @@ def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+@functools.cache
+def _zygote() -> subprocess.Popen:
+    """The process of whose forks `run` makes programs; it ends with this one's standard input."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.zygote"],
+        cwd=ROOT,
+        env=environment(),
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+
 def run(program: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess:
-    return finish(start(program, *arguments, devices=devices))
+    """Runs a program to its end, as `start` starts it but for the time that imports take."""
+    zygote = _zygote()
+    wanted = {
+        "program": program,
+        "arguments": [str(argument) for argument in arguments],
+        "environment": environment(XLA_FLAGS=f"{_fake(devices)} {XLA_FLAGS}"),
+    }
+    zygote.stdin.write(json.dumps(wanted) + "\n")
+    zygote.stdin.flush()
+    answered, _, _ = select.select([zygote.stdout], [], [], 300)
+    if not answered:
+        zygote.kill()
+        _zygote.cache_clear()
+        raise AssertionError(f"a program hangs: {program} {' '.join(wanted['arguments'])}")
+    return subprocess.CompletedProcess(wanted["arguments"], *json.loads(zygote.stdout.readline()))
 
 
 def succeed(program: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess:

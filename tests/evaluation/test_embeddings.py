@@ -48,25 +48,28 @@ class Dataset:
             ]
         ]
 
-    def source(self, split):
-        assert split == "train"
-        return self.rows
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, place):
+        return self.rows[place]
 
 
 @pytest.fixture(scope="module")
 def model():
     encoder, settings = make_encoder("cnn6", 1 / 16), frontend.PRESETS["small_8k"]
     variables = jax.jit(encoder.init)(jax.random.key(0), np.zeros((1, 64, settings.mels)))
-    return encoder, settings, variables
+    return functools.partial(steps.embed, encoder=encoder, settings=settings), variables
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_recordings_are_averaged_over_all_their_windows(model, batch_size):
-    encoder, settings, variables = model
+    function, variables = model
     dataset = Dataset()
-    embed = jax.jit(functools.partial(steps.embed, encoder=encoder, settings=settings))
-    found = Embedder(encoder, settings, 4000, batch_size)(variables, dataset, "train")
+    embed = jax.jit(function)
+    found = Embedder(function, 4000, batch_size=batch_size)(variables, dataset)
     # Ordered by recording: 7, 8, 9.
+    assert found.recordings.tolist() == [7, 8, 9]
     assert found.labels.tolist() == ["a", "b", ""] and found.subjects.tolist() == ["s1", "s3", "s2"]
     for row, places in zip(found.features, ([0, 2], [3], [1]), strict=True):
         pieces = np.concatenate([windows(dataset.rows[p]["audio"], 4000) for p in places])
@@ -74,6 +77,6 @@ def test_recordings_are_averaged_over_all_their_windows(model, batch_size):
 
 
 def test_most_spreads_over_the_split(model):
-    encoder, settings, variables = model
-    found = Embedder(encoder, settings, 4000)(variables, Dataset(), "train", most=2)
+    function, variables = model
+    found = Embedder(function, 4000)(variables, Dataset(), most=2)
     assert found.subjects.tolist() == ["s1", "s3"]  # the first and the last row

@@ -81,7 +81,7 @@ def test_another_encoder_is_refused_by_leaf(run):
         wide.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 40), np.float32)
     )
     with pytest.raises(UserError, match=r"leaf .*block1/norm1.* encoder\.width"):
-        checkpoints.restore_encoder(str(run), target, parallel.Parallel().replicated)
+        checkpoints.restore_item(str(run), "encoder", target, parallel.Parallel().replicated)
 
 
 def test_missing_runs_are_named(tmp_path):
