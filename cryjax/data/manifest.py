@@ -73,7 +73,7 @@ def read_manifest(path: str | pathlib.Path, label_column: str = "label") -> list
             path=(path.parent / line["path"]).absolute(),
             name=line["path"],
             # Stripped: 'bob ' is no other subject than 'bob'.
-            label=line.get(label_column, "").strip(),
+            label=";".join(filter(None, map(str.strip, line.get(label_column, "").split(";")))),
             subject=line.get("subject", "").strip() or line["path"],
             split=line.get("split", "").strip(),
         )

@@ -33,7 +33,7 @@ def refused(tmp_path, read):
 
 
 def test_all_columns(tmp_path, read):
-    rows = read("split,path,subject,label\ntest,a.wav,s1,pain;hunger\ntrain,b/c.wav,s2,\n")
+    rows = read("split,path,subject,label\ntest,a.wav,s1,pain; hunger ;\ntrain,b/c.wav,s2,\n")
     assert rows == [
         Row(tmp_path / "a.wav", "a.wav", "pain;hunger", "s1", "test"),
         Row(tmp_path / "b" / "c.wav", "b/c.wav", "", "s2", "train"),
