@@ -203,8 +203,13 @@ def test_beam_where_it_is_missing(folder, tmp_path, monkeypatch):
     (tmp_path / "apache_beam.py").write_text("raise ImportError('it is not here')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     out = tmp_path / "data"
-    line = refused(f"--manifest={folder / 'all.csv'}", f"--out={out}", "--beam_runner=DirectRunner")
-    assert 'pip install "cryjax[beam]"' in line and not out.exists()
+    # A process of its own: where modules are looked for is settled as it starts.
+    process = programs.start(
+        "prepare", f"--manifest={folder / 'all.csv'}", f"--out={out}", "--beam_runner=DirectRunner"
+    )
+    done = programs.finish(process)
+    assert done.returncode == 2 and not out.exists()
+    assert 'pip install "cryjax[beam]"' in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
