@@ -69,7 +69,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.supervised.encoder_rate = 1.0
     config.supervised.evaluate_every = "50 steps"
     config.tune = config_lib.load(_HERE / "finetune.py")
-    config.tune.total = "50 steps"
+    config.tune.total = "60 steps"
     # Few labels: none is held out to choose a step by.
     config.tune.validation = 0.0
     return config
