@@ -419,7 +419,7 @@ def rocs_figure(
 FEWEST = 5
 
 
-def project(features: np.ndarray, *, most: int = 1500) -> tuple[np.ndarray, np.ndarray]:
+def project(features: np.ndarray, *, most: int = 600) -> tuple[np.ndarray, np.ndarray]:
     """Lays embeddings out in a plane: PCA to 50 dimensions, then t-SNE; the same every time.
 
     Args:
