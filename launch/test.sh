@@ -9,4 +9,4 @@ export CRYJAX_TEST_CACHE=${CRYJAX_TEST_CACHE:-$PWD/.pytest_cache/compiled}
 # Their threads would fight over the cores of two processes.
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 # Two processes, a file's tests in one of them: what a file sets up is set up once.
-exec python -m pytest --numprocesses=2 --dist=loadfile "$@"
+exec python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder "$@"
