@@ -45,7 +45,7 @@ setup(
         "beam": [BEAM],
         "test": [
             "pytest>=8,<10",
-            "pytest-xdist>=3.6,<4",
+            "pytest-xdist>=3.8,<4",
             "ruff>=0.9,<1",
             "hypothesis>=6,<7",
             "pyyaml>=6,<7",
