@@ -6,7 +6,7 @@
 Without `init` the encoder starts from scratch. For a large labelled set, as supervised
 pre-training: --config.balance=sampling --config.freeze.blocks=0 --config.mixup=0.5, a longer
 `total`, and the optimizer of configs/pretrain.py. On two cores a step of 32 clips with the encoder
-below takes about a tenth of a second. result.json has the numbers with 95 % intervals from a
+below takes about a sixth of a second. result.json has the numbers with 95 % intervals from a
 bootstrap over subjects, predictions.csv the probabilities of each scored recording.
 """
 

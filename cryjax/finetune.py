@@ -236,9 +236,6 @@ def run(
             best.wait()  # before the step's own checkpoint says that it is done
         return found
 
-    def in_steps(length: str) -> int:
-        return config_lib.steps(length, batch_size=config.batch_size, examples=len(targets))
-
     @functools.cache
     def step_of(frozen: int) -> steps.StepFunction:
         return spread.wrap(parts.step_of(frozen))
@@ -262,9 +259,9 @@ def run(
         key=base,
         schedule=loop.Schedule(
             total=plan.total,
-            log_every=max(in_steps(config.log_every), 1),
-            checkpoint_every=in_steps(config.checkpoint_every),
-            evaluate_every=in_steps(config.evaluate_every) if len(division.validation) else 0,
+            log_every=max(plan.in_steps(config.log_every), 1),
+            checkpoint_every=plan.in_steps(config.checkpoint_every),
+            evaluate_every=plan.in_steps(config.evaluate_every) if len(division.validation) else 0,
         ),
         parallel=spread,
         checkpoints=saved,

@@ -85,12 +85,15 @@ def without(prepared: Prepared, split: str, excluded: set[str]) -> tuple[Any, in
 
 def sources_of(config: Any, datasets: list[tuple[Prepared, float]]) -> list[tuple[Any, float]]:
     """The examples to train on with their weights, those of excluded subjects left out."""
-    excluded = subjects_of(config.exclude_subjects)
+    named = {
+        entry: subjects_of(entry) for entry in filter(None, config.exclude_subjects.split(","))
+    }
+    excluded = set().union(*named.values())
     held: set[str] = set()
     if excluded:
         held = set().union(*(set(p.index(config.split).subjects) for p, _ in datasets))
-    for entry in filter(None, config.exclude_subjects.split(",")):
-        if not subjects_of(entry) & held:
+    for entry, subjects in named.items():
+        if not subjects & held:
             raise UserError(
                 f"config.exclude_subjects: no subject of {entry!r} is in config.data; leave it "
                 "out, or give both the same subjects"
@@ -172,9 +175,6 @@ def run(
         accuracy = nearest_neighbour_accuracy(found.features, found.labels, found.subjects)
         return {} if accuracy is None else {"neighbour_accuracy": accuracy}
 
-    def in_steps(length: str) -> int:
-        return config_lib.steps(length, batch_size=config.batch_size, examples=examples)
-
     step = spread.wrap(parts.step)
     loop.train(
         lambda _: step,
@@ -191,9 +191,9 @@ def run(
         key=base,
         schedule=loop.Schedule(
             total=plan.total,
-            log_every=max(in_steps(config.log_every), 1),
-            checkpoint_every=in_steps(config.checkpoint_every),
-            evaluate_every=in_steps(config.neighbours.every),
+            log_every=max(plan.in_steps(config.log_every), 1),
+            checkpoint_every=plan.in_steps(config.checkpoint_every),
+            evaluate_every=plan.in_steps(config.neighbours.every),
         ),
         parallel=spread,
         checkpoints=saved,

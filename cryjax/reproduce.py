@@ -199,8 +199,9 @@ class Study:
 
     def folds(self, task: str) -> int:
         """How often a task is divided: by config.folds, or by its own splits."""
-        own = [name for name in self.tasks[task].prepared.splits if name.startswith("fold")]
-        return self.config.folds or max(len(own), 1)
+        index = self.tasks[task].prepared.index()
+        own = set(index.splits[index.labels != ""])
+        return self.config.folds or (len(own) if folds.has_own_folds(own) else 1)
 
     @functools.cached_property
     def tested(self) -> dict[str, set[str]]:
@@ -326,11 +327,7 @@ class Study:
             else checkpoints.load_pretrained(self.encoder(row))
         )
         found, splits = linear_probe.embed(pretrained, self.tasks[task].prepared, 64)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.savez_compressed(file, splits=splits, **dataclasses.asdict(found))
-        partial.replace(path)
+        experiment.save_arrays(path, {"splits": splits, **dataclasses.asdict(found)})
         return found, splits
 
     def cells(self) -> list[Cell]:

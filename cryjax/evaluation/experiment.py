@@ -11,6 +11,15 @@ from cryjax.data.records import Prepared
 from cryjax.evaluation import metrics, tables, tasks
 
 
+def save_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
+    """Writes arrays so that the file is always whole: beside it first, then renamed over it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    partial.replace(path)
+
+
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """One number of the experiment, before the mean over seeds."""
@@ -48,11 +57,7 @@ class Found:
     warnings: np.ndarray
 
     def save(self, path: pathlib.Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **dataclasses.asdict(self))
-        partial.replace(path)
+        save_arrays(path, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Found":

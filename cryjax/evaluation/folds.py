@@ -4,7 +4,7 @@ import collections
 import pathlib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ def grouped_folds(labels: np.ndarray, subjects: np.ndarray, folds: int, seed: in
         return list(splitter.split(labels, labels, subjects))
 
 
-def has_own_folds(splits: np.ndarray) -> bool:
+def has_own_folds(splits: Iterable[str]) -> bool:
     """Whether a dataset's splits are the folds of a benchmark: 'fold1', 'fold2', ..."""
     names = set(splits)
     return len(names) > 1 and all(re.fullmatch("fold[0-9]+", name) for name in names)

@@ -1,6 +1,7 @@
 """What every recipe for training has in common: the fields it accepts and the parts they build."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -101,6 +102,7 @@ class Plan:
     Attributes:
       settings: of the front end.
       clip_samples: of each clip of a batch, from which its views are cropped.
+      in_steps: a length as configs have it -> steps.
       total: steps of the run.
       learning_rate: of a step.
       optimizer: with that rate.
@@ -108,6 +110,7 @@ class Plan:
 
     settings: frontend.FrontEnd
     clip_samples: int
+    in_steps: Callable[[str], int]
     total: int
     learning_rate: optax.Schedule
     optimizer: optax.GradientTransformation
@@ -150,6 +153,7 @@ def plan(config: Any, examples: int) -> Plan:
     return Plan(
         settings=settings,
         clip_samples=round(config.clip_seconds * settings.sample_rate),
+        in_steps=in_steps,
         total=total,
         learning_rate=learning_rate,
         optimizer=optimizers.make_optimizer(

@@ -99,9 +99,7 @@ def build(config: Any, targets: np.ndarray, *, multi_label: bool) -> Supervised:
     weights = np.ones(targets.shape[1], np.float32)
     if config.balance == "weights":
         weights = class_weights(targets, multi_label=multi_label)
-    thaw = config_lib.steps(
-        config.freeze.thaw_every, batch_size=config.batch_size, examples=len(targets)
-    )
+    thaw = plan.in_steps(config.freeze.thaw_every)
 
     def frozen(step: int) -> int:
         """Blocks that the step, counted from 1, leaves as they are."""
