@@ -1,6 +1,7 @@
 """Audio files to int16 mono at one sample rate. Imported by worker processes, so imports little."""
 
 import math
+import os
 import pathlib
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ MINIMUM_SECONDS = 0.05
 MAXIMUM_HOURS = 24.0
 RATES_HZ = (1_000, 768_000)
 _BLOCK_SECONDS = 30
-_FFMPEG_SECONDS = 600
+FFMPEG_SECONDS = 600
 
 
 class Unusable(Exception):
@@ -49,56 +50,69 @@ def _mono_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
         yield block.mean(axis=1)
 
 
-def _decode_soundfile(path: pathlib.Path, sample_rate: int) -> np.ndarray:
-    parts = []
-    with _Forwards(path) as file:
+def _by_soundfile(path: pathlib.Path, sample_rate: int, lowest_rate: int) -> Iterator[np.ndarray]:
+    # As bytes: a name need not be text.
+    with _Forwards(os.fsencode(path)) as file:
         rate = file.samplerate
+        if rate < lowest_rate:
+            raise Unusable(f"a sample rate of {rate} Hz, under {lowest_rate} Hz")
         if not RATES_HZ[0] <= rate <= RATES_HZ[1]:
             raise Unusable(f"a sample rate of {rate} Hz")
-        resampler = None
-        if rate != sample_rate:
-            resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="VHQ")
-        # Counted as they are read: a header may claim any length.
-        read, most = 0, MAXIMUM_HOURS * 3600 * rate
+        if rate == sample_rate:
+            yield from map(to_int16, _mono_blocks(file))
+            return
+        resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="VHQ")
         for block in _mono_blocks(file):
-            read += len(block)
-            if read > most:
-                raise Unusable(f"longer than {MAXIMUM_HOURS:g} hours")
-            parts.append(to_int16(resampler.resample_chunk(block) if resampler else block))
-        if resampler:
-            end = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-            parts.append(to_int16(end))
-    return np.concatenate(parts) if parts else np.zeros(0, np.int16)
+            yield to_int16(resampler.resample_chunk(block))
+        yield to_int16(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
 
 
-def _decode_ffmpeg(path: pathlib.Path, sample_rate: int) -> np.ndarray:
+def _by_ffmpeg(path: pathlib.Path, sample_rate: int, lowest_rate: int) -> Iterator[np.ndarray]:
     """Through a WAV file that ffmpeg writes, at the recording's own rate and channels."""
     with tempfile.TemporaryDirectory() as folder:
         wav = pathlib.Path(folder) / "decoded.wav"
         command = ["ffmpeg", "-v", "error", "-nostdin", "-i", f"file:{path}", "-map", "0:a:0"]
         command += ["-t", str(MAXIMUM_HOURS * 3600 + 1), "-c:a", "pcm_s16le", str(wav)]
         try:
-            done = subprocess.run(
-                command, capture_output=True, timeout=_FFMPEG_SECONDS, check=False
-            )
+            done = subprocess.run(command, capture_output=True, timeout=FFMPEG_SECONDS, check=False)
         except subprocess.TimeoutExpired:
-            raise Unusable(f"ffmpeg took longer than {_FFMPEG_SECONDS} s") from None
+            raise Unusable(f"ffmpeg took longer than {FFMPEG_SECONDS} s") from None
         if done.returncode or not wav.exists():
             raise Unusable("neither libsndfile nor ffmpeg can decode it")
-        return _decode_soundfile(wav, sample_rate)
+        yield from _by_soundfile(wav, sample_rate, lowest_rate)
+
+
+def _by_either(path: pathlib.Path, sample_rate: int, lowest_rate: int) -> Iterator[np.ndarray]:
+    given = 0
+    try:
+        for block in _by_soundfile(path, sample_rate, lowest_rate):
+            yield block
+            given += len(block)
+        return
+    except (soundfile.SoundFileError, TypeError):  # TypeError for a name that ends in .raw
+        if shutil.which("ffmpeg") is None:
+            raise Unusable("libsndfile cannot decode it; ffmpeg, if installed, might") from None
+    for block in _by_ffmpeg(path, sample_rate, lowest_rate):  # on from where libsndfile gave up
+        if given < len(block):
+            yield block[given:]
+        given = max(given - len(block), 0)
 
 
 def check_usable(audio: np.ndarray, sample_rate: int) -> np.ndarray:
     """Gives int16 [samples] back. Raises Unusable where they are too few, or silent."""
-    if len(audio) < math.ceil(MINIMUM_SECONDS * sample_rate):
-        raise Unusable(f"only {len(audio)} samples at {sample_rate} Hz")
-    if not audio.any():
-        raise Unusable("silent")
+    _check(len(audio), bool(audio.any()), sample_rate)
     return audio
 
 
-def decode(path: pathlib.Path, sample_rate: int) -> np.ndarray:
-    """Decodes one recording.
+def _check(samples: int, sound: bool, sample_rate: int) -> None:
+    if samples < math.ceil(MINIMUM_SECONDS * sample_rate):
+        raise Unusable(f"only {samples} samples at {sample_rate} Hz")
+    if not sound:
+        raise Unusable("silent")
+
+
+def stream(path: pathlib.Path, sample_rate: int, *, lowest_rate: int = 0) -> Iterator[np.ndarray]:
+    """Decodes one recording block by block, in memory that does not grow with its length.
 
     By libsndfile or, where it cannot and ffmpeg is installed, by ffmpeg. Channels are averaged, the
     rate converted by soxr at its very high quality, and the result rounded to int16 once.
@@ -106,24 +120,32 @@ def decode(path: pathlib.Path, sample_rate: int) -> np.ndarray:
     Args:
       path: of the file.
       sample_rate: wanted, in hertz.
+      lowest_rate: a recording at a lower one is refused.
 
-    Returns:
-      int16 [samples].
+    Yields:
+      int16 [n], in order.
 
     Raises:
-      Unusable: with the reason.
+      Unusable: with the reason; that it is too short or silent is known at its end.
     """
+    samples, sound = 0, False
     try:
         if not path.is_file():
             raise Unusable("no such file")
         if path.stat().st_size == 0:
             raise Unusable("an empty file")
-        try:
-            audio = _decode_soundfile(path, sample_rate)
-        except (soundfile.SoundFileError, TypeError):  # TypeError for a name that ends in .raw
-            if shutil.which("ffmpeg") is None:
-                raise Unusable("libsndfile cannot decode it; ffmpeg, if installed, might") from None
-            audio = _decode_ffmpeg(path, sample_rate)
+        for block in _by_either(path, sample_rate, lowest_rate):
+            # Counted as they are read: a header may claim any length.
+            samples += len(block)
+            if samples > MAXIMUM_HOURS * 3600 * sample_rate:
+                raise Unusable(f"longer than {MAXIMUM_HOURS:g} hours")
+            sound = sound or bool(block.any())
+            yield block
     except OSError as error:
         raise Unusable(f"cannot be read ({error.strerror})") from error
-    return check_usable(audio, sample_rate)
+    _check(samples, sound, sample_rate)
+
+
+def decode(path: pathlib.Path, sample_rate: int) -> np.ndarray:
+    """The whole of one recording, int16 [samples]; as `stream`, and raises what that raises."""
+    return np.concatenate([*stream(path, sample_rate)])

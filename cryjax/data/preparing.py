@@ -10,6 +10,7 @@ import itertools
 import json
 import multiprocessing
 import pathlib
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,13 +19,11 @@ import tqdm
 
 from cryjax import __version__
 from cryjax.command.errors import UserError
-from cryjax.data import records
-from cryjax.data.decode import Unusable, decode, to_int16
+from cryjax.data import cutting, guard, records
+from cryjax.data.decode import Unusable, to_int16
 from cryjax.data.manifest import Row
 from cryjax.data.synthetic import Clip
 
-# A last piece shorter than this is dropped, unless it is all there is.
-SHORTEST_TAIL_SECONDS = 1.0
 _AHEAD = 4  # files in flight a worker
 
 
@@ -42,7 +41,6 @@ class Recording:
       audio: int16 [samples] at the dataset's rate, or None.
       label: as a manifest's.
       subject: as a manifest's.
-      name: to list it by.
       reason: why there is no audio.
     """
 
@@ -50,16 +48,7 @@ class Recording:
     audio: np.ndarray | None
     label: str = ""
     subject: str = ""
-    name: str = ""
     reason: str = ""
-
-
-def segments(audio: np.ndarray, samples: int, shortest: int) -> list[np.ndarray]:
-    """Cuts [n] into pieces of `samples`; a rest under `shortest` is dropped, if not alone."""
-    pieces = [audio[start : start + samples] for start in range(0, len(audio), samples)]
-    if len(pieces) > 1 and len(pieces[-1]) < min(samples, shortest):
-        pieces.pop()
-    return pieces
 
 
 def cut(
@@ -68,10 +57,10 @@ def cut(
     """The examples of a recording, one a segment, each with the key that TFDS sorts it by."""
     if recording.audio is None:
         return []
-    pieces = segments(
-        recording.audio,
+    pieces = cutting.segments(
+        [recording.audio],
         round(segment_seconds * sample_rate),
-        round(SHORTEST_TAIL_SECONDS * sample_rate),
+        round(cutting.SHORTEST_TAIL_SECONDS * sample_rate),
     )
     return [
         (
@@ -88,30 +77,46 @@ def cut(
     ]
 
 
+_own = threading.local()
+
+
+def _decoder() -> guard.Decoder:
+    """This thread's; it ends with its process's pipe."""
+    if not hasattr(_own, "decoder"):
+        _own.decoder = guard.Decoder()
+    return _own.decoder
+
+
 def make(item: Item, sample_rate: int) -> Recording:
     """Decodes the file of a manifest's row, or renders a synthetic clip."""
     number, source = item
     if isinstance(source, Clip):
-        name, reason = f"{source.corpus}/{source.index}", ""
+        reason = ""
         audio = to_int16(source.render(sample_rate))
     else:
-        name = source.name
         try:
-            audio, reason = decode(source.path, sample_rate), ""
+            audio, reason = _decoder().decode(source.path, sample_rate), ""
         except Unusable as error:
             audio, reason = None, str(error)
-    return Recording(number, audio, source.label, source.subject, name, reason)
+    return Recording(number, audio, source.label, source.subject, reason)
+
+
+def _pool(items: Sequence[Item], workers: int) -> concurrent.futures.Executor:
+    """Threads for files, which are decoded in processes of their own; processes for synthesis."""
+    if isinstance(items[0][1], Clip):
+        # Not forked: the parent has threads.
+        context = multiprocessing.get_context("spawn")
+        return concurrent.futures.ProcessPoolExecutor(workers, mp_context=context)
+    return concurrent.futures.ThreadPoolExecutor(workers)
 
 
 def recordings(items: Sequence[Item], sample_rate: int, workers: int) -> Iterator[Recording]:
-    """Makes recordings over processes, in order, a bounded number ahead of the reader."""
+    """Makes recordings, several at a time, in order, a bounded number ahead of the reader."""
     work = functools.partial(make, sample_rate=sample_rate)
     if workers <= 1:
         yield from map(work, items)
         return
-    # Not forked: the parent has threads.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with _pool(items, workers) as pool:
         waiting: collections.deque = collections.deque()
         remaining = iter(items)
         for item in itertools.islice(remaining, workers * _AHEAD):
@@ -129,7 +134,6 @@ class Account:
     number: int
     label: str
     subject: str
-    name: str
     reason: str  # '' if it is used
     examples: int
     samples: int
@@ -140,7 +144,6 @@ class Account:
             recording.number,
             recording.label,
             recording.subject,
-            recording.name,
             recording.reason,
             len(examples),
             sum(len(example["audio"]) for _, example in examples),
@@ -182,6 +185,7 @@ class Preparation:
       segment_seconds: the longest that an example may be.
       inputs: what the dataset is made of, to be known again by.
       synthetic: whether the audio is made rather than recorded.
+      subject_key: fingerprint of the key of `data.subjects`; '' for subjects under their own names.
       shards: files of each split; None lets TFDS choose by size.
     """
 
@@ -192,20 +196,22 @@ class Preparation:
         *,
         inputs: Mapping[str, Any],
         synthetic: bool,
+        subject_key: str = "",
         shards: int | None = None,
     ):
         self.sample_rate = sample_rate
         self.segment_seconds = segment_seconds
         self._inputs = inputs
         self._synthetic = synthetic
+        self._subject_key = subject_key
         self._shards = shards
         self._tallies: dict[str, Tally] = collections.defaultdict(Tally)
-        self._skipped: dict[int, tuple[str, str]] = {}  # by number, to be listed in order
+        self._skipped: dict[int, str] = {}  # number -> reason, to be listed in order
 
     def count(self, split: str, account: Account) -> None:
         """Counts a recording of a split; one that is skipped may be counted again."""
         if account.reason:
-            self._skipped[account.number] = (account.name, account.reason)
+            self._skipped[account.number] = account.reason
         else:
             self._tallies[split].add(account)
 
@@ -255,7 +261,7 @@ class Preparation:
     def write(self, writer: records.Writer, splits: Mapping[str, Any], **beam: Any) -> pathlib.Path:
         """Writes the examples of the splits that have any; as `records.Writer.write`."""
         if not splits:
-            reasons = collections.Counter(reason for _, reason in self._skipped.values())
+            reasons = collections.Counter(self._skipped.values())
             common = "; ".join(f"{n} x {reason}" for reason, n in reasons.most_common(3))
             raise UserError(f"none of {len(self._skipped)} recordings can be used ({common})")
         return writer.write(splits, shards=self._shards, **beam)
@@ -267,6 +273,7 @@ class Preparation:
             "sample_rate": self.sample_rate,
             "segment_seconds": self.segment_seconds,
             "synthetic": self._synthetic,
+            "subject_key": self._subject_key,
             "inputs": self._inputs,
             "skipped": len(self._skipped),
             "labels": sorted(set().union(*(t.labels for t in self._tallies.values()))),
@@ -274,8 +281,8 @@ class Preparation:
         }
         with (written / "skipped.csv").open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file)
-            table.writerow(["path", "reason"])
-            table.writerows(self._skipped[number] for number in sorted(self._skipped))
+            table.writerow(["recording", "reason"])  # no path: it may say whose it is
+            table.writerows(sorted(self._skipped.items()))
         writer.finish(written, info)
         return info
 

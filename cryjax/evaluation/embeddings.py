@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import tqdm
 
+from cryjax.data.cutting import windows
 from cryjax.training.parallel import Parallel
 
 
@@ -34,19 +35,6 @@ class Embeddings:
         """The recordings that a mask, or places, choose."""
         fields = dataclasses.fields(self)
         return Embeddings(**{field.name: getattr(self, field.name)[chosen] for field in fields})
-
-
-def windows(audio: np.ndarray, samples: int) -> np.ndarray:
-    """Evenly spaced windows that cover a segment: int16 [n] -> int16 [windows, samples].
-
-    As few as cover it, so that neighbours overlap by less than a window. A segment shorter than a
-    window is repeated to fill it, as the crops of training are.
-    """
-    if len(audio) <= samples:
-        return np.resize(audio, samples)[None]
-    count = -(-len(audio) // samples)
-    starts = np.linspace(0, len(audio) - samples, count).round().astype(int)
-    return np.stack([audio[start : start + samples] for start in starts])
 
 
 class Embedder:

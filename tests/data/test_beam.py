@@ -143,7 +143,7 @@ def test_an_unknown_runner_or_a_wrong_option(capfd):
 
 
 def test_counts_survive_the_way_through_a_line():
-    recording = preparing.Recording(3, np.ones(20, np.int16), "a;b", "s", "n")
+    recording = preparing.Recording(3, np.ones(20, np.int16), "a;b", "s")
     account = preparing.Account.of(recording, preparing.cut(recording, 10, 1.0))
     assert (account.examples, account.samples) == (2, 20)
     assert account == preparing.Account(*json.loads(json.dumps([*vars(account).values()])))

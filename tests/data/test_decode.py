@@ -395,7 +395,7 @@ def test_ffmpeg_that_hangs_is_stopped(tmp_path, monkeypatch):
     (tmp_path / "ffmpeg").write_text("#!/bin/sh\nexec sleep 60\n")
     (tmp_path / "ffmpeg").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(decoding, "_FFMPEG_SECONDS", 0.2)
+    monkeypatch.setattr(decoding, "FFMPEG_SECONDS", 0.2)
     (tmp_path / "a.m4a").write_bytes(b"x" * 100)
     assert "longer than" in unusable(tmp_path / "a.m4a")
 

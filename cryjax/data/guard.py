@@ -1,0 +1,141 @@
+"""Decoding in a process of its own: a file that crashes or hangs the decoder loses that file alone.
+
+What the process says comes over a pipe, block by block, so that memory stays bounded here too. It
+imports little and ends when the pipe does.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from cryjax.data import decode
+
+# Without a word for so long, it hangs; ffmpeg, which says nothing before its end, has a limit of
+# its own.
+SILENT_SECONDS = decode.FFMPEG_SECONDS + 60
+MEMORY_BYTES = 4 << 30
+
+# How a message begins. They are bytes, never pickled: who decodes is not to be trusted.
+_BLOCK, _UNUSABLE, _END = b"b", b"u", b"e"
+
+
+class Decoder:
+    """Decodes files, one after another, in a process that is started again when it had to end."""
+
+    def __init__(self, *, silent_seconds: float = SILENT_SECONDS, memory: int = MEMORY_BYTES):
+        self._silent_seconds = silent_seconds
+        self._memory = memory
+        self._process: subprocess.Popen | None = None
+        self._pipe: multiprocessing.connection.Connection | None = None
+
+    def _start(self) -> None:
+        self._pipe, theirs = multiprocessing.Pipe()
+        # Of its own, for ffmpeg: what it leaves there when it is killed goes with it.
+        self._folder = tempfile.TemporaryDirectory(prefix="cryjax-decoder-")
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno()), str(self._memory)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                    "TMPDIR": self._folder.name,
+                },
+            )
+
+    def close(self) -> None:
+        """Ends the process, and the ffmpeg that it may have started."""
+        if self._process is not None:
+            self._pipe.close()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+            self._folder.cleanup()
+
+    def __enter__(self) -> "Decoder":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def stream(
+        self, path: pathlib.Path, sample_rate: int, *, lowest_rate: int = 0
+    ) -> Iterator[np.ndarray]:
+        """As `decode.stream`; raises Unusable for a crash, and for a silence, too."""
+        if self._process is None:
+            self._start()
+        whole = False
+        try:
+            asked = [os.fsencode(path).hex(), sample_rate, lowest_rate]
+            self._pipe.send_bytes(json.dumps(asked).encode())
+            while True:
+                if not self._pipe.poll(self._silent_seconds):
+                    raise decode.Unusable(
+                        f"its decoder said nothing for {self._silent_seconds:g} s"
+                    )
+                said = self._pipe.recv_bytes()
+                if said[:1] == _BLOCK:
+                    yield np.frombuffer(said, np.int16, offset=2)
+                    continue
+                whole = True
+                if said[:1] == _UNUSABLE:
+                    raise decode.Unusable(said[1:].decode(errors="replace"))
+                return
+        except (EOFError, OSError, ValueError) as error:  # in the middle of a message, too
+            raise decode.Unusable("its decoder crashed") from error
+        finally:
+            if not whole:  # it is in the middle of something, or nowhere any more
+                self.close()
+
+    def decode(self, path: pathlib.Path, sample_rate: int) -> np.ndarray:
+        """As `decode.decode`."""
+        return np.concatenate([*self.stream(path, sample_rate)])
+
+
+def _serve(pipe: multiprocessing.connection.Connection) -> None:
+    """Decodes what it is told to, until the pipe ends."""
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            name, sample_rate, lowest_rate = json.loads(pipe.recv_bytes())
+            path = pathlib.Path(os.fsdecode(bytes.fromhex(name)))
+            reason = ""
+            try:
+                for block in decode.stream(path, sample_rate, lowest_rate=lowest_rate):
+                    pipe.send_bytes(_BLOCK + b"\0" + block.tobytes())
+            except decode.Unusable as error:
+                reason = str(error)
+            except MemoryError:
+                reason = "it needs too much memory"
+            except (EOFError, ConnectionError):
+                raise
+            except Exception as error:  # of a decoder that a file took by surprise
+                reason = f"it cannot be decoded ({type(error).__name__})"
+            pipe.send_bytes(_UNUSABLE + reason.encode() if reason else _END)
+
+
+def _main() -> None:
+    file, memory = map(int, sys.argv[1:])
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = memory if most == resource.RLIM_INFINITY else min(memory, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+    with multiprocessing.connection.Connection(file) as pipe:
+        _serve(pipe)
+
+
+if __name__ == "__main__":
+    _main()
