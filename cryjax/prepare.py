@@ -6,7 +6,9 @@
     python -m cryjax.prepare --synthetic=cries --out=DATA  # no recordings needed
 
 Files are decoded, mixed down to mono, brought to one sample rate and cut into segments. A file that
-cannot be used is listed with its reason in DATA/skipped.csv. The same command again does nothing.
+cannot be used is listed by its number with its reason in DATA/skipped.csv. The same command again
+does nothing. Neither names of files nor of subjects get into DATA: subjects are renamed by a key of
+yours (cryjax.data.subjects), and --mapping=FILE.csv says, for you, which is which.
 
     python -m cryjax.prepare --manifest=M.csv --out=DATA --beam_runner=FlinkRunner \\
         --beam_options=flink_master=HOST:8081,environment_type=EXTERNAL
@@ -17,6 +19,8 @@ have cryjax installed.
 """
 
 import collections
+import csv
+import dataclasses
 import os
 import pathlib
 from collections.abc import Iterable
@@ -26,8 +30,8 @@ from absl import flags
 
 from cryjax.command import program
 from cryjax.command.errors import UserError
-from cryjax.data import catalogue, corpora, preparing, splits, synthetic
-from cryjax.data.manifest import Row, read_manifest
+from cryjax.data import catalogue, corpora, preparing, splits, subjects, synthetic
+from cryjax.data.manifest import Row, check_inside, read_manifest
 from cryjax.data.preparing import Item, Recording
 
 _MANIFEST = flags.DEFINE_string("manifest", None, "CSV file: path, and label, subject, split.")
@@ -46,6 +50,12 @@ _OUT = flags.DEFINE_string("out", None, "Folder to make: the prepared dataset.")
 _SAMPLE_RATE = flags.DEFINE_integer("sample_rate", 16_000, "Hertz.", lower_bound=1000)
 _SEGMENT = flags.DEFINE_float("segment_seconds", 10.0, "Longest segment.", lower_bound=0.1)
 _LABEL_COLUMN = flags.DEFINE_string("label_column", "label", "Manifest column with the labels.")
+_ALLOW_DIR = flags.DEFINE_list(
+    "allow_dir", [], "Folders, beside the manifest's own, that its files may lie in."
+)
+_MAPPING = flags.DEFINE_string(
+    "mapping", None, "CSV file: write which recording and subject are which there. Keep it safe."
+)
 _SPLITS = flags.DEFINE_string(
     "splits", None, "Shares of splits made by subject, as train=0.8,test=0.2; default: all train."
 )
@@ -96,20 +106,21 @@ def read_corpus() -> list[Row]:
     return corpora.read_corpus(corpus.name, folder)
 
 
-def from_rows() -> tuple[dict[str, Any], dict[str, list[Item]]]:
-    """What the dataset is made of, and the items of each split."""
+def from_rows() -> tuple[dict[str, Any], list[Row], list[str]]:
+    """What the dataset is made of: its inputs, the rows, and the split of each."""
     if _CORPUS.value:
         rows, source = read_corpus(), _CORPUS_DIR.value
     else:
         rows, source = read_manifest(_MANIFEST.value, _LABEL_COLUMN.value), _MANIFEST.value
+        check_inside(rows, source, _ALLOW_DIR.value)
     others = [row for other in _EXCLUDE.value for row in read_manifest(other)]
-    subjects = {row.subject for row in others}
+    excluded = {row.subject for row in others}
     files = {os.path.normpath(row.path) for row in others}
     # A subject of whom one file is excluded is excluded, whatever it is called there.
-    subjects |= {row.subject for row in rows if os.path.normpath(row.path) in files}
-    kept = [row for row in rows if row.subject not in subjects]
+    excluded |= {row.subject for row in rows if os.path.normpath(row.path) in files}
+    kept = [row for row in rows if row.subject not in excluded]
     if _EXCLUDE.value:
-        gone = {row.subject for row in rows} & subjects
+        gone = {row.subject for row in rows} & excluded
         if not gone:
             raise UserError(
                 f"--exclude={','.join(_EXCLUDE.value)}: none of its subjects or files is in "
@@ -128,7 +139,34 @@ def from_rows() -> tuple[dict[str, Any], dict[str, list[Item]]]:
     inputs = {"manifest": preparing.fingerprint(kept)}
     if _CORPUS.value:
         inputs["corpus"] = _CORPUS.value
-    return inputs, by_split(kept, chosen)
+    return inputs, kept, chosen
+
+
+def read_key() -> bytes:
+    """The key that subjects are renamed by; says so where it had to be made."""
+    key, made = subjects.read_or_make_key()
+    if made:
+        print(
+            f"made {subjects.key_file()}, the key that subjects are renamed by: keep it, and keep "
+            "it to yourself. Datasets made with another key cannot tell that they share a subject"
+        )
+    return key
+
+
+def write_mapping(rows: list[Row], renamed: list[Row], out: pathlib.Path) -> None:
+    """Which recording of the dataset is which file, and which subject is who."""
+    with (out / "skipped.csv").open(encoding="utf-8", newline="") as file:
+        reasons = {int(line["recording"]): line["reason"] for line in csv.DictReader(file)}
+    with pathlib.Path(_MAPPING.value).open(
+        "w", encoding="utf-8", errors="surrogateescape", newline=""
+    ) as file:
+        os.chmod(file.fileno(), 0o600)  # noqa: PTH101
+        table = csv.writer(file)
+        table.writerow(["recording", "path", "subject", "pseudonym", "skipped"])
+        for number, (row, other) in enumerate(zip(rows, renamed, strict=True)):
+            line = number, row.name, row.subject, other.subject, reasons.get(number, "")
+            table.writerow(line)
+    print(f"{_MAPPING.value}: which recording and subject are which; not to be given away")
 
 
 def from_synthetic() -> tuple[dict[str, Any], dict[str, list[Item]]]:
@@ -156,12 +194,22 @@ def from_tfds() -> tuple[dict[str, Any], int, dict[str, Iterable[Recording]]]:
             "--beam_runner prepares a --manifest, --corpus or --synthetic; leave it out"
         )
     builder = catalogue.open_built(_TFDS.value, _TFDS_DIR.value)
+    key = read_key()
+
+    def renamed(recordings: Iterable[Recording]) -> Iterable[Recording]:
+        for recording in recordings:
+            yield dataclasses.replace(recording, subject=subjects.pseudonym(recording.subject, key))
+
     streams, total = {}, 0
     for split, info in builder.info.splits.items():
         rates = _SAMPLE_RATE.value, _SOURCE_RATE.value
-        streams[split] = catalogue.recordings(builder, split, *rates, first=total)
+        streams[split] = renamed(catalogue.recordings(builder, split, *rates, first=total))
         total += info.num_examples
-    inputs = {"tfds": builder.info.full_name, "source_rate": _SOURCE_RATE.value}
+    inputs = {
+        "tfds": builder.info.full_name,
+        "source_rate": _SOURCE_RATE.value,
+        "subject_key": subjects.fingerprint(key),
+    }
     return inputs, total, streams
 
 
@@ -190,6 +238,10 @@ def main(_: list[str]) -> None:
             "--write_manifest writes all rows as published; give --splits and --exclude when you "
             "prepare it by --manifest"
         )
+    if _MAPPING.value and not (_MANIFEST.value or _CORPUS.value):
+        raise UserError("--mapping tells the files of a --manifest or --corpus; leave it out")
+    if _ALLOW_DIR.value and not _MANIFEST.value:
+        raise UserError("--allow_dir is for the files of a --manifest; leave it out")
     if _BEAM_OPTIONS.value and not _BEAM_RUNNER.value:
         raise UserError("--beam_options are those of a --beam_runner; name one")
     if _WRITE_MANIFEST.value:
@@ -198,10 +250,28 @@ def main(_: list[str]) -> None:
         print(f"{_WRITE_MANIFEST.value}: {len(rows)} recordings; prepare it by --manifest")
         return
     out = pathlib.Path(program.required(_OUT))
+    if _MAPPING.value:
+        try:
+            pathlib.Path(_MAPPING.value).touch(0o600)  # before hours of decoding
+        except OSError as error:
+            raise UserError(
+                f"--mapping={_MAPPING.value} cannot be written ({error.strerror})"
+            ) from error
+    rows, renamed = [], []
     if _TFDS.value:
         inputs, total, streams = from_tfds()
     else:
-        inputs, items = from_synthetic() if _SYNTHETIC.value else from_rows()
+        if _SYNTHETIC.value:
+            inputs, items = from_synthetic()
+        else:
+            inputs, rows, chosen = from_rows()
+            key = read_key()
+            renamed = [
+                dataclasses.replace(row, subject=subjects.pseudonym(row.subject, key))
+                for row in rows
+            ]
+            inputs["subject_key"] = subjects.fingerprint(key)
+            items = by_split(renamed, chosen)
         total = sum(map(len, items.values()))
         streams = {
             split: preparing.recordings(part, _SAMPLE_RATE.value, _WORKERS.value)
@@ -224,6 +294,7 @@ def main(_: list[str]) -> None:
             _SEGMENT.value,
             inputs=inputs,
             synthetic=bool(_SYNTHETIC.value),
+            subject_key=inputs.get("subject_key", ""),
             shards=_SHARDS.value,
         )
         if _BEAM_RUNNER.value:
@@ -234,7 +305,10 @@ def main(_: list[str]) -> None:
     what = "synthetic, " if info["synthetic"] else ""
     print(f"{out}: {what}{info['sample_rate']} Hz\n{preparing.summary_table(info)}")
     if info["skipped"]:
-        print(f"skipped {info['skipped']} recordings: see {out / 'skipped.csv'}")
+        which = "" if _MAPPING.value or not rows else "; --mapping=FILE.csv tells which files"
+        print(f"skipped {info['skipped']} recordings: see {out / 'skipped.csv'}{which}")
+    if _MAPPING.value:
+        write_mapping(rows, renamed, out)
 
 
 if __name__ == "__main__":

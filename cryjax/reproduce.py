@@ -40,6 +40,7 @@ from cryjax.command import program
 from cryjax.command.config import integer, one_of, text
 from cryjax.command.errors import TooFewLabels, UserError
 from cryjax.data.records import Prepared, open_prepared, read_info
+from cryjax.data.subjects import check_one_key
 from cryjax.evaluation import experiment, figures, folds, probes, report, tables, tasks
 from cryjax.evaluation.embeddings import Embeddings
 from cryjax.evaluation.experiment import Cell, Found
@@ -246,6 +247,7 @@ class Study:
                     f"{name}, {prepared.directory}, is at {prepared.sample_rate} Hz and "
                     f"config.pretrain.front_end at {rate} Hz; prepare it with --sample_rate={rate}"
                 )
+        check_one_key({str(p.directory): p.subject_key for p in used.values()})
         everybody = set().union(*self.tested.values())
         if "labelled" in used:
             known = everybody & set(self.labelled.index("train").subjects)

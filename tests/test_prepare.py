@@ -9,7 +9,7 @@ import soundfile
 import tensorflow_datasets as tfds
 
 import programs
-from cryjax.data import records
+from cryjax.data import records, subjects
 
 RATE = 16_000
 
@@ -47,6 +47,11 @@ def folder(tmp_path_factory):
     return folder
 
 
+def renamed(subject):
+    """What a dataset calls a subject."""
+    return subjects.pseudonym(subject, subjects.read_key())
+
+
 def all_of(prepared, split):
     return list(prepared.source(split))
 
@@ -65,13 +70,13 @@ def test_a_manifest_with_good_and_bad_files(folder, made):
     # A rest of half a second is dropped.
     assert prepared.splits == {"train": 20} and prepared.label_names == ("hunger", "pain")
     found = all_of(prepared, "train")
-    assert {example["subject"] for example in found} == {f"s{i}" for i in range(10)}
+    assert {example["subject"] for example in found} == {renamed(f"s{i}") for i in range(10)}
     assert all(len(example["audio"]) == RATE for example in found)
     with (folder / "data" / "skipped.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [
-            ["path", "reason"],
-            ["silent.flac", "silent"],
-            ["none.wav", "no such file"],
+            ["recording", "reason"],
+            ["20", "silent"],
+            ["21", "no such file"],
         ]
     header, train = done.stdout.splitlines()[1:3]
     assert header.split() == ["split", "recordings", "examples", "subjects", "hours", "labels"]
@@ -111,13 +116,13 @@ def test_splits_and_excluded_subjects(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "left out 5 recordings of 2 excluded subjects" in done.stdout
     prepared = records.open_prepared(tmp_path / "data")
-    subjects = {
+    found = {
         split: {example["subject"] for example in all_of(prepared, split)}
         for split in prepared.splits
     }
-    assert (len(subjects["train"]), len(subjects["test"])) == (6, 2)
-    assert not subjects["train"] & subjects["test"]
-    assert not {"s0", "s7"} & (subjects["train"] | subjects["test"])
+    assert (len(found["train"]), len(found["test"])) == (6, 2)
+    assert not found["train"] & found["test"]
+    assert not {renamed("s0"), renamed("s7")} & (found["train"] | found["test"])
 
 
 def test_what_excludes_nothing_is_refused(folder, tmp_path):
@@ -194,7 +199,7 @@ def test_a_tfds_dataset_is_converted(tmp_path):
             example = found[first + i + 1]
             np.testing.assert_array_equal(example["audio"], np.full(8_000, first + i + 1))
             assert example["label"] == ("no", "yes")[i % 2]
-            assert example["subject"] == f"sp{first + i // 2}"
+            assert example["subject"] == renamed(f"sp{first + i // 2}")
     inputs = json.loads((out / "prepared.json").read_text("utf-8"))["inputs"]
     assert inputs["tfds"] == "spoken/2.0.0" and inputs["source_rate"] == 8_000
 

@@ -74,7 +74,6 @@ def recordings(
             audio = audio.astype(np.float32) / 32768.0
         if audio.ndim > 1:
             audio = audio.mean(axis=-1)
-        name = f"{split}/{index}"
         try:
             if not np.isfinite(audio).all():
                 raise Unusable("samples that are not finite")
@@ -86,6 +85,6 @@ def recordings(
         # -1 is TFDS's own mark of an example without a label.
         labelled = label_name is not None and example[label_name] >= 0
         label = features[label_name].int2str(example[label_name]) if labelled else ""
-        subject = name if subject_name is None else example[subject_name]
+        subject = f"{split}/{index}" if subject_name is None else example[subject_name]
         subject = subject.decode() if isinstance(subject, bytes) else str(subject)
-        yield Recording(first + index, audio, label, subject, name, reason)
+        yield Recording(first + index, audio, label, subject, reason)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterable
 
 from cryjax.command.errors import UserError
 from cryjax.data.splits import SPLIT_NAMES, is_split_name
@@ -81,6 +82,30 @@ def read_manifest(path: str | pathlib.Path, label_column: str = "label") -> list
     ]
     _check(path, rows, numbers)
     return rows
+
+
+def check_inside(rows: list[Row], manifest: str | pathlib.Path, allowed: Iterable[str]) -> None:
+    """Refuses files outside the manifest's folder, links followed: a manifest may be another's.
+
+    Args:
+      rows: of it.
+      manifest: its path.
+      allowed: other folders that files may lie in.
+
+    Raises:
+      UserError: naming the first such file.
+    """
+    folders = [
+        pathlib.Path(os.path.realpath(folder))
+        for folder in (pathlib.Path(manifest).parent, *allowed)
+    ]
+    for row in rows:
+        file = pathlib.Path(os.path.realpath(row.path))
+        if not any(file.is_relative_to(folder) for folder in folders):
+            raise UserError(
+                f"{manifest}: {row.name!r} leads to {str(file.parent)!r}, outside the manifest's "
+                f"folder; if that is meant, allow it with --allow_dir={file.parent}"
+            )
 
 
 def _check(path: pathlib.Path, rows: list[Row], numbers: list[int]) -> None:

@@ -208,6 +208,7 @@ class Prepared:
       splits: split -> number of examples.
       synthetic: whether the audio was made rather than recorded.
       counts: split -> examples, recordings, subjects, hours, labels.
+      subject_key: fingerprint of the key that its subjects are named by; '' for their own names.
     """
 
     directory: pathlib.Path
@@ -217,6 +218,7 @@ class Prepared:
     splits: dict[str, int]
     synthetic: bool
     counts: dict[str, Any]
+    subject_key: str
 
     def source(self, split: str) -> Source:
         """Random access to a split. Raises UserError where there is no such split."""
@@ -265,6 +267,11 @@ class Prepared:
             partial.replace(file)
         return index
 
+    @property
+    def fingerprint(self) -> str:
+        """All that was written about it when it was made."""
+        return (self.directory / INFO_FILE).read_text(encoding="utf-8")
+
     def at(self, index: Index) -> Chosen:
         """Random access to the examples of an index."""
         return Chosen({str(split): self.source(str(split)) for split in set(index.splits)}, index)
@@ -293,4 +300,5 @@ def open_prepared(directory: str | pathlib.Path) -> Prepared:
         {split: counts["examples"] for split, counts in info["splits"].items()},
         info["synthetic"],
         info["splits"],
+        info.get("subject_key", ""),
     )

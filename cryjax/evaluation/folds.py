@@ -13,6 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from cryjax.command.errors import TooFewLabels, UserError
 from cryjax.data.manifest import read_manifest
 from cryjax.data.records import open_prepared
+from cryjax.data.subjects import is_pseudonym, numbered, pseudonym, read_key
 
 Parts = list[tuple[np.ndarray, np.ndarray]]  # (train, test) places
 
@@ -37,7 +38,7 @@ def grouped_folds(labels: np.ndarray, subjects: np.ndarray, folds: int, seed: in
     with warnings.catch_warnings():
         # A class with fewer recordings than folds: told by the caller, of the outer folds.
         warnings.simplefilter("ignore", UserWarning)
-        return list(splitter.split(labels, labels, subjects))
+        return list(splitter.split(labels, labels, numbered(subjects)[0]))
 
 
 def has_own_folds(splits: Iterable[str]) -> bool:
@@ -100,29 +101,29 @@ def subject_order(labels: Sequence[str], subjects: Sequence[str], seed: int) -> 
       The place in the order of each recording's subject, int [recordings]; and how many subjects,
       from the first, are needed for every class to have one.
     """
-    names, group = np.unique(subjects, return_inverse=True)
-    of_subject: list[list[str]] = [[] for _ in names]
+    group, count = numbered(subjects)
+    of_subject: list[list[str]] = [[] for _ in range(count)]
     for place, label in zip(group, labels, strict=True):
         of_subject[place] += _classes(label)
-    order = np.random.default_rng(seed).permutation(len(names))
+    order = np.random.default_rng(seed).permutation(count)
     # A subject's place among those of its kind, its commonest label, as a share, spreads the kinds.
     same: dict[str, list[int]] = {}
     for place in order:
         found = collections.Counter(of_subject[place])
         same.setdefault(found.most_common(1)[0][0] if found else "", []).append(place)
-    share = np.zeros(len(names))
+    share = np.zeros(count)
     for places in same.values():
         share[places] = (np.arange(len(places)) + 0.5) / len(places)
     order = order[np.argsort(share[order], kind="stable")]
     # Those by whom a class is first met come before all, or small parts would lack it.
     met: set[str] = set()
-    first = np.zeros(len(names), bool)
+    first = np.zeros(count, bool)
     for place in order:
         first[place] = not met.issuperset(of_subject[place])
         met.update(of_subject[place])
     order = np.concatenate([order[first[order]], order[~first[order]]])
-    rank = np.empty(len(names), int)
-    rank[order] = np.arange(len(names))
+    rank = np.empty(count, int)
+    rank[order] = np.arange(count)
     return rank[group], int(first.sum())
 
 
@@ -192,11 +193,11 @@ def subjects_of(text: str) -> set[str]:
       UserError: for a split or fold that is not there.
     """
     found: set[str] = set()
-    for entry in filter(None, (part.strip() for part in text.split(","))):
+    for entry in _entries(text):
         folder, _, split = entry.rpartition(":")
         fold = _FOLD.fullmatch(split)
         if entry.endswith(".csv"):
-            found |= {row.subject for row in read_manifest(entry)}
+            found |= _also_renamed({row.subject for row in read_manifest(entry)})
         elif pathlib.Path(entry).is_dir():
             found |= set(open_prepared(entry).index().subjects)
         elif folder and pathlib.Path(folder).is_dir():
@@ -205,14 +206,45 @@ def subjects_of(text: str) -> set[str]:
                 if fold
                 else set(open_prepared(folder).index(split).subjects)
             )
-        elif folder or entry.startswith(("/", ".", "~")):
+        elif _is_name(entry):
+            found |= _also_renamed({entry})
+        else:
             raise UserError(
                 f"{entry!r}: no such folder; name a subject, a manifest as TEST.csv, a prepared "
                 "dataset DATA, or DATA:SPLIT"
             )
-        else:
-            found.add(entry)
     return found
+
+
+def _entries(text: str) -> list[str]:
+    return [entry for part in text.split(",") if (entry := part.strip())]
+
+
+def _is_name(entry: str) -> bool:
+    """Whether an entry of `subjects_of` is a subject's name."""
+    if entry.endswith(".csv") or entry.startswith((".", "~")) or {":", "/"} & set(entry):
+        return False
+    return not pathlib.Path(entry).is_dir()
+
+
+def renamed_entries(text: str) -> str:
+    """The entries of `subjects_of` with subjects under the names that datasets have for them.
+
+    For a config that is kept: a run holds no name that a clinic gave.
+    """
+    key = read_key()
+    if key is None:
+        return text
+    return ",".join(
+        pseudonym(entry, key) if _is_name(entry) and not is_pseudonym(entry) else entry
+        for entry in _entries(text)
+    )
+
+
+def _also_renamed(names: set[str]) -> set[str]:
+    """The names, and what a dataset calls them that was prepared with this user's key."""
+    key = read_key()
+    return names | ({pseudonym(name, key) for name in names} if key else set())
 
 
 def _of_fold(folder: str, fold: int, folds: int, seed: int) -> set[str]:

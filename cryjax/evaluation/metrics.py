@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
+from cryjax.data.subjects import numbered
+
 LEVEL = 0.95
 # A detector is judged by its sensitivity where it has this specificity.
 SPECIFICITY = 0.8
@@ -220,9 +222,9 @@ def subject_weights(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarr
     Returns:
       [resamples, recordings]: how often each recording's subject was drawn.
     """
-    names, group = np.unique(subjects, return_inverse=True)
-    drawn = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
-    counts = np.zeros((resamples, len(names)))
+    group, people = numbered(subjects)
+    drawn = np.random.default_rng(seed).integers(people, size=(resamples, people))
+    counts = np.zeros((resamples, people))
     np.add.at(counts, (np.arange(resamples)[:, None], drawn), 1.0)
     return counts[:, group]
 
@@ -238,15 +240,16 @@ def by_subject(
       subjects: [recordings].
 
     Returns:
-      `true`, `scores` and `subjects` of the subjects, sorted by name; None where the recordings of
+      `true`, `scores` and `subjects` of the subjects, as they come; None where the recordings of
       one differ in their labels, so that it has none of its own.
     """
-    names, first, group = np.unique(subjects, return_index=True, return_inverse=True)
+    group, people = numbered(subjects)
+    _, first = np.unique(group, return_index=True)
     if not np.array_equal(true, true[first][group]):
         return None
-    sums = np.zeros((len(names), scores.shape[1]))
+    sums = np.zeros((people, scores.shape[1]))
     np.add.at(sums, group, scores)
-    return true[first], sums / np.bincount(group)[:, None], names
+    return true[first], sums / np.bincount(group)[:, None], subjects[first]
 
 
 HEADLINES: dict[str, Metric] = {

@@ -10,7 +10,7 @@ import soundfile
 
 import programs
 from cryjax.command.errors import UserError
-from cryjax.data import corpora, records
+from cryjax.data import corpora, records, subjects
 from cryjax.data.manifest import read_manifest
 
 APP = "0D1AD73E-4C5E-45F3-85C4-9A3CB71E8856"
@@ -330,7 +330,9 @@ def test_prepare_esc50(tmp_path):
     assert "1 of 5 recordings are not there" in done.stderr
     prepared = records.open_prepared(out)
     assert prepared.splits == {"fold1": 2, "fold2": 2} and prepared.label_names == ("dog",)
-    assert {example["subject"] for example in prepared.source("fold1")} == {"100032"}
+    assert {example["subject"] for example in prepared.source("fold1")} == {
+        subjects.pseudonym("100032", subjects.read_key())
+    }
     info = json.loads((out / "prepared.json").read_text("utf-8"))
     assert info["inputs"]["corpus"] == "esc50"
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryjax.command.errors import UserError
+from cryjax.data import subjects
 from cryjax.data.records import open_prepared
 from cryjax.evaluation import folds
 
@@ -63,7 +64,9 @@ def test_names_subjects_in_all_their_ways(prepared, tmp_path):
     everybody = set(open_prepared(prepared).index().subjects)
     assert len(everybody) == 6
     assert folds.subjects_of("") == set()
-    assert folds.subjects_of("anna, ben") == {"anna", "ben"}
+    key = subjects.read_key()
+    named = {"anna", "ben", *(subjects.pseudonym(name, key) for name in ("anna", "ben"))}
+    assert folds.subjects_of("anna, ben") == named
     assert folds.subjects_of(str(prepared)) == everybody
     assert folds.subjects_of(f"{prepared}:train") == everybody
     parts = [folds.subjects_of(f"{prepared}:{fold}/3") for fold in range(3)]
@@ -71,7 +74,12 @@ def test_names_subjects_in_all_their_ways(prepared, tmp_path):
     assert [folds.subjects_of(f"{prepared}:{fold}/3@5") for fold in range(3)] != parts
     manifest = tmp_path / "some.csv"
     manifest.write_text("path,subject\na.wav,carl\n")
-    assert folds.subjects_of(f"{manifest},dora") == {"carl", "dora"}
+    named = {"carl", "dora", *(subjects.pseudonym(name, key) for name in ("carl", "dora"))}
+    assert folds.subjects_of(f"{manifest},dora") == named
+    # What a config keeps names nobody, and means the same.
+    kept = folds.renamed_entries(f"{manifest},dora,{prepared}:train")
+    assert "dora" not in kept and folds.renamed_entries(kept) == kept
+    assert folds.subjects_of(kept) >= {"carl", subjects.pseudonym("dora", key)} | everybody
     with pytest.raises(UserError, match="no split 'test'"):
         folds.subjects_of(f"{prepared}:test")
     with pytest.raises(UserError, match="makes 3 folds"):

@@ -391,12 +391,12 @@ def test_by_subject():
     true = np.array([1, 0, 1, 0, 1])
     scores = np.array([[0, 1], [5, 2], [3, 0], [1, 1], [6, 5]], np.float32)
     classes, means, names = metrics.by_subject(true, scores, subjects)
-    assert names.tolist() == ["a", "b", "c"] and classes.tolist() == [0, 1, 0]
-    np.testing.assert_array_equal(means, [[5, 2], [3, 2], [1, 1]])
+    assert names.tolist() == ["b", "a", "c"] and classes.tolist() == [1, 0, 0]
+    np.testing.assert_array_equal(means, [[3, 2], [5, 2], [1, 1]])
     assert metrics.by_subject(np.array([1, 0, 0, 0, 1]), scores, subjects) is None
     many = np.eye(2, dtype=bool)[true]
     classes, means_of_many, _ = metrics.by_subject(many, scores, subjects)
-    np.testing.assert_array_equal(classes, np.eye(2, dtype=bool)[[0, 1, 0]])
+    np.testing.assert_array_equal(classes, np.eye(2, dtype=bool)[[1, 0, 0]])
     np.testing.assert_array_equal(means_of_many, means)
     many[4, 0] = True
     assert metrics.by_subject(many, scores, subjects) is None

@@ -1,0 +1,88 @@
+"""Nothing that names a person or a file of theirs gets into what the programs leave or say."""
+
+import csv
+import pathlib
+
+import pytest
+import soundfile
+
+import programs
+from cryjax.data import subjects
+from cryjax.data.records import open_prepared
+from cryjax.data.synthetic import CORPORA
+
+MARKS = ("Marked-Folder", "Marked-Name", "Marked-Infant", "Marked-Missing")
+FINETUNE = (
+    "--config=configs/finetune.py",
+    "--config.crop.seconds=0.3",
+    "--config.clip_seconds=1.0",
+    "--config.batch_size=16",
+    "--config.total=2 steps",
+    "--config.optimizer.warmup=1 steps",
+    "--config.folds=3",
+    "--config.validation=0.0",
+    "--config.resamples=20",
+)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    """30 recordings of 6 infants, one more that is missing, all marked in each column."""
+    home = tmp_path_factory.mktemp("clinic")
+    (home / MARKS[0]).mkdir()
+    with (home / "m.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "label", "subject"])
+        for number, clip in enumerate(CORPORA["cries"](30, 0)):
+            path = f"{MARKS[0]}/{MARKS[1]}-{number}.wav"
+            soundfile.write(home / path, clip.render(8_000), 8_000)
+            table.writerow([path, clip.label, f"{MARKS[2]}-{number % 6}"])
+        table.writerow([f"{MARKS[0]}/{MARKS[3]}.wav", "pain", f"{MARKS[2]}-0"])
+    return home / "m.csv"
+
+
+def everything(folder: pathlib.Path) -> bytes:
+    """All bytes and all names under a folder, and the records of datasets, whatever their form."""
+    found = []
+    for path in folder.rglob("*"):
+        found.append(path.name.encode())
+        if path.is_file():
+            found.append(path.read_bytes())
+        if (path / "prepared.json").is_file():
+            prepared = open_prepared(path)
+            for split in prepared.splits:
+                found += [repr(example).encode() for example in prepared.source(split)]
+            found.append(repr(prepared.index()).encode())
+    return b"\n".join(found)
+
+
+def test_marks_are_found_nowhere(manifest, tmp_path):
+    data, run = f"--config.data={tmp_path / 'data'}", f"--workdir={tmp_path}"
+    init = f"--config.init={tmp_path / 'run'}"
+    made = programs.succeed(
+        "prepare", f"--manifest={manifest}", f"--out={tmp_path / 'data'}", "--sample_rate=8000",
+        f"--mapping={manifest.with_name('mapping.csv')}",
+    )  # fmt: skip
+    assert "skipped 1 recordings" in made.stdout
+    said = [made]
+    for program, *arguments in (
+        ("pretrain", *programs.TINY, "--config.total=4 steps", "--config.batch_size=16",
+         f"{run}/run", data, f"--config.exclude_subjects={MARKS[2]}-0"),
+        ("linear_probe", "--config=configs/linear_probe.py", "--config.resamples=20",
+         f"{run}/probe", data, init),
+        ("finetune", *FINETUNE, f"{run}/tuned", data, init),
+        ("export", f"--model={tmp_path / 'tuned'}", "--format=folder", f"--out={tmp_path / 'hub'}"),
+    ):  # fmt: skip
+        said.append(programs.succeed(program, *arguments))
+    left = everything(tmp_path)
+    for mark in MARKS:
+        assert mark.encode() not in left
+        # What a user named on the command line may be said back.
+        assert all(mark not in done.stdout + done.stderr for done in said)
+    key = subjects.read_key()
+    assert key is not None and key.hex().encode() not in left
+    mapping = manifest.with_name("mapping.csv").read_text()
+    for number in range(6):
+        name = f"{MARKS[2]}-{number}"
+        assert f"{name},{subjects.pseudonym(name, key)}," in mapping
+    assert mapping.count("no such file") == 1
