@@ -53,6 +53,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint_every = "100 steps"
     config.log_every = "10 steps"
     config.seed = 0
+    # An update whose loss or gradient is not finite: 'stop' there, or 'skip' and count it.
+    config.nonfinite = "stop"
     # 'auto' and 'jit': jit, of shard_map over several devices; 'pmap': pmap.
     config.parallel = "auto"
 

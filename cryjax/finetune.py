@@ -13,6 +13,7 @@ with status 75: the same command goes on.
 import csv
 import dataclasses
 import functools
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,7 +32,7 @@ from cryjax.data.records import Index, Prepared, open_prepared
 from cryjax.evaluation import figures, metrics, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
 from cryjax.training import checkpoints, loop, parallel, recipe, start, steps, supervised
-from cryjax.training.workdir import Workdir
+from cryjax.training.workdir import Workdir, code
 
 
 def as_trained(config: Any) -> Any:
@@ -185,6 +186,9 @@ def run(
     recipe.check_devices(config, spread.devices, grouped=mixing)
     parts = supervised.build(config, targets, multi_label=task.multi_label)
     plan = parts.plan
+    parallel.agree(
+        config=json.dumps(config_lib.to_dict(config)), data=prepared.fingerprint, code=code()
+    )
     workdir = Workdir(workdir_path, config_lib.to_dict(config), writes=jax.process_index() == 0)
     synthetic = prepared.synthetic or (
         bool(config.init) and bool(checkpoints.read_meta(config.init)["synthetic"])
@@ -218,6 +222,7 @@ def run(
         "front_end": dataclasses.asdict(settings),
         "labels": list(task.classes),
         "multi_label": task.multi_label,
+        "segment_seconds": prepared.segment_seconds,
         "synthetic": synthetic,
     }
     judge = Judge(task, parts, config, devices)
@@ -240,15 +245,12 @@ def run(
     def step_of(frozen: int) -> steps.StepFunction:
         return spread.wrap(parts.step_of(frozen))
 
+    sources = training_sources(prepared, division.train, task.classes, config.balance)
     state = loop.train(
         lambda step: step_of(parts.frozen(step)),
         state,
         loader.batches(
-            loader.examples(
-                training_sources(prepared, division.train, task.classes, config.balance),
-                samples=plan.clip_samples,
-                seed=config.seed,
-            ),
+            loader.examples(sources, samples=plan.clip_samples, seed=config.seed),
             batch_size=config.batch_size,
             start=int(state.step),
             process=jax.process_index(),
@@ -271,6 +273,14 @@ def run(
         batch_size=config.batch_size,
         evaluate=evaluate,
         enough=lambda: best_step(history, selected, config.patience)[1],
+        skip=config.nonfinite == "skip",
+        recordings=lambda step: loader.recordings(
+            sources,
+            [config.data] * len(sources),
+            seed=config.seed,
+            batch_size=config.batch_size,
+            step=step,
+        ),
     )
     if best.latest is None:  # nothing to choose by: the end is what there is
         best.save_model(state, int(state.step), meta)

@@ -9,6 +9,7 @@ same command goes on. `--views` draws pairs of views to figures/views.png and do
 
 import dataclasses
 import functools
+import json
 import pathlib
 from typing import Any
 
@@ -23,13 +24,14 @@ from cryjax.command import program
 from cryjax.command.errors import UserError
 from cryjax.data import loader
 from cryjax.data.records import Prepared, open_prepared
+from cryjax.data.subjects import check_one_key
 from cryjax.evaluation import figures
 from cryjax.evaluation.embeddings import Embedder
-from cryjax.evaluation.folds import subjects_of
+from cryjax.evaluation.folds import renamed_entries, subjects_of
 from cryjax.evaluation.probes import nearest_neighbour_accuracy
 from cryjax.training import checkpoints, loop, parallel, simclr, start, steps
 from cryjax.training import recipe as recipe_lib
-from cryjax.training.workdir import Workdir
+from cryjax.training.workdir import Workdir, code
 
 _VIEWS = flags.DEFINE_bool("views", False, "Draw pairs of views to figures/views.png and exit.")
 
@@ -83,14 +85,21 @@ def without(prepared: Prepared, split: str, excluded: set[str]) -> tuple[Any, in
     return prepared.at(index[kept]), int(np.sum(~kept))
 
 
-def sources_of(config: Any, datasets: list[tuple[Prepared, float]]) -> list[tuple[Any, float]]:
-    """The examples to train on with their weights, those of excluded subjects left out."""
+def sources_of(
+    config: Any, datasets: list[tuple[Prepared, float]]
+) -> list[tuple[Prepared, Any, float]]:
+    """The datasets to train on, their examples without excluded subjects, and their weights."""
     named = {
         entry: subjects_of(entry) for entry in filter(None, config.exclude_subjects.split(","))
     }
     excluded = set().union(*named.values())
     held: set[str] = set()
     if excluded:
+        folders = [entry.rpartition(":")[0] or entry for entry in named]
+        others = [open_prepared(folder) for folder in folders if pathlib.Path(folder).is_dir()]
+        check_one_key(
+            {str(p.directory): p.subject_key for p in [*others, *(p for p, _ in datasets)]}
+        )
         held = set().union(*(set(p.index(config.split).subjects) for p, _ in datasets))
     for entry, subjects in named.items():
         if not subjects & held:
@@ -103,7 +112,7 @@ def sources_of(config: Any, datasets: list[tuple[Prepared, float]]) -> list[tupl
         source, left_out = without(prepared, config.split, excluded)
         gone += left_out
         if len(source):
-            found.append((source, weight))
+            found.append((prepared, source, weight))
     if excluded:
         logging.info("%d examples of %d excluded subjects are left out", gone, len(excluded & held))
     if not found:
@@ -130,18 +139,24 @@ def run(
     synthetic = any(prepared.synthetic for prepared, _ in datasets)
     note = "synthetic data" if synthetic else ""
     sources = sources_of(config, datasets)
-    examples = sum(len(source) for source, _ in sources)
+    # What is kept from here on names nobody.
+    config = config.copy_and_resolve_references()
+    config.exclude_subjects = renamed_entries(config.exclude_subjects)
+    examples = sum(len(source) for _, source, _ in sources)
     spread = parallel.Parallel(config.parallel, devices)
     simclr.check_batch(config, examples, spread.devices)
     parts = simclr.build(config, examples)
     plan = parts.plan
 
-    workdir = Workdir(workdir_path, config_lib.to_dict(config), writes=jax.process_index() == 0)
-    dataset = loader.examples(
-        [(source, weight * len(source)) for source, weight in sources],
-        samples=plan.clip_samples,
-        seed=config.seed,
+    parallel.agree(
+        config=json.dumps(config_lib.to_dict(config)),
+        data="".join(prepared.fingerprint for prepared, _ in datasets),
+        code=code(),
     )
+    workdir = Workdir(workdir_path, config_lib.to_dict(config), writes=jax.process_index() == 0)
+    weighted = [(source, weight * len(source)) for _, source, weight in sources]
+    names = [str(prepared.directory) for prepared, _, _ in sources]
+    dataset = loader.examples(weighted, samples=plan.clip_samples, seed=config.seed)
     # Drawn anew while nothing was trained: the config may have been another.
     if workdir.writes and (views or not workdir.metrics_file.exists()):
         one = next(loader.batches(dataset, batch_size=max(config.batch_size, augment.MIX_GROUP)))
@@ -204,11 +219,16 @@ def run(
             "config": config_lib.to_dict(config),
             "front_end": dataclasses.asdict(plan.settings),
             "labels": [],
+            "segment_seconds": max(prepared.segment_seconds for prepared, _ in datasets),
             "synthetic": synthetic,
         },
         learning_rate=plan.learning_rate,
         batch_size=config.batch_size,
         evaluate=neighbours,
+        skip=config.nonfinite == "skip",
+        recordings=lambda step: loader.recordings(
+            weighted, names, seed=config.seed, batch_size=config.batch_size, step=step
+        ),
     )
     saved.close()
     if workdir.writes:

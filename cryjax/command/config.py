@@ -106,6 +106,12 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _shown(value: Any) -> str:
+    """A value in one line, of which the beginning will do."""
+    value = value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
+    return " ".join(repr(value).split())[:200]
+
+
 def validate(config: ml_collections.ConfigDict, rules: Mapping[str, Rule]) -> None:
     """Checks every field against its rule.
 
@@ -125,7 +131,7 @@ def validate(config: ml_collections.ConfigDict, rules: Mapping[str, Rule]) -> No
         if field not in flat:
             raise UserError(f"config.{field} is missing; give it {rule.words}")
         if not rule.accepts(flat[field]):
-            raise UserError(f"config.{field}={flat[field]!r} is not {rule.words}")
+            raise UserError(f"config.{field}={_shown(flat[field])} is not {rule.words}")
 
 
 def load(path: pathlib.Path) -> ml_collections.ConfigDict:

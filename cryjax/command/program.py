@@ -1,5 +1,6 @@
 """How a program starts and how it fails: exit 0 if it did its work, one line and exit 2 if not."""
 
+import errno
 import logging as python_logging
 import os
 import pathlib
@@ -54,13 +55,27 @@ def _set_up_logging(name: str) -> None:
         handler.setFormatter(python_logging.Formatter(f"{name}: %(message)s"))
 
 
+def _no_space(error: BaseException | None) -> str:
+    """What the disk says, if an error, or what it came from, is that it is full; else ''."""
+    seen = 0
+    while error is not None and seen < 20:
+        said = " ".join(str(error).split())
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
+        for words in ("No space left on device", "Disk quota exceeded"):
+            if words in said:
+                return f"{words} ({said[:200]})"
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return ""
+
+
 def _one_of_several() -> bool:
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized()
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Runs `main(argv)` as an absl program.
+def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
+    """Runs `main(argv)` as an absl program; what belongs to no flag is refused if not `positional`.
 
     A `UserError`, raised while flags are parsed or at any time later, becomes one line on standard
     error and exit status 2. Any other exception is a fault of ours and keeps its traceback.
@@ -71,7 +86,7 @@ def run(main: Callable[[list[str]], None]) -> None:
 
     def logged(argv: list[str]) -> None:
         _set_up_logging(name)
-        if argv[1:]:
+        if argv[1:] and not positional:
             raise UserError(f"{argv[1]!r} belongs to no flag; write --flag=value, without spaces")
         main(argv)
 
@@ -80,7 +95,16 @@ def run(main: Callable[[list[str]], None]) -> None:
     except UserError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         status = 2
-    except (Exception, KeyboardInterrupt):
+    except (Exception, KeyboardInterrupt) as error:
+        if full := _no_space(error):
+            print(
+                f"{name}: error: {full}: make room, and give the same command again; what was "
+                "finished is kept",
+                file=sys.stderr,
+            )
+            sys.stderr.flush()
+            # Threads that still want to write would say so once more, at length.
+            os._exit(2)
         if not _one_of_several():
             raise
         traceback.print_exc()

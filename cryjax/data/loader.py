@@ -4,6 +4,7 @@ Clips stay int16 and leave the host unaugmented; a clip longer than the window i
 place, a shorter one is padded with zeros and its true length carried along.
 """
 
+import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -51,16 +52,25 @@ class Window(grain.transforms.RandomMap):
         return {"audio": window, "length": np.int32(length), **kept}
 
 
-def examples(sources: Sequence[tuple[Any, float]], *, samples: int, seed: int) -> grain.MapDataset:
-    """An endless dataset of windows, shuffled each epoch: element i depends on (seed, i) alone.
+@dataclasses.dataclass(frozen=True)
+class _Of(grain.transforms.Map):
+    """Notes which of the sources an example is of."""
+
+    source: int
+
+    def map(self, element: dict[str, Any]) -> dict[str, Any]:
+        return {**element, "source": self.source}
+
+
+def order(sources: Sequence[tuple[Any, float]], *, seed: int) -> grain.MapDataset:
+    """An endless dataset of examples, shuffled each epoch: element i depends on (seed, i) alone.
 
     Args:
       sources: (random-access source, weight); a batch holds examples of each by its weight.
-      samples: of a window.
-      seed: of order and windows.
+      seed: of the order.
     """
     parts = [
-        grain.MapDataset.source(source).seed(seed + 7919 * place).shuffle().repeat()
+        grain.MapDataset.source(source).seed(seed + 7919 * place).shuffle().repeat().map(_Of(place))
         for place, (source, _) in enumerate(sources)
     ]
     weights = [weight for _, weight in sources]
@@ -70,7 +80,38 @@ def examples(sources: Sequence[tuple[Any, float]], *, samples: int, seed: int) -
         mixed = grain.experimental.WindowShuffleMapDataset(
             grain.MapDataset.mix(parts, weights), window_size=_WINDOW, seed=seed
         )
-    return mixed.random_map(Window(samples), seed=seed)
+    return mixed
+
+
+def examples(sources: Sequence[tuple[Any, float]], *, samples: int, seed: int) -> grain.MapDataset:
+    """`order`, each example cut or padded to a window of `samples` at a random place."""
+    return order(sources, seed=seed).random_map(Window(samples), seed=seed)
+
+
+def recordings(
+    sources: Sequence[tuple[Any, float]],
+    names: Sequence[str],
+    *,
+    seed: int,
+    batch_size: int,
+    step: int,
+) -> str:
+    """What the global batch at `step`, from 0, is made of, in words, as '3, 17 of DATA'.
+
+    Args:
+      sources: as of `examples`.
+      names: of the sources.
+      seed: as of `examples`.
+      batch_size: global.
+      step: from 0.
+    """
+    dataset, found = order(sources, seed=seed), collections.defaultdict(set)
+    for place in range(step * batch_size, (step + 1) * batch_size):
+        example = dataset[place]
+        found[names[example["source"]]].add(example["recording"])
+    return "; ".join(
+        f"{', '.join(map(str, sorted(numbers)))} of {name}" for name, numbers in found.items()
+    )
 
 
 def batches(

@@ -10,12 +10,14 @@ had at its end. Whoever reads another run's model takes it from there, if it is 
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 from orbax.checkpoint import args
 
 from cryjax.audio.frontend import FrontEnd
@@ -45,6 +47,38 @@ def _items(state: TrainState) -> dict[str, Any]:
     }
 
 
+def _named(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+@jax.jit
+def _sums(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def total(x: jax.Array) -> jax.Array:
+        words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+        bits = jax.lax.bitcast_convert_type(x, words).astype(jnp.uint32).ravel()
+        return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
+
+    return jax.tree.map(total, leaves)
+
+
+def checksums(tree: Any) -> dict[str, int]:
+    """A number for each leaf of arrays that another value at any one place would change.
+
+    The sum over a leaf's words, each times an odd number of its own, modulo 2^32. Computed where
+    the arrays lie, so it costs a pass over them and no copy.
+    """
+    return {name: int(total) for name, total in jax.device_get(_sums(_named(tree))).items()}
+
+
+def _damaged(items: dict[str, Any], meta: dict[str, Any]) -> list[str]:
+    """The leaves of restored items that are not those that were saved."""
+    found = checksums(items)
+    saved = meta.get("checksums", {})
+    return [name for name, total in found.items() if saved.get(name, total) != total]
+
+
 def _shapes(tree: Any, sharding: jax.sharding.Sharding) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
@@ -53,7 +87,12 @@ class Checkpoints:
     """The checkpoints of one run."""
 
     def __init__(self, workdir: pathlib.Path, *, folder: str = FOLDER, keep: int = 2):
-        """Opens, or makes, `workdir/folder`; the newest `keep` are kept."""
+        """Opens, or makes, `workdir/folder`; the newest `keep` are kept.
+
+        Attributes:
+          meta: of the checkpoint that was restored; empty before.
+        """
+        self.meta: dict[str, Any] = {}
         self._folder = workdir.absolute() / folder
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -85,13 +124,13 @@ class Checkpoints:
         if state.average is not None:
             state = state.replace(**state.average)
         items = _items(state)
-        self._save({"encoder": items["encoder"], "head": items["head"]}, step, meta)
+        model = {name: items[name] for name in ("encoder", "head")}
+        self._save({name: tree for name, tree in model.items() if tree["params"]}, step, meta)
 
     def _save(self, items: dict[str, Any], step: int, meta: dict[str, Any]) -> None:
+        meta = {**meta, "step": step, "checksums": checksums(items)}
         saved = {name: args.StandardSave(tree) for name, tree in items.items()}
-        self._manager.save(
-            step, args=args.Composite(meta=args.JsonSave({**meta, "step": step}), **saved)
-        )
+        self._manager.save(step, args=args.Composite(meta=args.JsonSave(meta), **saved))
 
     def rewind(self, step: int) -> None:
         """Deletes what was saved after `step`: a resumed run will make it again."""
@@ -100,12 +139,63 @@ class Checkpoints:
                 self._manager.delete(later)
 
     def restore(self, state: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
-        """The newest checkpoint, in the form of `state` (whose values are not used)."""
+        """The newest checkpoint that is whole, in the form of `state` (whose values are not used).
+
+        One that is damaged is named and, once one before it was found whole, set aside as
+        'damaged-STEP'.
+
+        Raises:
+          UserError: where none is whole.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for place, step in enumerate(steps):
+            restored, reason = self._read(step, state, sharding)
+            if restored is not None:
+                self._set_aside(steps[:place])
+                return restored
+            logging.warning("checkpoint %d of %s is damaged: %s", step, self._folder, reason)
+        raise UserError(
+            f"{self._folder}: none of the checkpoints {', '.join(map(str, steps))} is whole, and "
+            "starting anew is not what was asked; take another --workdir to start anew"
+        )
+
+    def _set_aside(self, steps: Sequence[int]) -> None:
+        """Renames damaged checkpoints, so that the run can save those steps again."""
+        if not steps:
+            return
+        if jax.process_index() == 0:
+            for step in steps:
+                before = len([*self._folder.glob(f"damaged-{step}*")])
+                aside = f"damaged-{step}" + "-again" * before
+                (self._folder / str(step)).rename(self._folder / aside)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("set damaged checkpoints aside")
+        self._manager.reload()
+
+    def _read(
+        self, step: int, state: TrainState, sharding: jax.sharding.Sharding
+    ) -> tuple[TrainState | None, str]:
+        """A checkpoint, or why it cannot be used; every process says the same."""
         items = {
             name: args.StandardRestore(_shapes(tree, sharding))
             for name, tree in _items(state).items()
         }
-        restored = self._manager.restore(self.latest, args=args.Composite(**items))
+        restored, reason = None, ""
+        try:
+            restored = self._manager.restore(
+                step, args=args.Composite(meta=args.JsonRestore(), **items)
+            )
+        except Exception as error:  # whatever Orbax and its storage raise of a torn file
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        else:
+            wrong = _damaged({name: restored[name] for name in items}, restored["meta"])
+            if wrong:
+                reason = f"{wrong[0]} is not what was saved"
+        if jax.process_count() > 1 and multihost_utils.process_allgather(bool(reason)).any():
+            reason = reason or "another process cannot read it"
+        if reason:
+            return None, reason
+        self.meta = restored["meta"]
         encoder, head, optimizer = restored["encoder"], restored["head"], restored["optimizer"]
         return TrainState(
             step=optimizer["step"],
@@ -113,7 +203,7 @@ class Checkpoints:
             batch_stats={"encoder": encoder["batch_stats"], **head["batch_stats"]},
             opt_state=optimizer["state"],
             average=optimizer.get("average"),
-        )
+        ), ""
 
     def wait(self) -> None:
         """Waits for a save under way; raises what went wrong in it."""
@@ -137,17 +227,37 @@ def _newest(run: str) -> tuple[pathlib.Path, int]:
 
 def read_meta(run: str) -> dict[str, Any]:
     """The `meta` item of a run's newest checkpoint. Raises UserError where there is none."""
-    folder, _ = _newest(run)
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(folder / "meta")
+    return _meta(_newest(run)[0])
+
+
+def _meta(folder: pathlib.Path) -> dict[str, Any]:
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(folder / "meta")
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder, f"meta: {type(error).__name__}") from error
+
+
+def _unreadable(folder: pathlib.Path, reason: str) -> UserError:
+    return UserError(
+        f"{folder}: damaged ({reason}), unless its run has just replaced it: give the same command "
+        "again; if it stays, move it away, and the one before it is taken"
+    )
 
 
 def _leaves(tree: Any) -> dict[str, tuple[int, ...]]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in flat}
+    return {name: x.shape for name, x in _named(tree).items()}
 
 
-def restore_item(run: str, item: str, target: Any, sharding: jax.sharding.Sharding) -> Any:
+def restore_item(
+    run: str,
+    item: str,
+    target: Any,
+    sharding: jax.sharding.Sharding,
+    *,
+    listed: bool = True,
+    folder: pathlib.Path | None = None,
+) -> Any:
     """An item of a run's model, in the form of `target`; says of every leaf what became of it.
 
     Args:
@@ -155,6 +265,8 @@ def restore_item(run: str, item: str, target: Any, sharding: jax.sharding.Shardi
       item: 'encoder' or 'head'.
       target: {'params', 'batch_stats'} of arrays or shapes.
       sharding: where the leaves are to lie.
+      listed: whether to log what became of every leaf.
+      folder: of the checkpoint; the newest if None.
 
     Returns:
       The tree of `target`, with the checkpoint's values.
@@ -162,21 +274,34 @@ def restore_item(run: str, item: str, target: Any, sharding: jax.sharding.Shardi
     Raises:
       UserError: where the checkpoint's leaves are not those of `target`, naming the first.
     """
-    folder, step = _newest(run)
-    saved = _leaves(ocp.StandardCheckpointHandler().metadata(folder / item).tree)
+    folder = folder or _newest(run)[0]
+    try:
+        saved = _leaves(ocp.StandardCheckpointHandler().metadata(folder / item).tree)
+    except Exception as error:  # whatever Orbax and its storage raise of a torn file
+        raise _unreadable(folder, type(error).__name__) from error
     wanted = _leaves(target)
     for name in sorted(saved.keys() | wanted.keys()):
         state = "loaded" if saved.get(name) == wanted.get(name) else "mismatch"
-        logging.info("%s %s %s", state, name, saved.get(name, "missing"))
+        if listed:
+            logging.info("%s %s %s", state, name, saved.get(name, "missing"))
         if state == "mismatch":
             raise UserError(
                 f"{run}: {item} leaf {name} is {saved.get(name, 'missing')} in the checkpoint "
                 f"and {wanted.get(name, 'missing')} here; give the encoder.name and "
                 "encoder.width that it was trained with"
             )
-    logging.info("loaded %d %s leaves of step %d from %s", len(wanted), item, step, run)
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(folder / item, _shapes(target, sharding))
+    if listed:
+        logging.info(
+            "loaded %d %s leaves of step %d from %s", len(wanted), item, int(folder.name), run
+        )
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            restored = checkpointer.restore(folder / item, _shapes(target, sharding))
+    except Exception as error:  # the same
+        raise _unreadable(folder, type(error).__name__) from error
+    if wrong := _damaged({item: restored}, _meta(folder)):
+        raise _unreadable(folder, wrong[0])
+    return restored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,33 +362,49 @@ def untrained(
 
 def untrained_like(run: str, seed: int) -> Pretrained:
     """`untrained`, of a run's encoder, front end and window."""
-    meta = read_meta(run)
+    return _untrained_by(read_meta(run), seed)
+
+
+def _untrained_by(meta: dict[str, Any], seed: int) -> Pretrained:
     config = meta["config"]
     return untrained(
         config["encoder"], FrontEnd(**meta["front_end"]), config["crop"]["seconds"], seed
     )
 
 
-def load_pretrained(run: str) -> Pretrained:
-    """The encoder of a run's newest checkpoint, from its `encoder` and `meta` alone."""
-    fresh = untrained_like(run, 0)
+def load_pretrained(
+    run: str, *, listed: bool = True, folder: pathlib.Path | None = None
+) -> Pretrained:
+    """The encoder of a run's newest checkpoint, from its `encoder` and `meta` alone.
+
+    Args:
+      run: its work directory.
+      listed: whether to log what became of every leaf.
+      folder: of the checkpoint; the newest if None.
+    """
+    folder = folder or _newest(run)[0]
+    meta = _meta(folder)
+    fresh = _untrained_by(meta, 0)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    variables = restore_item(run, "encoder", fresh.variables, sharding)
-    return dataclasses.replace(
-        fresh, variables=variables, synthetic=bool(read_meta(run)["synthetic"])
+    variables = restore_item(
+        run, "encoder", fresh.variables, sharding, listed=listed, folder=folder
     )
+    return dataclasses.replace(fresh, variables=variables, synthetic=bool(meta["synthetic"]))
 
 
-def load_trained(run: str) -> Trained:
+def load_trained(run: str, *, listed: bool = True) -> Trained:
     """A run's classifier. Raises UserError where the run trained none."""
-    pretrained, meta = load_pretrained(run), read_meta(run)
+    folder = _newest(run)[0]  # once: a run that is training may save meanwhile
+    meta = _meta(folder)
     if not meta["labels"]:
         raise UserError(f"{run} has no classifier; give the --workdir of a fine-tuned run")
+    pretrained = load_pretrained(run, listed=listed, folder=folder)
     head = Classifier(len(meta["labels"]))
     key, embedding = jax.random.key(0), jnp.zeros((1, pretrained.encoder.features))
     target = {"params": {"head": jax.eval_shape(head.init, key, embedding)["params"]}}
+    target["batch_stats"] = {}
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    restored = restore_item(run, "head", target | {"batch_stats": {}}, sharding)
+    restored = restore_item(run, "head", target, sharding, listed=listed, folder=folder)
     return Trained(
         pretrained,
         head,

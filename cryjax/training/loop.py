@@ -4,12 +4,13 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import tqdm
+from absl import logging
 from jax.experimental import multihost_utils
 
 from cryjax.command.errors import UserError
@@ -74,29 +75,97 @@ class _StopSignal:
 class _Window:
     """Means of the metrics since the last line was logged, and where the time went."""
 
-    def __init__(self, examples_per_step: int):
+    def __init__(self, examples_per_step: int, before: Sequence[dict[str, float]]):
+        """Goes on from the metrics of steps `before` a stop, so that no line misses them."""
         self._examples = examples_per_step
-        self.clear()
+        self.metrics = [*before]
+        self.restart()
 
     def clear(self) -> None:
-        self._metrics: list[dict[str, float]] = []
+        self.metrics = []
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets the time of the steps so far, not their metrics."""
+        self._untimed = len(self.metrics)
         self._start = time.perf_counter()
         self.waiting = 0.0
         self.paused = 0.0
 
-    def add(self, metrics: dict[str, float]) -> None:
-        self._metrics.append(metrics)
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        # As JSON would give them back, so that a mean is the same over those that it gave back.
+        self.metrics.append({name: float(value) for name, value in metrics.items()})
 
     def summary(self) -> dict[str, float]:
         elapsed = max(time.perf_counter() - self._start - self.paused, 1e-9)
-        means = {
-            name: float(np.mean([metrics[name] for metrics in self._metrics]))
-            for name in self._metrics[0]
-        }
+        # Means of the updates that were made; all of them, and 'skipped' counts the others.
+        made = [metrics for metrics in self.metrics if not metrics["skipped"]]
+        means = (
+            {name: float(np.mean([metrics[name] for metrics in made])) for name in made[0]}
+            if made
+            else {}
+        )
         return means | {
-            "clips_per_second": len(self._metrics) * self._examples / elapsed,
+            "skipped": sum(float(metrics["skipped"]) for metrics in self.metrics),
+            "clips_per_second": (len(self.metrics) - self._untimed) * self._examples / elapsed,
             "waiting_for_data": self.waiting / elapsed,
         }
+
+
+class _Reader:
+    """Takes batches, and says so when one does not come: a thread that hangs says nothing."""
+
+    def __init__(self, batches: Iterator[dict[str, np.ndarray]], seconds: float = 60.0):
+        self._batches = batches
+        self._seconds = seconds
+        self._since: tuple[int, float] | None = None
+        self._ended = threading.Event()
+        self._watch = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> "_Reader":
+        self._watch.start()
+        return self
+
+    def _look(self) -> None:
+        told = 0
+        while not self._ended.wait(self._seconds / 10):
+            since = self._since
+            if since and since[0] != told and time.monotonic() - since[1] > self._seconds:
+                told = since[0]
+                logging.warning(
+                    "no batch for step %d in %.0f s: does the disk that holds config.data answer?",
+                    told, self._seconds,
+                )  # fmt: skip
+
+    def next(self, step: int) -> dict[str, np.ndarray]:
+        """The batch of a step. Raises UserError where it cannot be read."""
+        self._since = step, time.monotonic()
+        try:
+            return next(self._batches)
+        except (OSError, RuntimeError) as error:
+            said = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"the batch of step {step} cannot be read ({type(error).__name__}: {said}): look "
+                "at the disk that holds config.data; the run goes on from its last checkpoint"
+            ) from error
+        finally:
+            self._since = None
+
+    def __exit__(self, *_: Any) -> None:
+        self._ended.set()
+
+
+def collapsed(metrics: Mapping[str, float]) -> str:
+    """What the metrics of views say of a collapse, or ''.
+
+    All projections nearly alike, by the uniformity, whose 0 is a single point; or along a line, by
+    the effective rank.
+    """
+    if metrics.get("uniformity", -1.0) > -0.02:
+        return f"all projections are nearly the same (uniformity {metrics['uniformity']:.3f})"
+    if metrics.get("effective_rank", 2.0) < 1.2:
+        return f"all projections lie on a line (effective rank {metrics['effective_rank']:.2f})"
+    return ""
 
 
 def _progress(total: int, start: int, shown: bool) -> tqdm.tqdm:
@@ -120,6 +189,8 @@ def train(
     batch_size: int,
     evaluate: Callable[[TrainState, int], dict[str, float]] | None = None,
     enough: Callable[[], bool] = lambda: False,
+    skip: bool = False,
+    recordings: Callable[[int], str] = lambda _: "unknown",
 ) -> TrainState:
     """Runs from `state.step` to the end of the schedule.
 
@@ -139,6 +210,8 @@ def train(
         end, if ever.
       enough: asked at a resumed start and after each evaluation; ends the run early. All
         processes must say the same.
+      skip: whether to go on after an update that was not finite, and so not made.
+      recordings: of a step's batch, counted from 0, for the message.
 
     Returns:
       The last state, saved.
@@ -150,22 +223,25 @@ def train(
     start = int(state.step)
     host = jax.local_devices(backend="cpu")[0]
     first_process = jax.process_index() == 0
-    window = _Window(batch_size)
+    window = _Window(batch_size, checkpoints.meta.get("window", ()))
     pending: tuple[int, dict[str, jax.Array]] | None = None
+    warned = False
 
     def read() -> None:
         """Reads the metrics of the step before: the device has work meanwhile."""
-        nonlocal pending
+        nonlocal pending, warned
         if pending is None:
             return
         step, metrics = pending[0], jax.device_get(pending[1])
         pending = None
-        bad = [name for name in ("loss", "gradient_norm") if not np.isfinite(metrics.get(name, 0))]
-        if bad:
+        if metrics["skipped"] and not skip:
             checkpoints.wait()  # the one that the message names may still be under way
+            bad = "loss" if not np.isfinite(metrics["loss"]) else "gradient_norm"
             raise UserError(
-                f"the {bad[0]} is {metrics[bad[0]]} at step {step}; the last checkpoint is of step "
-                f"{checkpoints.latest}: lower config.optimizer.learning_rate, or raise its warmup"
+                f"the {bad} is {metrics[bad]} at step {step}, whose batch has the recordings "
+                f"{recordings(step - 1)}; the last checkpoint is of step {checkpoints.latest}: "
+                "lower config.optimizer.learning_rate or raise its warmup, or leave "
+                "such updates out with --config.nonfinite=skip"
             )
         window.add(metrics)
         bar.set_postfix_str(f"loss {metrics['loss']:.3f}", refresh=False)
@@ -173,8 +249,17 @@ def train(
             # On an accelerator it would queue behind the step that is under way.
             with jax.default_device(host):
                 rate = float(learning_rate(step - 1))
-            workdir.log(step, window.summary() | {"learning_rate": rate})
+            summary = window.summary()
+            workdir.log(step, summary | {"learning_rate": rate})
             window.clear()
+            # In the first steps they are alike because nothing was learnt yet.
+            if not warned and step > schedule.total / 10 and (how := collapsed(summary)):
+                warned = True
+                logging.warning(
+                    "step %d: the encoder may have collapsed: %s; try a lower "
+                    "config.optimizer.learning_rate, a higher config.temperature, other views",
+                    step, how,
+                )  # fmt: skip
 
     def pause(action: Callable[[], Any]) -> Any:
         """Runs what is not training, and keeps its time out of the rates."""
@@ -187,10 +272,14 @@ def train(
     if last:  # stopped after its last step, before its result was written
         return state
 
-    with _StopSignal() as stop, _progress(schedule.total, start, first_process) as bar:
+    with (
+        _StopSignal() as stop,
+        _progress(schedule.total, start, first_process) as bar,
+        _Reader(batches) as reader,
+    ):
         for step in range(start + 1, schedule.total + 1):
             begin = time.perf_counter()
-            batch = next(batches)
+            batch = reader.next(step)
             window.waiting += time.perf_counter() - begin
             state, metrics = step_at(step)(state, parallel.shard(batch), key)
             read()
@@ -199,7 +288,7 @@ def train(
                 # The first step compiles; its time says nothing of the rest.
                 jax.block_until_ready(metrics)
                 read()
-                window.clear()
+                window.restart()
             bar.update()
             stops = stop.after(step)
             last = step == schedule.total
@@ -211,7 +300,9 @@ def train(
             ends = stops or last
             if ends or (schedule.checkpoint_every and step % schedule.checkpoint_every == 0):
                 read()
-                pause(lambda current=state, at=step: checkpoints.save(current, at, meta))
+                # With the metrics that no line has yet.
+                kept = meta | {"window": window.metrics}
+                pause(lambda current=state, at=step, kept=kept: checkpoints.save(current, at, kept))
             if ends:
                 break
     checkpoints.wait()

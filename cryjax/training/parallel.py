@@ -12,6 +12,7 @@ would be device-count times too large without any error (jax-ml/jax, 'varying ma
 """
 
 import functools
+import hashlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -98,6 +99,33 @@ def _meet() -> None:
         check_vma=False,
     )
     jax.block_until_ready(jax.jit(everyone)())
+
+
+def agree(**what: str) -> None:
+    """Refuses to start where the processes were not given the same.
+
+    Args:
+      **what: a word for it -> all of it as text; the same words in every process.
+
+    Raises:
+      UserError: in every process, with the words and processes that differ from the first.
+    """
+    if jax.process_count() == 1:
+        return
+    mine = [
+        np.frombuffer(hashlib.sha256(text.encode()).digest(), np.int32) for text in what.values()
+    ]
+    everyone = multihost_utils.process_allgather(np.stack(mine))
+    differing = [
+        f"{name} (process {', '.join(map(str, np.flatnonzero(other)))})"
+        for name, other in zip(what, (everyone != everyone[:1]).any(axis=2).T, strict=True)
+        if other.any()
+    ]
+    if differing:
+        raise UserError(
+            f"the processes of this job differ from the first in {' and '.join(differing)}; start "
+            "all of them from one installation, with one command and the same data"
+        )
 
 
 class Parallel:

@@ -59,6 +59,7 @@ RULES = {
     "optimizer.momentum": number(0, 1),
     "optimizer.warmup": config_lib.LENGTH,
     "memory.remat": boolean(),
+    "nonfinite": one_of("stop", "skip"),
     "loader.threads": integer(1),
     "loader.buffer": integer(1),
 }

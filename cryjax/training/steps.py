@@ -48,6 +48,22 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
+def _guarded(
+    old: TrainState, new: TrainState, loss: jax.Array, gradients: Any
+) -> tuple[TrainState, Metrics]:
+    """The new state or, where the loss or a gradient is not finite, the old one a step later.
+
+    So a state that is saved, or goes on, has never seen what is not finite.
+    """
+    norm = optax.tree.norm(gradients)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+    return kept.replace(step=old.step + 1), {
+        "gradient_norm": norm,
+        "skipped": 1.0 - finite.astype(jnp.float32),
+    }
+
+
 def init_state(
     key: jax.Array,
     encoder: nn.Module,
@@ -179,18 +195,17 @@ def simclr_step(
     if axis_name is not None:
         gradients = jax.lax.pmean(gradients, axis_name)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    state = TrainState(
-        step=state.step + 1,
+    updated = state.replace(
         params=optax.apply_updates(state.params, updates),
         batch_stats={"encoder": batch_stats},
         opt_state=opt_state,
     )
-    metrics = {
+    state, guarded = _guarded(state, updated, loss, gradients)
+    return state, {
         "loss": loss,
-        "gradient_norm": optax.tree.norm(gradients),
+        **guarded,
         **losses.contrastive_metrics(first, second, axis_name),
     }
-    return state, metrics
 
 
 def supervised_step(
@@ -272,21 +287,19 @@ def supervised_step(
 
     updates, opt_state = optimizer.update(live(gradients), state.opt_state, live(state.params))
     updates = jax.tree.map(lambda x, scale: scale * x, updates, scales)
-    average = state.average
-    state = TrainState(
-        step=state.step + 1,
+    updated = state.replace(
         params=optax.apply_updates(state.params, updates),
         batch_stats={"encoder": batch_stats},
         opt_state=opt_state,
     )
-    if average is not None:
-        keep = jnp.minimum(decay, state.step / (9.0 + state.step))
-        state = state.replace(
-            average=jax.tree.map(
-                lambda old, new: keep * old + (1.0 - keep) * new, average, state.live
-            )
+    if state.average is not None:
+        keep = jnp.minimum(decay, (state.step + 1) / (10.0 + state.step))
+        average = jax.tree.map(
+            lambda old, new: keep * old + (1.0 - keep) * new, state.average, updated.live
         )
-    return state, metrics | {"gradient_norm": optax.tree.norm(gradients)}
+        updated = updated.replace(average=average)
+    state, guarded = _guarded(state, updated, metrics["loss"], gradients)
+    return state, metrics | guarded
 
 
 def embed(
@@ -302,28 +315,39 @@ def embed(
     )
 
 
-def classify(
+def outputs(
     variables: dict[str, Any],
     audio: jax.Array,
     *,
     encoder: nn.Module,
-    head: nn.Module,
     settings: frontend.FrontEnd,
-    multi_label: bool,
-) -> jax.Array:
-    """Probabilities of windows in eval mode: [batch, samples] -> float32 [batch, classes].
+    head: nn.Module | None = None,
+    multi_label: bool = False,
+) -> dict[str, jax.Array]:
+    """All that a model says of windows, in eval mode.
 
     Args:
       variables: {'encoder': {'params', 'batch_stats'}, 'head': {'params'}}.
       audio: int16 or float [batch, samples].
       encoder: [batch, frames, mels] -> [batch, features].
-      head: [batch, features] -> logits [batch, classes].
       settings: of the front end.
+      head: [batch, features] -> logits [batch, classes], if there is one.
       multi_label: each class by itself, or one of all.
+
+    Returns:
+      'embedding', float32 [batch, features]; with a head 'probabilities', [batch, classes].
     """
-    embeddings = embed(variables["encoder"], audio, encoder=encoder, settings=settings)
-    logits = head.apply(variables["head"], embeddings)
-    return nn.sigmoid(logits) if multi_label else nn.softmax(logits)
+    embedding = embed(variables["encoder"], audio, encoder=encoder, settings=settings)
+    if head is None:
+        return {"embedding": embedding}
+    logits = head.apply(variables["head"], embedding)
+    probabilities = nn.sigmoid(logits) if multi_label else nn.softmax(logits)
+    return {"embedding": embedding, "probabilities": probabilities}
+
+
+def classify(variables: dict[str, Any], audio: jax.Array, **model: Any) -> jax.Array:
+    """The probabilities alone of a model with a head; as `outputs`."""
+    return outputs(variables, audio, **model)["probabilities"]
 
 
 StepFunction = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]

@@ -1,18 +1,22 @@
 """A run's folder: config.json, metrics.jsonl, TensorBoard events, figures and result.json."""
 
+import hashlib
+import importlib.metadata
 import json
 import math
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
 
 from cryjax.command import config as config_lib
 from cryjax.command.errors import UserError
 
 # Fields that may change when a run goes on: they alter how it is watched, not what it computes.
-MAY_CHANGE = ("checkpoint_every", "log_every", "neighbours.", "loader.", "parallel")
+MAY_CHANGE = ("checkpoint_every", "log_every", "neighbours.", "loader.", "nonfinite", "parallel")
 
 LEFT_BY_A_RUN = ("checkpoints/[0-9]*", "metrics.jsonl", "result.json")
 
@@ -41,6 +45,17 @@ def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:
         return []
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def code() -> str:
+    """What the numbers of a run depend on beside its config and data: versions and our sources."""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax")]
+    home = pathlib.Path(__file__).parents[1]
+    digests = [
+        f"{file.relative_to(home)} {hashlib.sha256(file.read_bytes()).hexdigest()}"
+        for file in sorted(home.rglob("*.py"))
+    ]
+    return "\n".join(versions + digests)
 
 
 class Workdir:
@@ -117,10 +132,16 @@ class Workdir:
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         if self._events is None:
+            # Not its SummaryWriter, whose thread dies of a full disk and leaves the run waiting.
+            self._events = EventsWriter(str(self.path / "events"))
             # A resumed run's events before this step stand; those after it are dropped.
-            self._events = tensorboardX.SummaryWriter(str(self.path), purge_step=step)
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._events.write_event(event_pb2.Event(step=step, session_log=start))
+        event = event_pb2.Event(wall_time=time.time(), step=step)
         for name, value in metrics.items():
-            self._events.add_scalar(name, value, step)
+            event.summary.value.add(tag=name, simple_value=value)
+        self._events.write_event(event)
+        self._events.flush()
 
     def figure(self, name: str) -> pathlib.Path:
         """Path of a figure, its folder made."""

@@ -15,7 +15,7 @@ import jax
 from cryjax.command.errors import UserError
 from cryjax.training import simclr, topology
 
-PER_CHIP, FEATURES = 4, 8
+PER_CHIP, FEATURES = 16, 8
 NO_SHAPES = ("v5e:3x5", "v5e:16", "v4:2x2x2x2", "v9:4x4", "v5e")
 
 

@@ -3,6 +3,9 @@
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from cryjax.audio import frontend
 from cryjax.command.errors import UserError
@@ -56,6 +59,62 @@ def test_the_newest_comes_back_whole(run, states):
 def test_only_so_many_are_kept(run):
     kept = {p.name for p in (run / "checkpoints").iterdir() if p.name.isdigit()}
     assert kept == {"2", "3"}
+
+
+def hurt(folder, how):
+    """Damages a checkpoint in one of the ways that disks and killed copies do."""
+    files = [p for p in (folder / "encoder").rglob("*") if p.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    if how == "flipped":
+        content[len(content) // 2] ^= 0x10
+        largest.write_bytes(content)
+    elif how == "truncated":
+        largest.write_bytes(content[: len(content) // 3])
+    elif how == "missing":
+        largest.unlink()
+    elif how == "zeros":
+        largest.write_bytes(bytes(len(content)))
+    elif how == "meta":
+        (folder / "meta" / "metadata").write_text("{")
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "missing", "zeros", "meta"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(run, states, how):
+    hurt(run / "checkpoints" / "3", how)
+    with pytest.raises(UserError, match=r"checkpoints/3: damaged .* the one before it is taken"):
+        checkpoints.load_pretrained(str(run))
+    saved = checkpoints.Checkpoints(run)
+    restored = saved.restore(states[0], parallel.Parallel().replicated)
+    assert int(restored.step) == 2 and saved.latest == 2
+    assert_equal(restored.params, states[1].params)
+    assert (run / "checkpoints" / "damaged-3").is_dir()
+    # The run goes on over the step that was lost.
+    saved.save(states[2].replace(step=jax.numpy.int32(3)), 3, META)
+    saved.wait()
+    assert int(saved.restore(states[0], parallel.Parallel().replicated).step) == 3
+    saved.close()
+    for step in (2, 3):
+        hurt(run / "checkpoints" / str(step), how)
+    with pytest.raises(UserError, match="none of the checkpoints 3, 2 is whole"):
+        checkpoints.Checkpoints(run).restore(states[0], parallel.Parallel().replicated)
+
+
+@given(
+    arrays(
+        st.sampled_from([np.float32, np.int32, np.uint8, np.float16]),
+        st.lists(st.integers(1, 4), max_size=3).map(tuple),
+    ),
+    st.data(),
+)
+def test_checksums_see_any_one_value(values, data):
+    sums = checkpoints.checksums({"a": {"b": values}})
+    assert sums.keys() == {"a/b"} and sums == checkpoints.checksums({"a": {"b": values.copy()}})
+    changed = values.copy()
+    bits = changed.reshape(-1).view(f"u{values.itemsize}")
+    place = data.draw(st.integers(0, bits.size - 1))
+    bits[place] ^= 1 << data.draw(st.integers(0, 8 * values.itemsize - 1))
+    assert checkpoints.checksums({"a": {"b": changed}}) != sums
 
 
 def test_an_unfinished_checkpoint_is_not_one(run, states):

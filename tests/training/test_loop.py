@@ -2,11 +2,13 @@
 
 import os
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import logging
 
 from cryjax.command.errors import UserError
 from cryjax.training import loop
@@ -21,9 +23,11 @@ class Recorder:
     def __init__(self):
         self.steps = []
         self.latest = None
+        self.meta = {}
 
     def save(self, state, step, meta):
         assert int(state.step) == step
+        self.meta = meta
         self.steps.append(step)
         self.latest = step
 
@@ -34,10 +38,12 @@ class Recorder:
 @jax.jit
 def step_function(state, batch, key):
     step = state.step + 1
-    return state.replace(step=step), {"loss": batch["loss"].mean()}
+    loss = batch["loss"].mean()
+    return state.replace(step=step), {"loss": loss, "skipped": 1.0 - jnp.isfinite(loss)}
 
 
-def run(tmp_path, losses, *, start=0, before=None, evaluate=None, enough=None, **schedule):
+def run(tmp_path, losses, *, start=0, before=None, evaluate=None, enough=None, skip=False,
+        **schedule):  # fmt: skip
     """Trains over batches that are their own loss; `before(n)` runs as batch n is read."""
 
     def batches():
@@ -62,6 +68,8 @@ def run(tmp_path, losses, *, start=0, before=None, evaluate=None, enough=None, *
         batch_size=2,
         evaluate=evaluate,
         enough=enough or (lambda: False),
+        skip=skip,
+        recordings=lambda step: f"of batch {step}",
     )
     return state, workdir, saved
 
@@ -71,8 +79,8 @@ def test_logs_means_over_the_steps_since_the_last_line(tmp_path):
     assert int(state.step) == 10 and saved.steps == [4, 8, 10]
     lines = workdir.metrics()
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10]
-    # Batch n, counted from 0, is step n + 1. The first step compiles and is in no mean.
-    assert [line["loss"] for line in lines] == [1.0, 2.5, 4.5, 6.5, 8.5]
+    # Batch n, counted from 0, is step n + 1.
+    assert [line["loss"] for line in lines] == [0.5, 2.5, 4.5, 6.5, 8.5]
     assert [line["learning_rate"] for line in lines] == [0.1, 0.3, 0.5, 0.7, 0.9]
     for line in lines:
         assert line["clips_per_second"] > 0 and 0 <= line["waiting_for_data"] <= 1
@@ -81,7 +89,8 @@ def test_logs_means_over_the_steps_since_the_last_line(tmp_path):
 def test_goes_on_from_a_step(tmp_path):
     state, workdir, saved = run(tmp_path, float, start=6)
     assert int(state.step) == 10 and saved.steps == [8, 10]
-    assert [line["step"] for line in workdir.metrics()] == [8, 10]
+    # Line for line those of the run that was never stopped.
+    assert [(line["step"], line["loss"]) for line in workdir.metrics()] == [(8, 6.5), (10, 8.5)]
 
 
 def test_evaluates_now_and_then(tmp_path):
@@ -121,9 +130,19 @@ def test_a_finished_run_takes_no_step(tmp_path):
 def test_a_loss_that_is_not_finite_stops_by_name(tmp_path, bad):
     with (
         jax.debug_nans(False),
-        pytest.raises(UserError, match=r"at step 7; the last checkpoint is of step 4"),
+        pytest.raises(UserError, match=r"at step 7.*of batch 6; the last checkpoint is of step 4"),
     ):
         run(tmp_path, lambda n: bad if n == 6 else 1.0)
+
+
+def test_updates_that_are_not_finite_are_counted_and_left_out_of_means(tmp_path):
+    with jax.debug_nans(False):
+        _, workdir, saved = run(
+            tmp_path, lambda n: np.nan if n in (3, 6, 7) else float(n), skip=True
+        )
+    lines = {line["step"]: line for line in workdir.metrics()}
+    assert [lines[step]["skipped"] for step in (4, 6, 8, 10)] == [1, 0, 2, 0]
+    assert lines[4]["loss"] == 2.0 and "loss" not in lines[8] and saved.steps == [4, 8, 10]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -133,3 +152,26 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
         run(tmp_path, float, before=lambda n: os.kill(os.getpid(), number) if n == 5 else None)
     assert stopped.value.code == 75
     assert signal.getsignal(number) is old
+
+
+def test_a_collapse_is_named():
+    assert "nearly the same" in loop.collapsed({"uniformity": -0.001, "effective_rank": 5.0})
+    assert "on a line" in loop.collapsed({"uniformity": -2.0, "effective_rank": 1.05})
+    assert not loop.collapsed({"uniformity": -2.0, "effective_rank": 20.0})
+    assert not loop.collapsed({"loss": 1.0})
+
+
+def test_a_batch_that_does_not_come_is_noticed(caplog):
+    logging.set_verbosity(logging.INFO)
+
+    def batches():
+        yield {"step": 1}
+        time.sleep(0.5)
+        yield {"step": 2}
+        raise OSError("the disk is gone")
+
+    with loop._Reader(batches(), seconds=0.1) as reader:
+        assert reader.next(1) == {"step": 1} and "no batch" not in caplog.text
+        assert reader.next(2) == {"step": 2} and "no batch for step 2" in caplog.text
+        with pytest.raises(UserError, match=r"batch of step 3 cannot be read .*the disk is gone"):
+            reader.next(3)

@@ -144,6 +144,7 @@ def test_chunks_and_remat_change_no_gradient(made, batch, chunks, remat):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * (np.abs(b).max() + 1e-2))
 
 
+@pytest.mark.slow
 def test_chunks_save_memory(made):
     _, _, options = made
     batch = {
@@ -170,12 +171,13 @@ def test_supervised_step_is_plain_gradient_descent_with_an_average(batch):
     weights = np.array([0.5, 1.0, 2.0], np.float32)
     recipe = RECIPE | {"transforms": []}
     scales = optimizers.rate_scales(state.params, encoder=0.5, blocks=4, frozen=1)
-    after, metrics = steps.supervised_step(
-        state, batch | {"target": targets}, jax.random.key(1),
+    step = functools.partial(
+        steps.supervised_step,
         encoder=encoder.clone(frozen=1), head=head, optimizer=optimizer, recipe=recipe,
         loss=functools.partial(losses.classification, multi_label=False, class_weights=weights),
         scales=scales, decay=0.99,
     )  # fmt: skip
+    after, metrics = jax.jit(step)(state, batch | {"target": targets}, jax.random.key(1))
     step_key = jax.random.fold_in(jax.random.key(1), 5)
     keys = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(step_key, place), 3))(
         np.arange(16)
@@ -191,7 +193,7 @@ def test_supervised_step_is_plain_gradient_descent_with_an_average(batch):
         each = -jax.numpy.log((probability * targets).sum(axis=1))
         return (each * (targets @ weights)).mean(), changed["batch_stats"]
 
-    (value, stats), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+    (value, stats), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params)
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
     expected = jax.tree.map(lambda p, g, s: p - 0.1 * s * g, state.params, gradients, scales)
     live = {"params": expected, "batch_stats": {"encoder": stats}}
@@ -200,6 +202,35 @@ def test_supervised_step_is_plain_gradient_descent_with_an_average(batch):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, wanted
         )
+
+
+def test_an_update_that_is_not_finite_is_not_made(batch):
+    encoder, head = make_encoder("cnn6", 1 / 16), Classifier(3)
+    optimizer = optimizers.make_optimizer("adamw", 0.1, weight_decay=0.1)
+    state = steps.init_state(jax.random.key(0), encoder, head, optimizer, 40)
+    state = state.replace(average=state.live)
+
+    def step(state, loss):
+        targets = np.eye(3, dtype=np.float32)[np.arange(16) % 3]
+        made = functools.partial(
+            steps.supervised_step,
+            encoder=encoder, head=head, optimizer=optimizer, loss=loss, decay=0.9,
+            recipe=RECIPE | {"transforms": []}, scales=jax.tree.map(lambda _: 1.0, state.params),
+        )  # fmt: skip
+        return jax.jit(made)(state, batch | {"target": targets}, jax.random.key(1))
+
+    with jax.debug_nans(False):
+        for bad in (
+            lambda logits, _: logits.sum(axis=-1) * jax.numpy.nan,
+            lambda logits, _: jax.numpy.sqrt(0.0 * logits).sum(axis=-1),  # its gradient alone
+        ):
+            after, metrics = step(state, bad)
+            assert metrics["skipped"] == 1 and int(after.step) == int(state.step) + 1
+            kept = after.replace(step=state.step)
+            jax.tree.map(np.testing.assert_array_equal, kept, state)
+    after, metrics = step(state, lambda logits, _: logits.sum(axis=-1))
+    assert metrics["skipped"] == 0
+    assert np.any(after.params["head"]["classifier"]["bias"])
 
 
 def test_dropout_keeps_the_expected_embedding_and_draws_for_each_example(batch):
