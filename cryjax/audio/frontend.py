@@ -76,6 +76,8 @@ PRESETS: dict[str, FrontEnd] = {
     "small_8k": FrontEnd(8_000, 256, 80, 40, 60.0, 4_000.0, normalise="sentence"),
 }
 
+LEAST_POWER = 1e-10
+
 
 def resolve(settings: str | FrontEnd) -> FrontEnd:
     """A preset by its name, or the settings themselves. Raises ValueError for an unknown name."""
@@ -93,8 +95,8 @@ def _window(settings: FrontEnd) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=16)
-def _mel_filters(settings: FrontEnd) -> np.ndarray:
-    """[bins, mels]"""
+def mel_filters(settings: FrontEnd) -> np.ndarray:
+    """[bins, mels], bins = 1 + window_length // 2."""
     return librosa.filters.mel(
         sr=settings.sample_rate,
         n_fft=settings.window_length,
@@ -113,6 +115,11 @@ def _fourier_basis(length: int) -> np.ndarray:
     return np.concatenate([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
 
 
+def windowed_fourier_basis(settings: FrontEnd) -> np.ndarray:
+    """[window_length, 2 * bins]: the window times cosines, then sines."""
+    return _fourier_basis(settings.window_length) * _window(settings)[:, None]
+
+
 def _frame(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
     """[batch, samples] -> [batch, frames, window_length].
 
@@ -125,8 +132,9 @@ def _frame(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
     mode = settings.padding if samples > window // 2 else "constant"  # too short to reflect
     pieces = -(-window // hop)
     padded = jnp.pad(waveform, ((0, 0), (window // 2, window // 2)), mode=mode)
-    total = (frames + pieces - 1) * hop
-    padded = jnp.pad(padded, ((0, 0), (0, max(0, total - padded.shape[1]))))[:, :total]
+    # By what is needed at most: an exported program leaves the number of samples open.
+    padded = jnp.pad(padded, ((0, 0), (0, pieces * hop)))
+    padded = jax.lax.slice_in_dim(padded, 0, (frames + pieces - 1) * hop, axis=1)
     chunks = padded.reshape(batch, frames + pieces - 1, hop)
     framed = jnp.concatenate([chunks[:, k : k + frames] for k in range(pieces)], axis=-1)
     return framed[..., :window]
@@ -157,12 +165,12 @@ def mel_power(waveform: jax.Array, settings: str | FrontEnd) -> jax.Array:
     frames = _frame(to_float(waveform), settings) * _window(settings)[None, None]
     # A TPU multiplies matrices far faster than it transforms; elsewhere the FFT wins.
     power = jax.lax.platform_dependent(frames, tpu=_power_by_matmul, default=_power_by_fft)
-    return jnp.matmul(power, _mel_filters(settings), precision="highest")
+    return jnp.matmul(power, mel_filters(settings), precision="highest")
 
 
 def decibels(power: jax.Array) -> jax.Array:
-    """10 log10 of a power, floored at 1e-10 (PANNs' `LogmelFilterBank`): -100 dB at the lowest."""
-    return 10.0 * jnp.log10(jnp.maximum(power, 1e-10))
+    """10 log10 of a power, floored (PANNs' `LogmelFilterBank`): -100 dB at the lowest."""
+    return 10.0 * jnp.log10(jnp.maximum(power, LEAST_POWER))
 
 
 def normalise(log_mel_spectrogram: jax.Array, settings: str | FrontEnd) -> jax.Array:

@@ -40,8 +40,10 @@ def _patches(x: jax.Array, size: int) -> jax.Array:
 def _in_groups(x: jax.Array, size: int) -> jax.Array:
     """[batch, ...] -> [groups, batch / groups, ...], a group's patches about `_PATCH_BYTES`."""
     batch, height, width, channels = x.shape
-    most = _PATCH_BYTES // (height * width * channels * size * size * x.dtype.itemsize)
-    group = next(n for n in range(min(max(most, 1), batch), 0, -1) if batch % n == 0)
+    group = 1  # of a batch or a length that an exported program leaves open
+    if isinstance(batch, int) and isinstance(height, int):
+        most = _PATCH_BYTES // (height * width * channels * size * size * x.dtype.itemsize)
+        group = next(n for n in range(min(max(most, 1), batch), 0, -1) if batch % n == 0)
     return x.reshape(batch // group, group, height, width, channels)
 
 

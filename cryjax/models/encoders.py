@@ -14,6 +14,8 @@ from flax import linen as nn
 
 from cryjax.models.conv import Conv
 
+NORM_EPSILON = 1e-5  # of batch norm, as in PyTorch
+
 
 def average_pool(x: jax.Array) -> jax.Array:
     """2 x 2 average pooling of [batch, height, width, channels]; odd edges are dropped.
@@ -81,7 +83,7 @@ class Encoder(nn.Module):
                 nn.BatchNorm,
                 use_running_average=not learns,
                 momentum=0.9,
-                epsilon=1e-5,
+                epsilon=NORM_EPSILON,
                 dtype=self.dtype,
                 axis_name=self.axis_name if learns else None,
             )

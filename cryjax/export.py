@@ -1,0 +1,182 @@
+"""A run's model for others: StableHLO, ONNX, PyTorch's safetensors, or a folder for a model hub.
+
+    python -m cryjax.export --model=TUNED --format=onnx --out=model.onnx
+    python -m cryjax.export --model=RUN --format=stablehlo --out=encoder.stablehlo
+    python -m cryjax.export --model=RUN --format=safetensors --out=encoder.safetensors
+    python -m cryjax.export --model=TUNED --format=folder --out=FOLDER
+
+Waveforms in (float32 [batch, samples] in [-1, 1], any batch and length), 'embedding' out and, of a
+fine-tuned run, 'probabilities'. What was written is read back and run in a process of its own, on
+noise and on recordings, before it gets its name: the largest difference is printed, and above the
+tolerance there is no file.
+"""
+
+import json
+import pathlib
+import tempfile
+from typing import Any
+
+from absl import flags
+
+from cryjax.command import program
+from cryjax.command.errors import UserError
+from cryjax.data.records import Prepared, open_prepared
+from cryjax.interop import card, model, onnx, panns, stablehlo, verify, weights
+from cryjax.training import checkpoints
+
+FORMATS = ("stablehlo", "onnx", "safetensors", "folder")
+# As a share of the largest value, of what is computed from weights of that kind.
+TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 1e-1}
+
+_MODEL = flags.DEFINE_string("model", None, "The --workdir of a training run.")
+_FORMAT = flags.DEFINE_enum("format", None, FORMATS, "What to write.")
+_OUT = flags.DEFINE_string("out", None, "File, or for --format=folder the folder, to make.")
+_WEIGHTS = flags.DEFINE_enum(
+    "weights", "float32", weights.KINDS, "How to store them; all is computed in float32."
+)
+_ENCODER_ONLY = flags.DEFINE_bool("encoder_only", False, "Leave a classifier out.")
+_TOLERANCE = flags.DEFINE_float(
+    "tolerance", None, "Largest difference, as a share of the largest value; default: by --weights."
+)
+_DATA = flags.DEFINE_string(
+    "data", None, "A prepared dataset to try it on; default: the run's own, if it is still there."
+)
+_LICENSE = flags.DEFINE_string("license", "", "Of the weights, for the card of a folder.")
+
+
+def recordings(meta: dict[str, Any], sample_rate: int) -> Prepared | None:
+    """The dataset to try the export on, or None."""
+    if _DATA.value:
+        prepared = open_prepared(_DATA.value)
+        if prepared.sample_rate != sample_rate:
+            raise UserError(
+                f"--data={_DATA.value} is at {prepared.sample_rate} Hz, the model at {sample_rate}"
+            )
+        return prepared
+    own = str(meta["config"].get("data", "")).split(",")[0].rpartition(":")
+    for path in filter(None, (own[0], "".join(own))):
+        try:
+            prepared = open_prepared(path)
+        except UserError:
+            continue
+        if prepared.sample_rate == sample_rate:
+            return prepared
+    return None
+
+
+def write_safetensors(source: model.Source, path: pathlib.Path, kind: str) -> None:
+    description = source.description
+    tensors = panns.to_state_dict(source.variables, description.encoder, description.front_end)
+    panns.write_tensors(path, tensors, kind)
+
+
+# The file's weights in our own network, whose equality with PyTorch's the tests show.
+_CHECK_SAFETENSORS = """
+import pathlib, sys, jax, numpy as np
+from cryjax.interop import model, panns
+source = model.read_run(sys.argv[1], encoder_only=sys.argv[2] == "True")
+tensors = panns.read_tensors(pathlib.Path(sys.argv[3]))
+_, _, variables = panns.from_state_dict(tensors, source.description.front_end)
+inputs, found = np.load(sys.argv[4]), {}
+for name in inputs.files:
+    for output, value in jax.jit(source.function)(variables, inputs[name]).items():
+        found[name + "/" + output] = np.asarray(value)
+np.savez(sys.argv[5], **found)
+"""
+
+
+def written(source: model.Source, folder: pathlib.Path, name: str) -> list[tuple[str, list[str]]]:
+    """Writes files of a format under `folder`; gives how each is checked: script and arguments."""
+    kind = _WEIGHTS.value
+    own = [_MODEL.value, str(_ENCODER_ONLY.value)]
+    if _FORMAT.value == "folder":
+        onnx.write(source, folder / "model.onnx", kind)
+        write_safetensors(source, folder / "model.safetensors", kind)
+        return [
+            (onnx.CHECK, [str(folder / "model.onnx")]),
+            (_CHECK_SAFETENSORS, [*own, str(folder / "model.safetensors")]),
+        ]
+    file = folder / name
+    if _FORMAT.value == "onnx":
+        onnx.write(source, file, kind)
+        return [(onnx.CHECK, [str(file)])]
+    if _FORMAT.value == "stablehlo":
+        stablehlo.write(source, file, kind)
+        return [(stablehlo.CHECK, [str(file)])]
+    write_safetensors(source, file, kind)
+    return [(_CHECK_SAFETENSORS, [*own, str(file)])]
+
+
+def fill_folder(source: model.Source, meta: dict[str, Any], folder: pathlib.Path) -> None:
+    """What a model folder has beside its weights."""
+    file = pathlib.Path(_MODEL.value) / "result.json"
+    result = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    texts = {
+        "config.json": card.config(source.description),
+        "README.md": card.write(source.description, meta, result, _LICENSE.value),
+        "example.py": card.example(source.description),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def check(source: model.Source, meta: dict[str, Any], checks: list[tuple[str, list[str]]]) -> str:
+    """Runs the checks; a table of differences. Raises UserError above the tolerance."""
+    tolerance = TOLERANCES[_WEIGHTS.value] if _TOLERANCE.value is None else _TOLERANCE.value
+    prepared = recordings(meta, source.description.sample_rate)
+    inputs = verify.waveforms(source.description, prepared)
+    wanted = verify.expected(source, inputs)
+    lines = ["largest difference, as a share of the largest value:"]
+    for script, arguments in checks:
+        found = verify.differences(wanted, verify.answers(script, arguments, inputs))
+        lines += [f"  {name:<28}{value:.1e}" for name, value in found.items()]
+        worst = max(found, key=found.get)
+        if not found[worst] <= tolerance:
+            raise UserError(
+                f"the export differs from the run by {found[worst]:.1e} on {worst}, more than "
+                f"{tolerance:g}; take --weights=float32, or allow it with --tolerance"
+            )
+    if prepared is None:
+        lines.append("  tried on noise alone: the run's data are not here; give --data")
+    return "\n".join(lines)
+
+
+def _bytes(path: pathlib.Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def main(_: list[str]) -> None:
+    run, kind = program.required(_MODEL), program.required(_FORMAT)
+    out = pathlib.Path(program.required(_OUT)).absolute()
+    if kind in ("onnx", "stablehlo", "safetensors") and out.suffix != f".{kind}":
+        raise UserError(f"--out={_OUT.value}: name it with .{kind} at its end")
+    if kind in ("safetensors", "folder") and _WEIGHTS.value == "int8":
+        raise UserError("--weights=int8: PyTorch's classes take floats; take float16")
+    if out.is_dir():
+        raise UserError(f"--out={_OUT.value} is there already; give another, or delete it")
+    source = model.read_run(run, encoder_only=_ENCODER_ONLY.value)
+    description = source.description
+    if description.window_samples < description.least_samples:
+        raise UserError(
+            f"{run} was trained on windows of {description.window_samples} samples, and an export "
+            f"takes {description.least_samples} at least; train on longer ones, config.crop.seconds"
+        )
+    meta = checkpoints.read_meta(run)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        folder = pathlib.Path(temporary) / out.name
+        folder.mkdir()
+        report = check(source, meta, written(source, folder, out.name))
+        if kind == "folder":
+            fill_folder(source, meta, folder)
+            folder.rename(out)
+        else:
+            for file in folder.iterdir():
+                file.replace(out.parent / file.name)
+    outputs = " and ".join(description.output_names)
+    print(f"{_OUT.value}: {outputs}, {_bytes(out) / 1e6:.1f} MB\n{report}")
+
+
+if __name__ == "__main__":
+    program.run(main)

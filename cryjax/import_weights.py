@@ -1,0 +1,86 @@
+"""PANNs' weights, or speechbrain's CNN14, as a run to probe, fine-tune, adapt or export.
+
+    python -m cryjax.import_weights --weights=Cnn14_16k_mAP=0.438.pth --workdir=PANNS
+
+Reads .safetensors, and .pth and .ckpt where PyTorch is installed, weights only. The rate follows
+from the file's own filters: 32 kHz for Cnn14, Cnn10 and Cnn6, 16 kHz for Cnn14_16k. speechbrain's
+files have none: give --front_end=cssl_sound.
+"""
+
+import csv
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+from absl import flags
+
+from cryjax.audio import frontend
+from cryjax.command import program
+from cryjax.command.errors import UserError
+from cryjax.interop import panns, run
+
+_WEIGHTS = flags.DEFINE_string("weights", None, "The .pth, .ckpt or .safetensors file.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run to make.")
+_FRONT_END = flags.DEFINE_enum(
+    "front_end", None, sorted(frontend.PRESETS), "Of the network; default: by the file's filters."
+)
+_WINDOW = flags.DEFINE_float(
+    "window_seconds", 10.0, "Recordings are embedded in windows of this length.", lower_bound=0.1
+)
+_LABELS = flags.DEFINE_string(
+    "labels", None, "Names of the classes: a text with one a line, or class_labels_indices.csv."
+)
+
+
+def choose_front_end(tensors: Mapping[str, np.ndarray]) -> str:
+    """The preset of --front_end, or else by the file's mel filters."""
+    if _FRONT_END.value:
+        return _FRONT_END.value
+    if fitting := panns.fitting_front_ends(tensors):
+        return fitting[0]
+    known = ", ".join(sorted(frontend.PRESETS))
+    raise UserError(f"{_WEIGHTS.value} tells no front end; give --front_end, one of {known}")
+
+
+def read_labels(classes: int) -> tuple[str, ...]:
+    """Names of the classes: those of --labels, or their numbers."""
+    if not _LABELS.value:
+        return tuple(map(str, range(classes)))
+    path = pathlib.Path(_LABELS.value)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = list(csv.reader(file)) if path.suffix == ".csv" else [[x.strip()] for x in file]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--labels={path}: cannot be read ({error})") from error
+    lines = [line for line in lines if any(line)]
+    if lines and "display_name" in lines[0]:
+        column = lines[0].index("display_name")
+        lines = [[line[column]] for line in lines[1:]]
+    names = tuple(line[0] for line in lines)
+    if len(names) != classes or len(set(names)) != classes:
+        raise UserError(
+            f"--labels={path} has {len(set(names))} different names, and the file {classes} classes"
+        )
+    return names
+
+
+def main(_: list[str]) -> None:
+    file = pathlib.Path(program.required(_WEIGHTS))
+    folder = program.required(_WORKDIR)
+    tensors = panns.read_tensors(file)
+    front_end = choose_front_end(tensors)
+    settings = frontend.resolve(front_end)
+    encoder, width, variables = panns.from_state_dict(tensors, settings)
+    classifier = variables.get("head")
+    labels: tuple[str, ...] = ()
+    if classifier:
+        labels = read_labels(classifier["params"]["classifier"]["kernel"].shape[1])
+    run.write(pathlib.Path(folder), encoder, width, front_end, _WINDOW.value, variables, labels)
+    print(
+        f"{folder}: {encoder} of width {width:g}, front end {front_end} ({settings.sample_rate} "
+        f"Hz), {len(labels) or 'no'} classes"
+    )
+
+
+if __name__ == "__main__":
+    program.run(main)

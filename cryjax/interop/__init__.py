@@ -1,0 +1,1 @@
+"""Models as others use them: loaded in Python, exported, imported."""

@@ -1,0 +1,155 @@
+"""A model folder's `config.json` and model card, filled in from the run."""
+
+import dataclasses
+import json
+from typing import Any
+
+from cryjax import __version__
+from cryjax.interop.model import Description
+
+_EXAMPLE = '''"""Runs the model on a recording: python example.py RECORDING.wav
+
+Needs onnxruntime, numpy and soundfile. The recording is taken as one window; for a long one, take
+the mean over windows of {window:g} s.
+"""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+import onnxruntime
+import soundfile
+
+home = pathlib.Path(__file__).parent
+config = json.loads((home / "config.json").read_text())
+waveform, rate = soundfile.read(sys.argv[1], dtype="float32", always_2d=True)
+if rate != config["front_end"]["sample_rate"]:
+    sys.exit(f"it is at {{rate}} Hz: resample it to {{config['front_end']['sample_rate']}} first")
+waveform = waveform.mean(axis=1)
+if len(waveform) < config["window_samples"]:
+    waveform = np.resize(waveform, config["window_samples"])
+session = onnxruntime.InferenceSession(home / "model.onnx")
+{use}
+'''
+_USE_CLASSIFIER = """(probabilities,) = session.run(["probabilities"], {"waveform": waveform[None]})
+for label, probability in zip(config["labels"], probabilities[0]):
+    print(f"{label}: {probability:.3f}")"""
+_USE_ENCODER = """(embedding,) = session.run(["embedding"], {"waveform": waveform[None]})
+print(embedding[0])"""
+
+
+def example(description: Description) -> str:
+    """A program that uses the folder."""
+    window = description.window_samples / description.sample_rate
+    use = _USE_CLASSIFIER if description.labels else _USE_ENCODER
+    return _EXAMPLE.format(window=window, use=use)
+
+
+def config(description: Description) -> str:
+    """`config.json`: what the hub looks for, and the description."""
+    fields: dict[str, Any] = {
+        "model_type": "cryjax",
+        "architectures": [description.encoder.upper()],
+        "cryjax_version": __version__,
+        **dataclasses.asdict(description),
+    }
+    if description.labels:
+        fields["id2label"] = {str(i): label for i, label in enumerate(description.labels)}
+        fields["label2id"] = {label: i for i, label in enumerate(description.labels)}
+    return json.dumps(fields, indent=2, sort_keys=True) + "\n"
+
+
+def _metric(result: dict[str, Any], name: str, words: str) -> str:
+    low, high = result["intervals"][name]
+    return f"| {words} | {result[name]:.3f} [{low:.3f}, {high:.3f}] |"
+
+
+def _measured(result: dict[str, Any]) -> str:
+    words = {
+        "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_auc": "macro AUC",
+        "auc": "ROC AUC", "average_precision": "average precision", "f1": "F1",
+        "sensitivity_at_80_specificity": "sensitivity at 80 % specificity",
+    }  # fmt: skip
+    lines = [
+        _metric(result, name, words.get(name, name.replace("_", " ")))
+        for name, interval in result["intervals"].items()
+        if result.get(name) is not None and None not in interval
+    ]
+    caveats = "".join(f"\n- {said}" for said in result.get("warnings", ()))
+    return (
+        f"On {result['n_recordings']} recordings of {result['n_subjects']} subjects, none of whom "
+        f"it was trained on ({result.get('scored', 'test')} set); intervals of 95 % by a bootstrap "
+        "over subjects.\n\n| metric | value |\n|---|---|\n"
+        + "\n".join(lines)
+        + f"\n\nAlways giving the most common label is right "
+        f"{result['majority_accuracy']:.3f} of the time.\n{caveats}"
+        if "majority_accuracy" in result
+        else ""
+    )
+
+
+def write(
+    description: Description, meta: dict[str, Any], result: dict[str, Any], license: str
+) -> str:
+    """The model card, as Markdown with the hub's front matter.
+
+    Args:
+      description: of the model.
+      meta: of the run's checkpoint.
+      result: the run's result.json, empty where it has none.
+      license: of the weights; '' where whoever publishes them has still to choose.
+    """
+    front_end = description.front_end
+    kind = {
+        "pretrain": "SimCLR, without labels",
+        "finetune": "supervised",
+        "import_weights": "imported weights",
+    }.get(meta["program"], meta["program"])
+    pipeline = "audio-classification" if description.labels else "feature-extraction"
+    matter = ["library_name: onnx", f"pipeline_tag: {pipeline}", "tags: [audio, jax, cryjax]"]
+    if license:
+        matter.insert(0, f"license: {license}")
+    said = [
+        f"- Encoder: {description.encoder.upper()} of PANNs at width {description.width:g}, "
+        f"{description.features} features.",
+        f"- Training: {kind}, {meta['step']} steps, with cryjax {meta['version']}.",
+        f"- Input: mono waveform in [-1, 1] at {front_end.sample_rate} Hz, "
+        f"{description.least_samples} samples at least, best in windows of "
+        f"{description.window_samples / front_end.sample_rate:g} s; any batch.",
+        "- Output: " + " and ".join(f"`{name}`" for name in description.output_names) + ".",
+    ]
+    if description.labels:
+        how = "each by itself" if description.multi_label else "one of them"
+        said.append(f"- Labels ({how}): {', '.join(description.labels)}.")
+    for name, words in (
+        ("examples", "examples to train on"),
+        ("n_train", "recordings to train on"),
+        ("n_train_subjects", "subjects to train on"),
+    ):
+        if name in result:
+            said.append(f"- {words[0].upper()}{words[1:]}: {result[name]}.")
+    if description.synthetic:
+        said.append("- **Synthetic audio went into it: its numbers say nothing about infants.**")
+    license_line = license or "not stated yet; whoever publishes the weights has to choose one"
+    measured = _measured(result) if result.get("intervals") else "Nothing was measured with labels."
+    return "\n".join(
+        [
+            "---", *matter, "---", "",
+            f"# {description.encoder.upper()} by cryjax", "", *said, "",
+            "## Intended use", "",
+            "Research on audio representations and on infant cries. **Not a medical device**: not "
+            "for diagnosis, and not for any decision about a person's care.", "",
+            "## Measured", "", measured, "",
+            "## Limits", "",
+            "The numbers hold for recordings like those above: same devices, rooms, ages and "
+            "labelling. Probabilities are not calibrated for another population. What the training "
+            "recordings hold, a model may repeat: decide who may have the weights as you would for "
+            "the recordings.", "",
+            "## Use", "", "```", "pip install onnxruntime soundfile",
+            "python example.py RECORDING.wav", "```", "",
+            "`model.onnx` is the whole model, front end included; `model.safetensors` has its "
+            "weights by the names of PANNs' PyTorch classes; `config.json` labels and front end.",
+            "", f"Licence: {license_line}.", "",
+        ]
+    )  # fmt: skip

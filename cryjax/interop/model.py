@@ -1,0 +1,279 @@
+"""A trained model as others use it: waveforms in, embeddings and probabilities out."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import soxr
+
+from cryjax.audio.frontend import FrontEnd
+from cryjax.command.errors import UserError
+from cryjax.data import cutting
+from cryjax.training import checkpoints, steps
+
+# Of datasets that did not say how long their segments were.
+_SEGMENT_SECONDS = 10.0
+_MOST_AT_A_TIME = 16
+# Above it a waveform is not in [-1, 1] with a little clipping, but in another unit.
+_LOUDEST = 2.0
+
+# float32 [batch, samples] -> {name of the output: float32 [batch, ...]}
+Function = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a model must say of itself to be used. It travels with every export, as JSON.
+
+    Attributes:
+      encoder: name, as `make_encoder` takes it.
+      width: of the encoder.
+      features: width of the embedding.
+      front_end: that it was trained with.
+      window_samples: length of the crops that it was trained on.
+      least_samples: the shortest waveform that an exported program takes.
+      segment_seconds: a longer recording is cut into such segments, and those into windows.
+      labels: names of the classes; none without a classifier.
+      multi_label: whether a recording may have several.
+      synthetic: whether synthetic audio went into it.
+    """
+
+    encoder: str
+    width: float
+    features: int
+    front_end: FrontEnd
+    window_samples: int
+    least_samples: int
+    segment_seconds: float
+    labels: tuple[str, ...]
+    multi_label: bool
+    synthetic: bool
+
+    @property
+    def sample_rate(self) -> int:
+        return self.front_end.sample_rate
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return ("embedding", "probabilities") if self.labels else ("embedding",)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Description":
+        fields = json.loads(text)
+        front_end = FrontEnd(**fields.pop("front_end"))
+        return cls(front_end=front_end, labels=tuple(fields.pop("labels")), **fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A run's model in its parts, in float32, whatever it was trained in.
+
+    Attributes:
+      description: of it.
+      variables: {'encoder': {'params', 'batch_stats'}}, and {'head': {'params'}} of a classifier.
+      function: (variables, float32 [batch, samples]) -> the outputs of `steps.outputs`; pure.
+    """
+
+    description: Description
+    variables: dict[str, Any]
+    function: Callable[[dict[str, Any], jax.Array], dict[str, jax.Array]]
+
+
+def read_run(run: str, *, encoder_only: bool = False) -> Source:
+    """The model of a training run.
+
+    Args:
+      run: its work directory.
+      encoder_only: leave a classifier out.
+    """
+    meta = checkpoints.read_meta(run)
+    classifies = bool(meta["labels"]) and not encoder_only
+    if classifies:
+        trained = checkpoints.load_trained(run, listed=False)
+        pretrained, head = trained.pretrained, trained.head
+        variables = {"encoder": pretrained.variables, "head": trained.variables}
+    else:
+        pretrained, head = checkpoints.load_pretrained(run, listed=False), None
+        variables = {"encoder": pretrained.variables}
+    encoder = pretrained.encoder.clone(dtype=jnp.float32)
+    config = meta["config"]["encoder"]
+    description = Description(
+        encoder=config["name"],
+        width=config["width"],
+        features=encoder.features,
+        front_end=pretrained.settings,
+        window_samples=pretrained.window_samples,
+        # Frames enough that every pooling halves two at least.
+        least_samples=max(2**encoder.pooled - 1, 1) * pretrained.settings.hop_length,
+        segment_seconds=max(
+            meta.get("segment_seconds", _SEGMENT_SECONDS),
+            pretrained.window_samples / pretrained.settings.sample_rate,
+        ),
+        labels=tuple(meta["labels"]) if classifies else (),
+        multi_label=classifies and meta["multi_label"],
+        synthetic=pretrained.synthetic,
+    )
+    function = functools.partial(
+        steps.outputs,
+        encoder=encoder,
+        settings=pretrained.settings,
+        head=head,
+        multi_label=description.multi_label,
+    )
+    return Source(description, variables, function)
+
+
+class Model:
+    """Embeds and classifies recordings, as mean over windows of the length it was trained on.
+
+    Attributes:
+      description: of it.
+      sample_rate: in hertz, that it works at.
+      labels: names of its classes; none without a classifier.
+    """
+
+    def __init__(self, description: Description, function: Function):
+        """Wraps a function.
+
+        Args:
+          description: of the model.
+          function: of windows.
+        """
+        self.description = description
+        self._function = function
+
+    @property
+    def sample_rate(self) -> int:
+        return self.description.sample_rate
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.description.labels
+
+    def embed(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+        """Embeds recordings.
+
+        Args:
+          waveform: [samples] or [batch, samples], floats in [-1, 1] or int16.
+          sample_rate: of it, in hertz; a higher one than the model's is brought down to that.
+
+        Returns:
+          float32 [batch, features].
+
+        Raises:
+          UserError: for a waveform or a rate that cannot be served.
+        """
+        return self._mean("embedding", waveform, sample_rate)
+
+    def predict(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+        """Probabilities of recordings, float32 [batch, classes] in the order of `labels`.
+
+        Args and errors as of `embed`; a model without a classifier is refused too.
+        """
+        return self._mean("probabilities", waveform, sample_rate)
+
+    def outputs(self, windows: np.ndarray, most: int = _MOST_AT_A_TIME) -> dict[str, np.ndarray]:
+        """What the model says of windows.
+
+        Args:
+          windows: float32 in [-1, 1] or int16, [n, samples].
+          most: windows at a time.
+
+        Returns:
+          'embedding', float32 [n, features]; with a classifier 'probabilities', [n, classes].
+        """
+        if windows.dtype == np.int16:
+            windows = windows.astype(np.float32) / 32768.0
+        parts = []
+        for start in range(0, len(windows), most):
+            part = windows[start : start + most]
+            # Filled up to a power of two: few sizes to compile, and little work in vain.
+            full = 1 << (len(part) - 1).bit_length()
+            padded = np.concatenate([part, np.zeros((full - len(part), part.shape[1]), part.dtype)])
+            found = self._function(padded)
+            parts.append({name: np.asarray(x)[: len(part)] for name, x in found.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def windows(self, audio: np.ndarray) -> np.ndarray:
+        """The windows over which a recording's mean is taken: [samples] -> [n, window]."""
+        rate = self.sample_rate
+        pieces = cutting.segments(
+            [audio],
+            round(self.description.segment_seconds * rate),
+            round(cutting.SHORTEST_TAIL_SECONDS * rate),
+        )
+        samples = self.description.window_samples
+        return np.concatenate([cutting.windows(piece, samples) for piece in pieces])
+
+    def at_own_rate(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+        """Float32 of a waveform that `embed` takes, the last axis at the model's rate."""
+        waveform = _checked(waveform, sample_rate, self.sample_rate)
+        if sample_rate == self.sample_rate:
+            return waveform
+        # By the resampler that prepares datasets, which wants time first.
+        found = soxr.resample(waveform.T, sample_rate, self.sample_rate, quality="VHQ").T
+        return np.clip(found, -1.0, 1.0)
+
+    def _mean(self, output: str, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+        if output not in self.description.output_names:
+            raise UserError(
+                "this model has no classifier, so it cannot predict; load a fine-tuned run"
+            )
+        batch = np.atleast_2d(self.at_own_rate(waveform, sample_rate))
+        recordings = [self.windows(row) for row in batch]
+        found = self.outputs(np.concatenate(recordings))[output]
+        ends = np.cumsum([len(windows) for windows in recordings])
+        parts = np.split(found, ends[:-1])
+        return np.stack([part.mean(axis=0, dtype=np.float64) for part in parts]).astype(np.float32)
+
+
+def _checked(waveform: np.ndarray, sample_rate: int, wanted: int) -> np.ndarray:
+    waveform = np.asarray(waveform)
+    if waveform.ndim not in (1, 2) or waveform.shape[-1] == 0:
+        raise UserError(
+            f"a waveform of the shape {waveform.shape}; give [samples] or [batch, samples]"
+        )
+    if sample_rate < wanted:
+        raise UserError(
+            f"a waveform at {sample_rate} Hz, and the model was trained at {wanted} Hz: it would "
+            "miss what lies above; record at that rate or higher"
+        )
+    if waveform.dtype == np.int16:
+        return waveform.astype(np.float32) / 32768.0
+    if not np.issubdtype(waveform.dtype, np.floating):
+        raise UserError(f"a waveform of {waveform.dtype}; give floats in [-1, 1] or int16")
+    loudest = np.abs(waveform).max()
+    if not loudest <= _LOUDEST:
+        raise UserError(f"a waveform that reaches {loudest:g}; give floats in [-1, 1] or int16")
+    return np.clip(waveform, -1.0, 1.0).astype(np.float32)
+
+
+def load(path: str) -> Model:
+    """As `cryjax.load`."""
+    home = pathlib.Path(path)
+    if home.is_dir() and (home / "model.onnx").is_file():
+        home = home / "model.onnx"
+    if home.suffix == ".onnx":
+        from cryjax.interop import onnx
+
+        return Model(*onnx.open_file(home))
+    if home.suffix == ".stablehlo":
+        from cryjax.interop import stablehlo
+
+        return Model(*stablehlo.open_file(home))
+    if not home.is_dir():
+        raise UserError(
+            f"{path}: no model; give the --workdir of a training run, a folder or a .onnx or "
+            ".stablehlo file of python -m cryjax.export"
+        )
+    source = read_run(path)
+    return Model(source.description, functools.partial(jax.jit(source.function), source.variables))

@@ -1,0 +1,69 @@
+"""Writes a work directory around weights that come from elsewhere."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from cryjax import __version__
+from cryjax.audio import frontend
+from cryjax.command.errors import UserError
+from cryjax.training import checkpoints
+from cryjax.training.steps import TrainState
+from cryjax.training.workdir import Workdir
+
+
+def write(
+    folder: pathlib.Path,
+    encoder: str,
+    width: float,
+    front_end: str,
+    window_seconds: float,
+    variables: dict[str, Any],
+    labels: Sequence[str] = (),
+) -> None:
+    """Makes a run with one checkpoint, as a training run's, to probe, fine-tune or export.
+
+    Args:
+      folder: of the run.
+      encoder: name, as `make_encoder` takes it.
+      width: of it.
+      front_end: name of a preset.
+      window_seconds: of the windows that recordings are embedded in.
+      variables: {'encoder': {'params', 'batch_stats'}}, and {'head': {'params'}} of a classifier.
+      labels: of the classifier, each told by itself.
+
+    Raises:
+      UserError: where the folder holds a run.
+    """
+    config = {
+        "encoder": {"name": encoder, "width": width, "dtype": "float32"},
+        "front_end": front_end,
+        "crop": {"seconds": window_seconds},
+    }
+    if any((pathlib.Path(folder) / checkpoints.FOLDER).glob("[0-9]*")):
+        raise UserError(f"{folder} holds a run already; give another --workdir")
+    workdir = Workdir(folder, config)
+    params = {"encoder": variables["encoder"]["params"]}
+    if labels:
+        params["head"] = variables["head"]["params"]
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats={"encoder": variables["encoder"]["batch_stats"]},
+        opt_state=(),
+    )
+    meta = {
+        "program": "import_weights",
+        "version": __version__,
+        "config": config,
+        "front_end": dataclasses.asdict(frontend.resolve(front_end)),
+        "labels": list(labels),
+        "multi_label": True,
+        "synthetic": False,
+    }
+    saved = checkpoints.Checkpoints(workdir.path)
+    saved.save_model(state, 0, meta)
+    saved.close()

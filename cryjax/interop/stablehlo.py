@@ -1,0 +1,76 @@
+"""Models as StableHLO, by `jax.export`: one file for CPU, CUDA and TPU that JAX alone runs.
+
+Beside it lies a .json with the description of the model. Without cryjax:
+
+    exported = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))
+    exported.call(waveform)["embedding"]  # waveform: float32 [batch, samples]
+"""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cryjax.command.errors import UserError
+from cryjax.interop import weights
+from cryjax.interop.model import Description, Function, Source
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write(source: Source, path: pathlib.Path, kind: str) -> None:
+    """Writes a model; batch and number of samples stay open.
+
+    Args:
+      source: the model.
+      path: of the file to write.
+      kind: of the weights, one of `weights.KINDS`.
+    """
+    stored = jax.tree.map(lambda x: weights.store(x, kind), source.variables)
+
+    def call(waveform: jax.Array) -> dict[str, jax.Array]:
+        whole = jax.tree.map(weights.restore, stored, is_leaf=lambda x: isinstance(x, weights.Int8))
+        return source.function(whole, waveform)
+
+    least = source.description.least_samples
+    shape = jax.export.symbolic_shape(
+        "batch, samples", constraints=["batch >= 1", f"samples >= {least}"]
+    )
+    exported = jax.export.export(jax.jit(call), platforms=PLATFORMS)(
+        jax.ShapeDtypeStruct(shape, jnp.float32)
+    )
+    path.write_bytes(exported.serialize())
+    path.with_suffix(".json").write_text(source.description.to_json() + "\n", encoding="utf-8")
+
+
+def open_file(path: pathlib.Path) -> tuple[Description, Function]:
+    """The description and the function of a file. Raises UserError where it is none."""
+    try:
+        description = Description.from_json(path.with_suffix(".json").read_bytes())
+        exported = jax.export.deserialize(bytearray(path.read_bytes()))
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot be read ({error.strerror}); the .stablehlo and the .json "
+            "of python -m cryjax.export belong together"
+        ) from error
+    except Exception as error:  # flatbuffers raises what struct and indexing raise
+        raise UserError(
+            f"{path}: no model of python -m cryjax.export ({type(error).__name__})"
+        ) from error
+    call = jax.jit(exported.call)
+    return description, lambda x: {name: np.asarray(y) for name, y in call(x).items()}
+
+
+# What a fresh process does with it that has only JAX: files of waveforms in, files of outputs out.
+CHECK = """
+import sys, jax, numpy as np
+import jax.export
+exported = jax.export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
+inputs = np.load(sys.argv[2])
+found = {}
+for name in inputs.files:
+    for output, value in exported.call(inputs[name]).items():
+        found[name + "/" + output] = np.asarray(value)
+np.savez(sys.argv[3], **found)
+"""

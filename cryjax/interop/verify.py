@@ -1,0 +1,93 @@
+"""Is what was exported the model? Reloaded in a process of its own, and run on real audio too."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from cryjax.command.errors import UserError
+from cryjax.data.records import Prepared
+from cryjax.interop.model import Description, Source
+
+_REAL = 8
+_SECONDS = 600
+
+
+def waveforms(description: Description, prepared: Prepared | None) -> dict[str, np.ndarray]:
+    """What to try a model on: several batch sizes and lengths, and recordings if there are any.
+
+    Args:
+      description: of the model.
+      prepared: a dataset at its rate.
+
+    Returns:
+      name -> float32 [batch, samples] in [-1, 1].
+    """
+    window, least = description.window_samples, description.least_samples
+    rng = np.random.default_rng(0)
+    found = {
+        "noise": rng.uniform(-1, 1, (2, window)),
+        "quiet noise": rng.uniform(-1e-3, 1e-3, (3, window)),
+        "shortest": rng.uniform(-1, 1, (1, least)),
+        "longer": rng.uniform(-1, 1, (1, max(window, least) * 3 // 2 + 1)),
+    }
+    if prepared is not None:
+        split = next(iter(prepared.splits))
+        source = prepared.source(split)
+        places = np.linspace(0, len(source) - 1, min(_REAL, len(source))).round().astype(int)
+        audio = [source[int(place)]["audio"] for place in places]
+        found["recordings"] = np.stack([np.resize(x, max(window, least)) for x in audio]) / 32768.0
+    return {name: x.astype(np.float32) for name, x in found.items()}
+
+
+def expected(source: Source, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The model's own answers, on the CPU: 'input/output' -> float32 [batch, ...]."""
+    function = jax.jit(source.function)
+    variables = jax.tree.map(np.asarray, source.variables)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return {
+            f"{name}/{output}": np.asarray(value)
+            for name, waveform in inputs.items()
+            for output, value in function(variables, waveform).items()
+        }
+
+
+def answers(
+    script: str, arguments: Sequence[str], inputs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The same of a fresh process, which runs `script` with: arguments, inputs, outputs."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, found = pathlib.Path(folder) / "inputs.npz", pathlib.Path(folder) / "outputs.npz"
+        np.savez(given, **inputs)
+        command = [sys.executable, "-c", script, *arguments, str(given), str(found)]
+        # An accelerator is this process's; and only a CPU computes in full precision everywhere.
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=_SECONDS, check=False,
+                env=environment,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise UserError(f"the export took longer than {_SECONDS} s to be tried") from None
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise UserError(f"the export cannot be used in a process of its own: {last}")
+        with np.load(found, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+
+def differences(
+    wanted: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """'input/output' -> the largest difference, as a share of the largest value wanted."""
+    if wanted.keys() != found.keys():
+        raise UserError(f"the export has the outputs {sorted(found)}, not {sorted(wanted)}")
+    return {
+        name: float(np.abs(found[name] - value).max() / max(np.abs(value).max(), 1e-30))
+        for name, value in wanted.items()
+    }

@@ -1,0 +1,349 @@
+"""Recordings to probabilities or embeddings, by a run or by what was exported from one.
+
+    python -m cryjax.predict --model=TUNED --out=predictions.csv RECORDING...
+    python -m cryjax.predict --model=TUNED --out=predictions.jsonl --windows=windows.csv FOLDER
+    python -m cryjax.predict --model=RUN --out=list.csv --embeddings=embeddings.npy 'cries/*.wav'
+    cat cry.wav | python -m cryjax.predict --model=model.onnx --out=predictions.csv -
+
+A recording is a file, '-' (standard input), a folder (all audio under it) or a pattern. It is read
+block by block, so its length (up to 24 hours) does not matter, cut as `prepare` cuts it, and scored
+by the mean over its windows. One that cannot be used is a row with the reason, and the exit status
+is then 1.
+"""
+
+import collections
+import csv
+import dataclasses
+import glob
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
+
+import numpy as np
+import tqdm
+from absl import flags
+
+from cryjax import load
+from cryjax.command import program
+from cryjax.command.errors import UserError
+from cryjax.data import cutting, decode, guard
+from cryjax.interop.model import Model
+
+AUDIO = (
+    ".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".aac", ".3gp", ".caf", ".aif",
+    ".aiff", ".au", ".wma", ".webm", ".w64", ".amr",
+)  # fmt: skip
+
+_MODEL = flags.DEFINE_string(
+    "model", None, "A run's --workdir, or a .onnx or .stablehlo file or a folder of cryjax.export."
+)
+_OUT = flags.DEFINE_string("out", None, "File to write, .csv or .jsonl: a row a recording.")
+_WINDOWS = flags.DEFINE_string(
+    "windows", None, "File to write, .csv or .jsonl: a row for each window of each recording."
+)
+_EMBEDDINGS = flags.DEFINE_string(
+    "embeddings", None, "File to write, .npy: [recordings that can be used, features], in order."
+)
+_FIGURES = flags.DEFINE_string(
+    "figures", None, "Folder for a figure of each recording: its spectrogram and its scores."
+)
+_UPSAMPLE = flags.DEFINE_bool(
+    "upsample", False, "Take recordings below the model's rate too: what lies above is missing."
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Windows at a time.", lower_bound=1)
+
+
+@dataclasses.dataclass
+class Score:
+    """What is known of a recording so far.
+
+    Attributes:
+      name: as it was given.
+      windows: that were cut from it.
+      starts: of the windows whose outputs are there, in seconds.
+      probabilities: of those, [classes] each.
+      totals: over those, {name of the output: float64 [n]}.
+      samples: that were decoded.
+      error: why it cannot be used; '' if it can.
+      read: whether its end was reached.
+      spectrum: log-mel columns, [frames, mels] each, if a figure is wanted.
+    """
+
+    name: str
+    windows: int = 0
+    starts: list[float] = dataclasses.field(default_factory=list)
+    probabilities: list[np.ndarray] = dataclasses.field(default_factory=list)
+    totals: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    samples: int = 0
+    error: str = ""
+    read: bool = False
+    spectrum: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return self.read and len(self.starts) == self.windows
+
+    def add(self, start: float, outputs: dict[str, np.ndarray]) -> None:
+        """Counts a window; of its embedding only the sum is kept, for a recording may be long."""
+        self.starts.append(start)
+        for name, values in outputs.items():
+            self.totals[name] = self.totals.get(name, 0.0) + values.astype(np.float64)
+        if "probabilities" in outputs:
+            self.probabilities.append(outputs["probabilities"])
+
+    def mean(self, output: str) -> np.ndarray:
+        return (self.totals[output] / len(self.starts)).astype(np.float32)
+
+
+def _matches(pattern: str) -> list[str]:
+    """Files of a pattern, which may be absolute; pathlib's own globs may not."""
+    return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
+
+
+def recordings(arguments: Sequence[str], folder: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
+    """What the arguments name: (name, file), files of a folder or pattern in order.
+
+    Args:
+      arguments: of the command line.
+      folder: where standard input is kept.
+    """
+    found = []
+    for argument in arguments:
+        path = pathlib.Path(argument)
+        if argument == "-":
+            kept = folder / "standard-input"
+            with kept.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+            found.append(("-", kept))
+        elif path.is_dir():
+            audio = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO)
+            if not audio:
+                raise UserError(f"{argument}: no audio files under it")
+            found += [(str(p), p) for p in audio]
+        elif not path.exists() and (matches := _matches(argument)):
+            found += [(match, pathlib.Path(match)) for match in matches]
+        else:
+            found.append((argument, path))
+    return found
+
+
+class Table:
+    """Rows into a .csv or .jsonl file, which gets its name when all are there."""
+
+    def __init__(self, path: str, columns: Sequence[str]):
+        self._path = pathlib.Path(path)
+        self._partial = self._path.with_name(f".{self._path.name}.partial")
+        self._columns = columns
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # Names of files may have bytes that are no text.
+            self._file: TextIO = self._partial.open(
+                "w", encoding="utf-8", errors="backslashreplace", newline=""
+            )
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+        self._csv = csv.writer(self._file) if self._path.suffix == ".csv" else None
+        if self._csv:
+            self._csv.writerow(columns)
+
+    def add(self, *values: Any) -> None:
+        if self._csv:
+            self._csv.writerow(["" if value is None else value for value in values])
+        else:
+            row = dict(zip(self._columns, values, strict=True))
+            self._file.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+        self._partial.replace(self._path)
+
+
+def _numbers(values: np.ndarray) -> list[float]:
+    """float32 to the shortest decimals that give it back."""
+    return [float(str(value)) for value in values.astype(np.float32)]
+
+
+class Predictor:
+    """Scores recordings one after another, windows of several in one batch."""
+
+    def __init__(self, model: Model, batch_size: int, *, upsample: bool, spectra: bool):
+        self._model = model
+        self._batch_size = batch_size
+        self._upsample = upsample
+        self._spectra = spectra
+        self._decoder = guard.Decoder()
+        self._pending: list[tuple[Score, float, np.ndarray]] = []
+
+    def _segments(self, path: pathlib.Path, score: Score) -> Iterator[np.ndarray]:
+        rate = self._model.sample_rate
+        lowest = 0 if self._upsample else rate
+
+        def blocks() -> Iterator[np.ndarray]:
+            for block in self._decoder.stream(path, rate, lowest_rate=lowest):
+                score.samples += len(block)
+                yield block
+
+        seconds = self._model.description.segment_seconds
+        shortest = round(cutting.SHORTEST_TAIL_SECONDS * rate)
+        return cutting.segments(blocks(), round(seconds * rate), shortest)
+
+    def scores(self, named: Sequence[tuple[str, pathlib.Path]]) -> Iterator[Score]:
+        """The score of each recording, in order, each as soon as it is complete."""
+        rate, samples = self._model.sample_rate, self._model.description.window_samples
+        waiting: collections.deque[Score] = collections.deque()
+        for name, path in named:
+            score, place = Score(name), 0
+            waiting.append(score)
+            try:
+                for segment in self._segments(path, score):
+                    starts = place + cutting.window_starts(len(segment), samples)
+                    place += len(segment)
+                    if self._spectra:
+                        score.spectrum.append(spectrum(segment, self._model))
+                    windows = cutting.windows(segment, samples)
+                    score.windows += len(windows)
+                    for start, window in zip(starts, windows, strict=True):
+                        self._pending.append((score, start / rate, window))
+                        if len(self._pending) == self._batch_size:
+                            self._run()
+            except decode.Unusable as error:
+                score.error = str(error)
+            score.read = True
+            while waiting and waiting[0].complete:
+                yield waiting.popleft()
+        self._decoder.close()
+        self._run()
+        yield from waiting
+
+    def _run(self) -> None:
+        if not self._pending:
+            return
+        windows = np.stack([window for _, _, window in self._pending])
+        found = self._model.outputs(windows, self._batch_size)
+        for row, (score, start, _) in enumerate(self._pending):
+            score.add(start, {name: values[row] for name, values in found.items()})
+        self._pending = []
+
+
+def spectrum(segment: np.ndarray, model: Model) -> np.ndarray:
+    """Log-mel columns of a segment for a figure, float16 [columns, mels], about 50 a second."""
+    from cryjax.audio import frontend
+
+    settings = model.description.front_end
+    full = round(model.description.segment_seconds * settings.sample_rate)
+    padded = np.zeros(full, np.int16)  # of one length, so that one program serves all
+    padded[: len(segment)] = segment
+    power = np.asarray(frontend.mel_power(padded[None], settings))[0]
+    step = max(1, round(0.02 / settings.hop_seconds))
+    power = power[: settings.frames(len(segment))]
+    starts = np.arange(0, len(power), step)
+    loudest = np.maximum(np.maximum.reduceat(power, starts), frontend.LEAST_POWER)
+    return (10 * np.log10(loudest)).astype(np.float16)
+
+
+def main(argv: list[str]) -> None:
+    path, out = program.required(_MODEL), program.required(_OUT)
+    for file in filter(None, (out, _WINDOWS.value)):
+        if pathlib.Path(file).suffix not in (".csv", ".jsonl"):
+            raise UserError(f"{file}: name it .csv or .jsonl")
+    given = [x for x in (out, _WINDOWS.value, _EMBEDDINGS.value, _FIGURES.value) if x]
+    if len({pathlib.Path(x).absolute() for x in given}) < len(given):
+        raise UserError("--out, --windows, --embeddings and --figures need a name each")
+    if argv[1:].count("-") > 1:
+        raise UserError("'-' is given twice, and standard input is one recording")
+    for file in given:  # before hours of scoring
+        folder = pathlib.Path(file) if file == _FIGURES.value else pathlib.Path(file).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be made ({error.strerror})") from error
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"{folder}: cannot be written to; name another place")
+    if not argv[1:]:
+        raise UserError("no recordings; name files, folders or patterns after the flags, or '-'")
+    model = load(path)
+    if not model.labels and not (_EMBEDDINGS.value or _FIGURES.value):
+        raise UserError(
+            f"{path} has no classifier, so there are no probabilities; give --embeddings=FILE.npy"
+        )
+    chances = [f"p({label})" for label in model.labels]
+    columns = ["recording", "seconds", "windows", *chances, "error"]
+    rate, none = model.sample_rate, [None] * len(chances)
+    with tempfile.TemporaryDirectory() as folder:
+        named = recordings(argv[1:], pathlib.Path(folder))
+        table = Table(out, columns)
+        each = _WINDOWS.value and Table(_WINDOWS.value, ["recording", "start", "end", *chances])
+        predictor = Predictor(
+            model, _BATCH_SIZE.value, upsample=_UPSAMPLE.value, spectra=bool(_FIGURES.value)
+        )
+        embeddings, broken = [], 0
+        shown = tqdm.tqdm(predictor.scores(named), "predict", len(named), unit="recording")
+        for place, score in enumerate(shown):
+            seconds = round(score.samples / rate, 3)
+            if score.error:
+                broken += 1
+                table.add(score.name, seconds, 0, *none, score.error)
+                continue
+            found = _numbers(score.mean("probabilities")) if model.labels else []
+            table.add(score.name, seconds, score.windows, *found, "")
+            if each:
+                write_windows(each, score, model)
+            if _EMBEDDINGS.value:
+                embeddings.append(score.mean("embedding"))
+            if _FIGURES.value:
+                draw(score, model, pathlib.Path(_FIGURES.value), place)
+        for written in filter(None, (table, each)):
+            written.close()
+        if _EMBEDDINGS.value:
+            write_embeddings(pathlib.Path(_EMBEDDINGS.value), embeddings, model)
+    print(f"{out}: {len(named) - broken} of {len(named)} recordings")
+    if broken:
+        print(f"predict: {broken} recordings cannot be used; see 'error' in {out}", file=sys.stderr)
+        sys.exit(1)
+
+
+def write_windows(table: Table, score: Score, model: Model) -> None:
+    """A row for each window."""
+    length = model.description.window_samples / model.sample_rate
+    end = score.samples / model.sample_rate
+    for place, start in enumerate(score.starts):
+        found = _numbers(score.probabilities[place]) if model.labels else []
+        table.add(score.name, round(start, 3), round(min(start + length, end), 3), *found)
+
+
+def write_embeddings(path: pathlib.Path, rows: list[np.ndarray], model: Model) -> None:
+    """[recordings, features] as .npy."""
+    stacked = np.stack(rows) if rows else np.zeros((0, model.description.features), np.float32)
+    partial = path.with_name(f".{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("wb") as file:
+        np.save(file, stacked, allow_pickle=False)
+    partial.replace(path)
+
+
+def draw(score: Score, model: Model, folder: pathlib.Path, place: int) -> None:
+    """FOLDER/0001-NAME.png"""
+    from cryjax.evaluation import figures
+
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in pathlib.Path(score.name).stem)
+    figures.scores_figure(
+        folder / f"{place + 1:04d}-{stem[:80] or 'recording'}.png",
+        np.concatenate(score.spectrum),
+        seconds=score.samples / model.sample_rate,
+        centres=np.array(score.starts) + 0.5 * model.description.window_samples / model.sample_rate,
+        scores=np.array(score.probabilities) if model.labels else None,
+        labels=model.labels,
+        highest_hz=model.description.front_end.highest_hz,
+        title=pathlib.Path(score.name).name if score.name != "-" else "standard input",
+        note="trained on synthetic data" if model.description.synthetic else "",
+    )
+
+
+if __name__ == "__main__":
+    program.run(main, positional=True)

@@ -1,0 +1,124 @@
+"""What ONNX and StableHLO files say is what the model says, for any batch and length."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import onnx as onnx_package
+import pytest
+
+import lively
+from cryjax.audio import frontend
+from cryjax.command.errors import UserError
+from cryjax.interop import onnx, stablehlo, weights
+from cryjax.interop.model import Model, load
+
+FORMATS = {"onnx": onnx, "stablehlo": stablehlo}
+# An odd window, a hop that does not divide it, zeros at the ends and bands that pooling uses up.
+ODD = frontend.FrontEnd(8_000, 255, 77, 20, 0.0, 4_000.0, "hamming", "constant", htk=True)
+MODELS = {
+    "cnn10": ("cnn10", "cssl_sound", ("a", "b", "c")),
+    "cnn14": ("cnn14", "panns_16k", ("a", "b")),
+    "odd": ("cnn6", ODD, ("a", "b")),
+}
+
+
+def written(tmp_path, kind, source, stored="float32"):
+    path = tmp_path / f"model.{kind}"
+    FORMATS[kind].write(source, path, stored)
+    return path
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("name", MODELS)
+def test_any_batch_and_length(tmp_path, kind, name):
+    encoder, settings, labels = MODELS[name]
+    source = lively.source(encoder, settings, labels, multi_label=name == "cnn10")
+    description, function = FORMATS[kind].open_file(written(tmp_path, kind, source))
+    assert description == source.description
+    least = description.least_samples
+    for batch, samples in ((1, least), (3, 7999)):
+        waveform = lively.waveform(description.sample_rate)[:, :samples]
+        waveform = np.resize(waveform, (batch, samples))
+        wanted = jax.jit(source.function)(source.variables, waveform)
+        found = function(waveform)
+        assert found.keys() == wanted.keys() == set(description.output_names)
+        for output, value in wanted.items():
+            assert np.abs(value).max() > 0.01 and value.shape == found[output].shape
+            # The convolution of the ONNX graph rounds otherwise than a transform.
+            np.testing.assert_allclose(found[output], value, atol=2e-5 * np.abs(value).max())
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    ("stored", "share", "tolerance"), [("float16", 0.65, 2e-3), ("int8", 0.45, 4e-2)]
+)
+def test_smaller_files(tmp_path, kind, stored, share, tolerance):
+    source = lively.source("cnn6", width=1 / 4)
+    whole = written(tmp_path, kind, source).stat().st_size
+    path = written(tmp_path, kind, source, stored)
+    assert path.stat().st_size < share * whole
+    waveform = lively.waveform(8_000)
+    wanted = jax.jit(source.function)(source.variables, waveform)["embedding"]
+    found = FORMATS[kind].open_file(path)[1](waveform)["embedding"]
+    difference = np.abs(found - wanted).max() / np.abs(wanted).max()
+    assert 1e-7 < difference < tolerance
+
+
+def test_stored_weights():
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(3, 3, 4, 5)).astype(np.float32) * np.array([1, 10, 100, 0, 1e-3])
+    kernel = kernel.astype(np.float32)
+    stored = weights.store(kernel, "int8")
+    error = np.abs(weights.restore(stored) - kernel)
+    # Half a step of each output's own scale; an output of zeros stays zeros.
+    assert np.all(error <= 0.5001 * np.abs(kernel).max(axis=(0, 1, 2)) / 127)
+    assert not weights.restore(stored)[..., 3].any()
+    np.testing.assert_array_equal(weights.restore(weights.store(kernel, "float32")), kernel)
+    bias = rng.normal(size=7).astype(np.float32)
+    np.testing.assert_array_equal(weights.store(bias, "int8"), bias)
+
+
+def test_the_graph_is_plain_onnx(tmp_path):
+    path = written(tmp_path, "onnx", lively.source("cnn14", "panns_16k", ("a", "b")))
+    graph = onnx_package.load(path)
+    onnx_package.checker.check_model(graph, full_check=True)
+    kinds = {node.op_type for node in graph.graph.node}
+    assert not kinds & {"BatchNormalization", "Scan", "Loop", "If", "STFT", "DFT"}
+    assert {node.domain for node in graph.graph.node} == {""}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_cryjax_loads_it(tmp_path, kind):
+    source = lively.source("cnn6", labels=("a", "b"))
+    model = load(str(written(tmp_path, kind, source)))
+    own = Model(source.description, lambda x: jax.jit(source.function)(source.variables, x))
+    waveform = lively.waveform(16_000, 1.3)
+    assert model.labels == ("a", "b") and model.sample_rate == 8_000
+    for method in ("embed", "predict"):
+        found, wanted = (getattr(m, method)(waveform, 16_000) for m in (model, own))
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_what_is_no_model(tmp_path):
+    for name in ("model.onnx", "model.stablehlo"):
+        with pytest.raises(UserError, match=r"cannot be read|no such file"):
+            load(str(tmp_path / name))
+        (tmp_path / name).write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="no ONNX file of python -m cryjax"):
+        load(str(tmp_path / "model.onnx"))
+    with pytest.raises(UserError, match="belong together"):
+        load(str(tmp_path / "model.stablehlo"))
+    (tmp_path / "model.json").write_text(lively.source().description.to_json())
+    with pytest.raises(UserError, match=r"no model of python -m cryjax\.export"):
+        load(str(tmp_path / "model.stablehlo"))
+    with pytest.raises(UserError, match="no model; give the --workdir"):
+        load(str(tmp_path / "missing"))
+
+
+def test_a_description_survives_json():
+    description = lively.source("cnn10", ODD, ("a", "ä;b")).description
+    text = description.to_json()
+    assert type(description).from_json(text) == description
+    assert set(json.loads(text)) == {field.name for field in dataclasses.fields(description)}

@@ -1,0 +1,98 @@
+"""A loaded model: means over windows, its own rate, and clear refusals."""
+
+import jax
+import numpy as np
+import pytest
+import soxr
+
+import cryjax
+import lively
+from cryjax.command.errors import UserError
+from cryjax.data.cutting import windows
+from cryjax.interop import run
+from cryjax.interop.model import Model, read_run
+
+
+@pytest.fixture(scope="module")
+def source():
+    return lively.source("cnn6", labels=("a", "b"))
+
+
+@pytest.fixture(scope="module")
+def model(source):
+    return Model(source.description, lambda x: jax.jit(source.function)(source.variables, x))
+
+
+def test_a_recording_is_the_mean_over_its_windows(source, model):
+    recording = lively.waveform(8_000, 1.7)[0]
+    pieces = windows(recording, 4000)
+    assert len(pieces) == 4
+    wanted = jax.jit(source.function)(source.variables, pieces)
+    for method, output in (("embed", "embedding"), ("predict", "probabilities")):
+        found = getattr(model, method)(recording, 8_000)
+        assert found.shape == (1, wanted[output].shape[1]) and found.dtype == np.float32
+        np.testing.assert_allclose(found[0], wanted[output].mean(axis=0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 3, 16, 37])
+def test_batches_do_not_matter(source, model, count):
+    rng = np.random.default_rng(count)
+    pieces = rng.integers(-9000, 9000, (count, 4000)).astype(np.int16)
+    found = model.outputs(pieces)["embedding"]
+    wanted = jax.jit(source.function)(source.variables, pieces)["embedding"]
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_several_recordings_and_int16(model):
+    batch = lively.waveform(8_000, 1.3)
+    whole = model.predict(batch, 8_000)
+    np.testing.assert_allclose(whole.sum(axis=1), 1.0, rtol=1e-5)
+    for row, recording in zip(whole, batch, strict=True):
+        np.testing.assert_allclose(row, model.predict(recording, 8_000)[0], atol=1e-6)
+    integers = np.rint(batch * 32768).astype(np.int16)
+    exact = integers.astype(np.float64) / 32768
+    np.testing.assert_array_equal(model.embed(integers, 8_000), model.embed(exact, 8_000))
+
+
+def test_a_higher_rate_is_brought_down(model):
+    recording = lively.waveform(44_100, 1.0)[1]
+    own = np.clip(soxr.resample(recording, 44_100, 8_000, quality="VHQ"), -1, 1)
+    np.testing.assert_allclose(
+        model.embed(recording, 44_100), model.embed(own, 8_000), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_refusals(source, model):
+    wave = lively.waveform(8_000)
+    for waveform, rate, said in (
+        (wave, 4_000, "at 4000 Hz, and the model was trained at 8000 Hz"),
+        (wave[0, :0], 8_000, "shape"),
+        (wave[None], 8_000, "shape"),
+        (wave * 30_000, 8_000, r"give floats in \[-1, 1\] or int16"),
+        (wave * np.nan, 8_000, "reaches nan"),
+        (wave.astype(np.int64), 8_000, "int64"),
+    ):
+        with pytest.raises(UserError, match=said):
+            model.embed(waveform, rate)
+    encoder = lively.source("cnn6")
+    silent = Model(encoder.description, lambda x: jax.jit(encoder.function)(encoder.variables, x))
+    assert silent.labels == ()
+    with pytest.raises(UserError, match="no classifier"):
+        silent.predict(wave, 8_000)
+
+
+def test_a_run_comes_back(tmp_path, source):
+    folder = tmp_path / "run"
+    run.write(folder, "cnn6", 1 / 16, "small_8k", 0.5, source.variables, ("a", "b"))
+    found = read_run(str(folder))
+    jax.tree.map(np.testing.assert_array_equal, found.variables, source.variables)
+    assert found.description.labels == ("a", "b") and found.description.window_samples == 4000
+    assert read_run(str(folder), encoder_only=True).variables.keys() == {"encoder"}
+    wave = lively.waveform(8_000)
+    wanted = jax.jit(source.function)(source.variables, wave[:, :4000])["embedding"]
+    embedded = cryjax.load(str(folder)).embed(wave[:, :4000], 8_000)
+    np.testing.assert_allclose(embedded, wanted, rtol=1e-4, atol=1e-6)
+    # Another run is not written over it.
+    with pytest.raises(UserError, match="holds a run already"):
+        run.write(folder, "cnn6", 1 / 16, "small_8k", 1.0, source.variables)
