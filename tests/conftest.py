@@ -10,6 +10,11 @@ import jax
 import pytest
 
 import programs
+from cryjax.data import subjects
+
+# What is prepared in tests is prepared with a key of theirs.
+os.environ.setdefault(subjects.VARIABLE, programs.environment()[subjects.VARIABLE])
+subjects.read_or_make_key()
 
 # The longest files, to be begun first: at the end one process would wait for another's.
 _LONGEST = (

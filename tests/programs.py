@@ -30,7 +30,7 @@ TINY = (
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Not optimised by LLVM: most of a test's time is compilation.
-XLA_FLAGS = "--xla_backend_optimization_level=0"
+XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -38,6 +38,7 @@ def environment(**more: str) -> dict[str, str]:
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
+        "CRYJAX_SUBJECT_KEY": os.environ.get("CRYJAX_SUBJECT_KEY", f"{_OWN.name}/subject-key"),
         "XLA_FLAGS": XLA_FLAGS,
         "JAX_COMPILATION_CACHE_DIR": _CACHE,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -133,6 +133,7 @@ def test_two_processes_are_one_run(stopped, undisturbed):
     assert_same_course(losses(stopped[0]), undisturbed)
 
 
+@pytest.mark.slow
 def test_run_goes_on_with_other_processes(stopped, undisturbed, prepared, tmp_path):
     processes, devices = 1, 8
     run = shutil.copytree(stopped[0], tmp_path / "run")
@@ -146,6 +147,7 @@ def test_run_goes_on_with_other_processes(stopped, undisturbed, prepared, tmp_pa
     assert_same_course(course, undisturbed)
 
 
+@pytest.mark.slow
 def test_fine_tuning_by_two_processes_is_that_by_one(prepared, tmp_path):
     command = (
         "finetune", "--config=configs/finetune.py", "--config.encoder.width=0.0625",
@@ -178,6 +180,45 @@ def test_one_killed_stops_all(prepared, tmp_path):
         os.kill(local.pids[0], 0)
 
 
+def pair(program: str) -> list[subprocess.Popen]:
+    """Two processes of one job that run a text of Python."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    where = {"CRYJAX_COORDINATOR": f"127.0.0.1:{port}", "CRYJAX_PROCESSES": "2"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=programs.ROOT, env=programs.environment(CRYJAX_PROCESS=process, **where),
+            stderr=subprocess.PIPE, text=True,
+        )
+        for process in "01"
+    ]  # fmt: skip
+
+
+def test_processes_that_were_given_different_things_refuse_together():
+    program = """
+import os
+from cryjax.command import program
+from cryjax.training import parallel
+
+def main(argv):
+    parallel.join_processes()
+    parallel.agree(config="the same", data="the same", code="the same")
+    parallel.agree(config="the same", data=os.environ["CRYJAX_PROCESS"], code="the same")
+
+program.run(main)
+"""
+    both = pair(program)
+    try:
+        for process in both:
+            said = process.communicate(timeout=100)[1]
+            assert process.returncode == 2 and "differ from the first in data (process 1)" in said
+    finally:
+        for process in both:
+            process.kill()
+
+
 def test_one_that_fails_ends_at_once():
     """JAX would have it wait for the others, which wait for it."""
     program = """
@@ -193,18 +234,7 @@ def main(argv):
 
 program.run(main)
 """
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
-    where = {"CRYJAX_COORDINATOR": f"127.0.0.1:{port}", "CRYJAX_PROCESSES": "2"}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", program],
-            cwd=programs.ROOT, env=programs.environment(CRYJAX_PROCESS=process, **where),
-            stderr=subprocess.PIPE, text=True,
-        )
-        for process in "01"
-    ]  # fmt: skip
+    both = pair(program)
     try:
         assert "error: no such thing" in both[1].communicate(timeout=60)[1]
         assert both[1].returncode == 2 and both[0].poll() is None

@@ -51,6 +51,7 @@ def test_reports_one_slice(prepared):
     assert number(r"and ([\d.]+) MB/s of int16", said) == pytest.approx(clips * 3200 / 1e6, abs=1)
 
 
+@pytest.mark.slow
 def test_compares_slices_and_tells_by_its_status_that_one_does_not_fit():
     # Eight clips of 41 hours a chip are 18 GiB, and both views of them twice as much.
     done = programs.run(

@@ -86,6 +86,7 @@ def test_stopped_run_goes_on_bit_for_bit(undisturbed, prepared, tmp_path, how, s
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_eight_devices_follow_the_same_course(undisturbed, prepared, tmp_path):
     run = tmp_path / "eight"
     done = programs.succeed(
@@ -100,6 +101,7 @@ def test_eight_devices_follow_the_same_course(undisturbed, prepared, tmp_path):
     np.testing.assert_allclose(ours[:8], theirs[:8], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_pmap_over_eight_devices_starts_alike(undisturbed, prepared, tmp_path):
     done = programs.succeed(
         "pretrain", *programs.TINY, f"--workdir={tmp_path}", f"--config.data={prepared}",

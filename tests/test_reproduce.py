@@ -42,6 +42,7 @@ def test_leaves_what_it_promises(whole):
             assert 0 <= float(row["low"]) <= float(row["value"]) <= float(row["high"]) <= 1
 
 
+@pytest.mark.slow
 def test_stopped_at_any_point_it_ends_with_the_same_table(whole, tmp_path):
     folder = tmp_path / "stopped"
     shutil.copytree(whole[0] / "data", folder / "data")
@@ -101,6 +102,7 @@ def test_adaptation_sees_no_test_subject(whole):
     assert of_tested, "no test subject is among the unlabelled: this would show nothing"
     samples = max(len(held[place]["audio"]) for place in range(len(held)))
     sources = pretrain.sources_of(recipe, pretrain.open_datasets(recipe, unlabelled.sample_rate))
+    sources = [(source, weight) for _, source, weight in sources]
     dataset = loader.examples(sources, samples=samples, seed=0)
     batches = loader.batches(dataset, batch_size=16)
     seen = set()

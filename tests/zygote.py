@@ -12,15 +12,7 @@ import sys
 import tempfile
 import traceback
 
-import cryjax.data.corpora
-import cryjax.evaluation.experiment
-import cryjax.evaluation.probes
-import cryjax.evaluation.report
-import cryjax.training.loop
-import cryjax.training.simclr
-import cryjax.training.start
-import cryjax.training.supervised
-import cryjax.training.topology  # noqa: F401
+import onnxruntime  # noqa: F401
 
 
 def be(program: str, arguments: list[str], environment: dict[str, str], out: int, err: int) -> None:
