@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # Sourced by the other scripts: a virtual environment with cryjax in it, made at the first need.
 # CRYJAX_VENV chooses another folder, or 'none' for the python that is active; PYTHON another
-# interpreter to make it with, CRYJAX_EXTRAS extras of setup.py, as 'cuda', CRYJAX_CONSTRAINTS a file
-# of versions to keep to, as launch/constraints.txt.
+# interpreter to make it with, CRYJAX_EXTRAS extras of setup.py, as 'cuda', CRYJAX_CONSTRAINTS a
+# file of versions to keep to, as launch/constraints.txt.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -18,7 +18,8 @@ if [ "$venv" = none ]; then
 fi
 
 # The stamp changes with what is to be installed, so an unchanged environment is used as it is.
-stamp="$venv/.cryjax-$(printf '%s' "$(cat setup.py ${CRYJAX_CONSTRAINTS:+"$CRYJAX_CONSTRAINTS"}) $extras" | cksum | cut -d ' ' -f 1)"
+wanted="$(cat setup.py ${CRYJAX_CONSTRAINTS:+"$CRYJAX_CONSTRAINTS"}) $extras"
+stamp="$venv/.cryjax-$(printf '%s' "$wanted" | cksum | cut -d ' ' -f 1)"
 if [ ! -e "$stamp" ]; then
   if [ -z "${PYTHON:-}" ]; then
     for PYTHON in python3.12 python3.11 python3 python; do
