@@ -1,12 +1,13 @@
 """Cutting loses nothing but a short rest, however a recording comes in blocks."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryjax.data.cutting import segments, window_starts, windows
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 90), max_size=6), st.integers(1, 50), st.integers(0, 60))
 def test_segments(lengths, samples, shortest):
     length = sum(lengths)
@@ -22,6 +23,7 @@ def test_segments(lengths, samples, shortest):
     assert length - len(joined) == (tail if drops else 0)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500), st.integers(1, 100))
 def test_windows_cover_a_segment(length, samples):
     audio = np.arange(length, dtype=np.int16)

@@ -4,7 +4,7 @@ import stat
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryjax.command.errors import UserError
@@ -51,6 +51,7 @@ def test_two_keys_are_not_compared():
 NAMES = st.lists(st.integers(0, 9), min_size=1, max_size=40)
 
 
+@settings(deadline=None)
 @given(NAMES, st.integers(0, 5), st.randoms(use_true_random=False))
 def test_nothing_is_dealt_by_name(places, seed, random):
     names = list("abcdefghij")

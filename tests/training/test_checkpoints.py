@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -100,6 +100,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(run, states, how
         checkpoints.Checkpoints(run).restore(states[0], parallel.Parallel().replicated)
 
 
+@settings(deadline=None)  # each shape is compiled
 @given(
     arrays(
         st.sampled_from([np.float32, np.int32, np.uint8, np.float16]),
