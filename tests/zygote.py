@@ -12,7 +12,21 @@ import sys
 import tempfile
 import traceback
 
+# Not used here: what a fork would import, it has. The last of each package is marked for the
+# linter, which would take them all away.
 import onnxruntime  # noqa: F401
+
+import cryjax.data.corpora
+import cryjax.evaluation.experiment
+import cryjax.evaluation.probes
+import cryjax.evaluation.report
+import cryjax.interop.onnx
+import cryjax.interop.stablehlo
+import cryjax.training.loop
+import cryjax.training.simclr
+import cryjax.training.start
+import cryjax.training.supervised
+import cryjax.training.topology  # noqa: F401
 
 
 def be(program: str, arguments: list[str], environment: dict[str, str], out: int, err: int) -> None:
