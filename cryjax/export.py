@@ -149,7 +149,7 @@ def _bytes(path: pathlib.Path) -> int:
 def main(_: list[str]) -> None:
     run, kind = program.required(_MODEL), program.required(_FORMAT)
     out = pathlib.Path(program.required(_OUT)).absolute()
-    if kind in ("onnx", "stablehlo", "safetensors") and out.suffix != f".{kind}":
+    if kind != "folder" and out.suffix != f".{kind}":
         raise UserError(f"--out={_OUT.value}: name it with .{kind} at its end")
     if kind in ("safetensors", "folder") and _WEIGHTS.value == "int8":
         raise UserError("--weights=int8: PyTorch's classes take floats; take float16")

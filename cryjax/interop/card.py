@@ -60,33 +60,26 @@ def config(description: Description) -> str:
     return json.dumps(fields, indent=2, sort_keys=True) + "\n"
 
 
-def _metric(result: dict[str, Any], name: str, words: str) -> str:
-    low, high = result["intervals"][name]
-    return f"| {words} | {result[name]:.3f} [{low:.3f}, {high:.3f}] |"
-
-
 def _measured(result: dict[str, Any]) -> str:
-    words = {
-        "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_auc": "macro AUC",
-        "auc": "ROC AUC", "average_precision": "average precision", "f1": "F1",
-        "sensitivity_at_80_specificity": "sensitivity at 80 % specificity",
-    }  # fmt: skip
+    """The metrics of a result.json with their intervals, and what to know of them, as Markdown."""
+    from cryjax.evaluation.figures import metric_name  # brings all of Matplotlib
+
     lines = [
-        _metric(result, name, words.get(name, name.replace("_", " ")))
-        for name, interval in result["intervals"].items()
-        if result.get(name) is not None and None not in interval
-    ]
-    caveats = "".join(f"\n- {said}" for said in result.get("warnings", ()))
-    return (
         f"On {result['n_recordings']} recordings of {result['n_subjects']} subjects, none of whom "
         f"it was trained on ({result.get('scored', 'test')} set); intervals of 95 % by a bootstrap "
-        "over subjects.\n\n| metric | value |\n|---|---|\n"
-        + "\n".join(lines)
-        + f"\n\nAlways giving the most common label is right "
-        f"{result['majority_accuracy']:.3f} of the time.\n{caveats}"
-        if "majority_accuracy" in result
-        else ""
-    )
+        "over subjects.",
+        "",
+        "| metric | value |",
+        "|---|---|",
+    ]
+    for name, (low, high) in result["intervals"].items():
+        if None not in (result.get(name), low, high):
+            words = metric_name(name, len(result["labels"]))
+            lines.append(f"| {words} | {result[name]:.3f} [{low:.3f}, {high:.3f}] |")
+    if "majority_accuracy" in result:
+        right = f"{result['majority_accuracy']:.3f} of the time."
+        lines += ["", f"Always giving the most common label is right {right}"]
+    return "\n".join([*lines, "", *(f"- {said}" for said in result.get("warnings", ()))])
 
 
 def write(

@@ -19,6 +19,7 @@ from cryjax.audio import frontend
 from cryjax.command.errors import UserError
 from cryjax.interop import weights
 from cryjax.models.encoders import ENCODERS, make_encoder
+from cryjax.training.checkpoints import leaf_shapes
 
 _KERNEL_TO_TORCH = (3, 2, 0, 1)  # [height, width, in, out] -> [out, in, height, width]
 _KERNEL_FROM_TORCH = (2, 3, 1, 0)
@@ -202,13 +203,8 @@ def _check_shapes(
 ) -> None:
     made = make_encoder(encoder, width)
     wanted = jax.eval_shape(made.init, jax.random.key(0), jnp.zeros((1, 64, settings.mels)))
-
-    def flat(tree: Any) -> dict[str, tuple[int, ...]]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {jax.tree_util.keystr(k, simple=True, separator="/"): x.shape for k, x in leaves}
-
-    found = flat(variables)
-    for name, shape in flat(dict(wanted)).items():
+    found = leaf_shapes(variables)
+    for name, shape in leaf_shapes(dict(wanted)).items():
         if found.get(name) != shape:
             raise UserError(
                 f"the file's {name} is {found.get(name, 'missing')}, and that of a {encoder} of "

@@ -245,7 +245,8 @@ def _unreadable(folder: pathlib.Path, reason: str) -> UserError:
     )
 
 
-def _leaves(tree: Any) -> dict[str, tuple[int, ...]]:
+def leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of a tree's leaves by their paths, as 'params/norm0/scale'."""
     return {name: x.shape for name, x in _named(tree).items()}
 
 
@@ -276,10 +277,10 @@ def restore_item(
     """
     folder = folder or _newest(run)[0]
     try:
-        saved = _leaves(ocp.StandardCheckpointHandler().metadata(folder / item).tree)
+        saved = leaf_shapes(ocp.StandardCheckpointHandler().metadata(folder / item).tree)
     except Exception as error:  # whatever Orbax and its storage raise of a torn file
         raise _unreadable(folder, type(error).__name__) from error
-    wanted = _leaves(target)
+    wanted = leaf_shapes(target)
     for name in sorted(saved.keys() | wanted.keys()):
         state = "loaded" if saved.get(name) == wanted.get(name) else "mismatch"
         if listed:
