@@ -27,6 +27,16 @@ TINY = (
     "--config.checkpoint_every=5 steps",
 )
 
+# The same of supervised training.
+TINY_FINETUNE = (
+    "--config=configs/finetune.py",
+    "--config.encoder.width=0.0625",
+    "--config.crop.seconds=0.3",
+    "--config.clip_seconds=1.0",
+    "--config.batch_size=16",
+    "--config.optimizer.warmup=1 step",
+    "--config.folds=3",
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Not optimised by LLVM: most of a test's time is compilation.

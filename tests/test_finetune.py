@@ -16,17 +16,12 @@ import programs
 from cryjax import finetune
 
 TINY = (
-    "--config=configs/finetune.py",
-    "--config.encoder.width=0.0625",
-    "--config.crop.seconds=0.3",
-    "--config.clip_seconds=1.0",
-    "--config.batch_size=16",
+    *programs.TINY_FINETUNE,
     "--config.total=12 steps",
     "--config.optimizer.warmup=2 steps",
     "--config.log_every=1 step",
     "--config.evaluate_every=4 steps",
     "--config.checkpoint_every=4 steps",
-    "--config.folds=3",
     "--config.resamples=100",
 )
 

@@ -150,9 +150,7 @@ def test_run_goes_on_with_other_processes(stopped, undisturbed, prepared, tmp_pa
 @pytest.mark.slow
 def test_fine_tuning_by_two_processes_is_that_by_one(prepared, tmp_path):
     command = (
-        "finetune", "--config=configs/finetune.py", "--config.encoder.width=0.0625",
-        "--config.crop.seconds=0.3", "--config.clip_seconds=1.0", "--config.batch_size=16",
-        "--config.total=6 steps", "--config.optimizer.warmup=1 step", "--config.folds=3",
+        "finetune", *programs.TINY_FINETUNE, "--config.total=6 steps",
         "--config.evaluate_every=3 steps", "--config.checkpoint_every=3 steps",
         "--config.average_decay=0.5", "--config.resamples=20", f"--config.data={prepared}",
     )  # fmt: skip

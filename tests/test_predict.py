@@ -17,14 +17,8 @@ from cryjax.data.records import open_prepared
 from cryjax.interop import panns, run
 
 TINY = (
-    "--config=configs/finetune.py",
-    "--config.encoder.width=0.0625",
-    "--config.crop.seconds=0.3",
-    "--config.clip_seconds=1.0",
-    "--config.batch_size=16",
+    *programs.TINY_FINETUNE,
     "--config.total=4 steps",
-    "--config.optimizer.warmup=1 steps",
-    "--config.folds=3",
     "--config.resamples=20",
 )
 

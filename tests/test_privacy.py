@@ -13,13 +13,8 @@ from cryjax.data.synthetic import CORPORA
 
 MARKS = ("Marked-Folder", "Marked-Name", "Marked-Infant", "Marked-Missing")
 FINETUNE = (
-    "--config=configs/finetune.py",
-    "--config.crop.seconds=0.3",
-    "--config.clip_seconds=1.0",
-    "--config.batch_size=16",
+    *programs.TINY_FINETUNE,
     "--config.total=2 steps",
-    "--config.optimizer.warmup=1 steps",
-    "--config.folds=3",
     "--config.validation=0.0",
     "--config.resamples=20",
 )
