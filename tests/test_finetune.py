@@ -107,6 +107,7 @@ def test_probe_reads_the_best(tuned, prepared, tmp_path):
     assert f"encoder leaves of step {result(run)['best_step']}" in done.stderr
 
 
+@pytest.mark.slow  # of pre-training, the same loop
 def test_killed_run_goes_on_bit_for_bit(pretrained, prepared, tmp_path):
     runs = [tmp_path / "whole", tmp_path / "killed"]
     commands = [

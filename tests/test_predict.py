@@ -89,7 +89,9 @@ def test_the_numbers_of_the_run(tuned, tmp_path):
     assert len(drawn) == 20 and image.imread(drawn[0]).std() > 0.05
 
 
-@pytest.mark.parametrize("kind", ["onnx", "stablehlo", "folder"])
+@pytest.mark.parametrize(
+    "kind", ["onnx", pytest.param("stablehlo", marks=pytest.mark.slow), "folder"]
+)
 def test_an_export_predicts_the_same(tuned, tmp_path, kind):
     folder, files = tuned
     out = tmp_path / (f"model.{kind}" if kind != "folder" else "model")

@@ -1,9 +1,11 @@
 """How a program starts and how it fails: exit 0 if it did its work, one line and exit 2 if not."""
 
 import errno
+import hashlib
 import logging as python_logging
 import os
 import pathlib
+import platform
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -69,6 +71,26 @@ def _no_space(error: BaseException | None) -> str:
     return ""
 
 
+def _keep_compiled() -> None:
+    """Keeps what is compiled for the next start; JAX_COMPILATION_CACHE_DIR says where, if set.
+
+    Among the user's own files, not in the work directory: it is machine code, which a directory
+    from somebody else must not bring along. By the processor's abilities, since a home may be
+    shared by machines of which one could not run what another compiled.
+    """
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.config.jax_compilation_cache_dir is None:
+        try:
+            told = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            told = platform.processor()
+        abilities = {line for line in told.splitlines() if line.startswith(("flags", "Features"))}
+        kind = hashlib.sha256("".join(sorted(abilities) or [told]).encode()).hexdigest()[:8]
+        caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        folder = pathlib.Path(caches, "cryjax", f"compiled-{kind}").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
 def _one_of_several() -> bool:
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized()
@@ -86,6 +108,7 @@ def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
 
     def logged(argv: list[str]) -> None:
         _set_up_logging(name)
+        _keep_compiled()
         if argv[1:] and not positional:
             raise UserError(f"{argv[1]!r} belongs to no flag; write --flag=value, without spaces")
         main(argv)

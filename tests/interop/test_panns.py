@@ -46,7 +46,10 @@ def torch_weights(encoder: str, front_end: str) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "network",
+    [pytest.param(name, marks=pytest.mark.slow) if "14" in name else name for name in NETWORKS],
+)
 def test_equal_to_pytorch(network, tmp_path):
     """Its own front end included."""
     encoder, front_end = NETWORKS[network]
