@@ -49,6 +49,21 @@ class Worker:
         self._process.wait()
 
 
+def run_python(arguments: Sequence[str], **more: str) -> float:
+    """Seconds of a process of this Python, `more` in its environment; raises if it fails.
+
+    No persistent compilation cache is taken from the environment.
+    """
+    environment = {name: x for name, x in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    command, start = [sys.executable, *arguments], time.perf_counter()
+    done = subprocess.run(
+        command, env={**environment, **more}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return time.perf_counter() - start
+
+
 def cpu_seconds() -> float:
     """Of this process and, where /proc tells of them, of its children that are still alive."""
     total, children = time.process_time(), []
