@@ -11,14 +11,13 @@ import argparse
 import pathlib
 import sys
 import tempfile
-import time
 
 import numpy as np
 
 import peers
 
 RATE, SECONDS = 16_000, 10
-BLOCKS = 6
+CHANNELS = (64, 128, 256, 512, 1024, 2048)  # of CNN14
 
 
 def audio(batch: int) -> np.ndarray:
@@ -66,76 +65,34 @@ def onnx_worker(folder: pathlib.Path, batch: int) -> None:
 
 def torch_worker(folder: pathlib.Path, batch: int) -> None:
     import torch
+    import torch._inductor.config as inductor
     from safetensors.torch import load_file
-    from torch import nn
-    from torch.nn import functional
+
+    import torch_models
 
     tensors = load_file(folder / "model.safetensors")
     waveform = torch.from_numpy(audio(batch))
+    settings = {"window_length": 512, "hop_length": 160, "padding": "reflect", "normalise": "none"}
+    filters = tensors["logmel_extractor.melW"]
+    log_mel = torch_models.LogMel(settings, torch.hann_window(512), filters)
+    encoder = torch_models.Encoder(filters.shape[1], CHANNELS, 2, 3, 5, CHANNELS[-1])
+    encoder.load_state_dict(
+        {name: tensors[name] for name, _ in encoder.named_parameters()}
+        | {name: tensors.get(name, value) for name, value in encoder.named_buffers()}
+    )
+    model = torch.nn.Sequential(log_mel, encoder).eval().to(memory_format=torch.channels_last)
+    inductor.freezing = True
 
-    class Cnn14(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("window", torch.hann_window(512))
-            self.register_buffer("filters", tensors["logmel_extractor.melW"])
-            self.norm0 = self._norm("bn0")
-            self.layers = nn.ModuleList()
-            for block in range(1, BLOCKS + 1):
-                for layer in (1, 2):
-                    weight = tensors[f"conv_block{block}.conv{layer}.weight"]
-                    conv = nn.Conv2d(*weight.shape[1::-1], 3, padding=1, bias=False)
-                    conv.weight.data = weight
-                    self.layers.append(conv)
-                    self.layers.append(self._norm(f"conv_block{block}.bn{layer}"))
-            self.dense = nn.Linear(2048, 2048)
-            self.dense.weight.data = tensors["fc1.weight"]
-            self.dense.bias.data = tensors["fc1.bias"]
-
-        def _norm(self, name):
-            norm = nn.BatchNorm2d(len(tensors[f"{name}.weight"]))
-            for part in ("weight", "bias", "running_mean", "running_var"):
-                getattr(norm, part).data = tensors[f"{name}.{part}"]
-            return norm
-
-        def forward(self, x):
-            spectrum = torch.stft(x, 512, 160, window=self.window, return_complex=True)
-            power = spectrum.real.square() + spectrum.imag.square()
-            mel = power.transpose(1, 2) @ self.filters
-            x = 10.0 * torch.log10(mel.clamp(min=1e-10))[:, None]
-            x = self.norm0(x.transpose(1, 3)).transpose(1, 3)
-            x = x.contiguous(memory_format=torch.channels_last)
-            for place in range(0, len(self.layers), 2):
-                x = functional.relu(self.layers[place + 1](self.layers[place](x)))
-                if place % 4 == 2 and place // 4 < BLOCKS - 1:
-                    x = functional.avg_pool2d(x, 2)
-            x = x.mean(3)
-            return functional.relu(self.dense(x.amax(2) + x.mean(2)))
-
-    model = Cnn14().eval().to(memory_format=torch.channels_last)
-
-    def best():
-        """The faster of eager and compiled."""
-        import torch._inductor.config as inductor
-
-        inductor.freezing = True
-        forms = {"eager": model, "compiled": torch.compile(model)}
-        times = {}
-        with torch.inference_mode():
-            for name, form in forms.items():
-                for _ in range(3):
-                    start = time.perf_counter()
-                    form(waveform)
-                    times[name] = time.perf_counter() - start
-        print(times, file=sys.stderr)
-        chosen = forms[min(times, key=times.get)]
-
+    def repeats(form):
         def repeat():
             with torch.inference_mode():
-                return chosen(waveform)
+                return form(waveform)
 
         return repeat
 
-    peers.serve(best, {"torch": torch.__version__})
+    said = {"torch": torch.__version__}
+    forms = {"eager": repeats(model), "compiled": repeats(torch.compile(model))}
+    peers.serve(lambda: peers.fastest(forms, said), said)
 
 
 WORKERS = {"cryjax": cryjax_worker, "onnxruntime": onnx_worker, "torch": torch_worker}

@@ -3,7 +3,9 @@
 A worker is a function `prepare(*arguments) -> repeat`; each call of `repeat` is one measurement.
 """
 
+import contextlib
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -13,14 +15,20 @@ from collections.abc import Callable, Mapping, Sequence
 
 
 class Worker:
-    """A process that measures when it is told to."""
+    """A process that measures when it is told to.
+
+    Attributes:
+      said: its versions, when it is ready; 'out_of_memory' where it will never be.
+      cpu_seconds: of each measurement: all its threads and child processes.
+    """
 
     def __init__(self, python: str, script: str, name: str, arguments: Sequence[str]):
         command = [python, script, "--worker", name, *arguments]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.said = self._line()  # its versions, when it is ready
+        self.cpu_seconds: list[float] = []
+        self.said = self._line()
 
     def _line(self) -> dict:
         for line in self._process.stdout:
@@ -32,55 +40,136 @@ class Worker:
         """Seconds of one repetition."""
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        return self._line()["seconds"]
+        line = self._line()
+        self.cpu_seconds.append(line["cpu_seconds"])
+        return line["seconds"]
 
     def close(self) -> None:
         self._process.stdin.close()
         self._process.wait()
 
 
-def serve(prepare: Callable[..., Callable[[], object]], versions: Mapping[str, str]) -> None:
-    """Is a worker, until its standard input ends."""
-    repeat = prepare()
-    for _ in range(2):  # compiled, threads started, memory touched
-        repeat()
-    print(json.dumps(dict(versions)), flush=True)
+def run_python(arguments: Sequence[str], **more: str) -> float:
+    """Seconds of a process of this Python, `more` in its environment; raises if it fails.
+
+    No persistent compilation cache is taken from the environment.
+    """
+    environment = {name: x for name, x in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    command, start = [sys.executable, *arguments], time.perf_counter()
+    done = subprocess.run(
+        command, env={**environment, **more}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return time.perf_counter() - start
+
+
+def cpu_seconds() -> float:
+    """Of this process and, where /proc tells of them, of its children that are still alive."""
+    total, children = time.process_time(), []
+    for file in pathlib.Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            children += file.read_text().split()
+    for child in children:
+        with contextlib.suppress(OSError):
+            fields = pathlib.Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def fastest(forms: Mapping[str, Callable[[], object]], said: dict, rounds: int = 3) -> Callable:
+    """The fastest of several ways to do the same, by the last of some rounds; notes it in `said`.
+
+    One that fails for another reason than memory is left out, and standard error says so.
+    """
+    times = {}
+    for name, form in forms.items():
+        try:
+            for _ in range(rounds):
+                start = time.perf_counter()
+                form()
+                times[name] = time.perf_counter() - start
+        except Exception as error:
+            times.pop(name, None)
+            if out_of_memory(error) and name == list(forms)[-1] and not times:
+                raise
+            print(f"{name} fails: {str(error)[:500]}", file=sys.stderr)
+    print(times, file=sys.stderr, flush=True)
+    said["form"] = min(times, key=times.get)
+    return forms[said["form"]]
+
+
+def out_of_memory(error: Exception) -> bool:
+    said = f"{type(error).__name__} {error}".lower()
+    return any(words in said for words in ("out of memory", "outofmemory", "resource_exhausted"))
+
+
+def serve(
+    prepare: Callable[..., Callable[[], object]], said: Mapping[str, str], warm: int = 2,
+    before: Callable[[], object] = lambda: None,
+) -> None:  # fmt: skip
+    """Is a worker, until its standard input ends.
+
+    Args:
+      prepare: makes what is measured.
+      said: of the worker; `prepare` may add to it.
+      warm: repetitions that are not measured.
+      before: run before each repetition, not measured.
+    """
+    try:
+        repeat = prepare()
+        for _ in range(warm):  # compiled, threads started, memory touched
+            repeat()
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        print(json.dumps({"out_of_memory": str(error)[:200]}), flush=True)
+        return
+    print(json.dumps(dict(said)), flush=True)
     for _ in sys.stdin:
-        start = time.perf_counter()
+        before()
+        start, used = time.perf_counter(), cpu_seconds()
         repeat()
-        print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
+        seconds = time.perf_counter() - start
+        print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds() - used}), flush=True)
 
 
-def in_turns(workers: Mapping[str, Worker], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each worker; every round has each of them once."""
+def in_turns(
+    workers: Mapping[str, Worker], repeats: int, fewer: Mapping[str, int] | None = None
+) -> dict[str, list[float]]:
+    """Seconds of each worker; every round has each of them once, those in `fewer` only so often."""
     seconds: dict[str, list[float]] = {name: [] for name in workers}
-    for _ in range(repeats):
+    for place in range(repeats):
         for name, worker in workers.items():
-            seconds[name].append(worker.measure())
+            if place < (fewer or {}).get(name, repeats):
+                seconds[name].append(worker.measure())
     for worker in workers.values():
         worker.close()
     return seconds
 
 
 def report(
-    seconds: Mapping[str, Sequence[float]], unit: str, amount: float, out: pathlib.Path | None,
-    said: Mapping[str, Mapping[str, str]],
+    seconds: Mapping[str, Sequence[float]], unit: str, amount: float | Mapping[str, float],
+    out: pathlib.Path | None, said: Mapping[str, Mapping[str, str]], **more: object,
 ) -> None:  # fmt: skip
     """Prints a table, ours first, and writes it as JSON.
 
     Args:
       seconds: of each worker.
       unit: what a repetition has `amount` of, as 'seconds of audio'.
-      amount: of it.
+      amount: of it; of each worker, where they differ.
       out: file to write, or None.
       said: versions of each worker.
+      **more: to be written, too.
     """
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    ours = next(iter(medians.values()))
+    amounts = amount if isinstance(amount, Mapping) else dict.fromkeys(medians, amount)
+    rates = {name: amounts[name] / median for name, median in medians.items()}
+    ours = next(iter(rates.values()))
     print(f"{'':<14}{'median s':>10}{unit + '/s':>22}{'ours is':>10}")
     for name, median in medians.items():
-        print(f"{name:<14}{median:>10.3f}{amount / median:>22.1f}{median / ours:>9.2f}x")
+        print(f"{name:<14}{median:>10.3f}{rates[name]:>22.1f}{ours / rates[name]:>9.2f}x")
     print(json.dumps(said))
     if out:
-        content = {"seconds": seconds, "unit": unit, "amount": amount, "versions": said}
+        content = {"seconds": seconds, "unit": unit, "amount": amount, "versions": said, **more}
         out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

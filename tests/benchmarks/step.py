@@ -1,0 +1,195 @@
+"""One training step, clips in and parameters out: cryjax, the same in plain Flax, and PyTorch.
+
+    python tests/benchmarks/step.py --torch_python=TORCH_ENV/bin/python [--encoder=cnn10]
+        [--task=finetune] [--out=FILE.json]
+    python tests/benchmarks/step.py --torch_python=TORCH_ENV/bin/python --platform=gpu \\
+        --dtype=bfloat16 --batches=64,128,256,512,1024
+
+A step takes int16 clips of 10 s from the host, draws the views (crops, the waveform's and the
+spectrogram's transforms of the recipe in `ours.py`, the front end), and updates encoder and head by
+NT-Xent and AdamW; of `--task=finetune` by cross-entropy with one view a clip. 'flax' is our step
+with XLA's own convolution, as `nn.Conv` has it. PyTorch is in channels last with the fused AdamW,
+under autocast where `--dtype` is bfloat16, by the fastest of `--torch_modes`; its environment needs
+torch and numpy. Each batch of `--batches` is tried by each peer, one that does not fit is left out,
+and the table has each peer's best. On a GPU the peers are measured one after the other, since each
+needs its memory, several steps at a time.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+
+import peers
+
+
+def cryjax_worker(options: argparse.Namespace, native: bool = False) -> None:
+    os.environ["JAX_PLATFORMS"] = {"gpu": "cuda,cpu"}.get(options.platform, "cpu")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")  # it has the GPU to itself
+    import jax
+
+    import ours
+    from cryjax.models import conv
+
+    if native:
+        conv.convolve = conv._convolve_native
+
+    def prepare():
+        step = ours.Step(options.task, config_of(options))
+
+        def repeat():
+            for _ in range(options.steps):
+                metrics = step()
+            jax.block_until_ready((step.state, metrics))
+
+        return repeat
+
+    said = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
+    peers.serve(prepare, said, warm=1 if native else 2)
+
+
+def flax_worker(options: argparse.Namespace) -> None:
+    cryjax_worker(options, native=True)
+
+
+def torch_worker(options: argparse.Namespace) -> None:
+    import numpy as np
+    import torch
+
+    import torch_models
+
+    device = {"gpu": "cuda"}.get(options.platform, "cpu")
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")  # what is float32, the projection's front end
+    recipe = json.loads((options.folder / "step.json").read_text(encoding="utf-8"))
+    arrays = [np.load(options.folder / f"{name}.npy") for name in ("window", "filters")]
+    host = {name: torch.from_numpy(x) for name, x in np.load(options.folder / "batch.npz").items()}
+    if device == "cuda":
+        host = {name: x.pin_memory() for name, x in host.items()}
+    task = torch_models.Task(recipe, *arrays, getattr(torch, options.dtype))
+    task = task.to(device).to(memory_format=torch.channels_last)
+    optimizer = torch_models.optimizer_of(task, recipe)
+
+    def steps(loss_of):
+        def repeat():
+            for _ in range(options.steps):
+                batch = {name: x.to(device, non_blocking=True) for name, x in host.items()}
+                loss_of(batch).backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        return repeat
+
+    def form(mode):
+        return steps(task if mode == "eager" else torch.compile(task, mode=mode, dynamic=False))
+
+    said = {"torch": torch.__version__, "threads": str(torch.get_num_threads())}
+    forms = {mode: form(mode) for mode in options.torch_modes.split(",")}
+    peers.serve(lambda: peers.fastest(forms, said), said, warm=1)
+
+
+WORKERS = {"cryjax": cryjax_worker, "flax": flax_worker, "torch": torch_worker}
+
+
+def config_of(options: argparse.Namespace):
+    import ours
+
+    return ours.config_of(
+        options.task, options.encoder, options.dtype, options.batch, options.crop_seconds
+    )
+
+
+def measure(options: argparse.Namespace, batch: int, names: list[str]) -> list[dict]:
+    """A row for each peer that can take this batch."""
+    import numpy as np
+
+    import ours
+
+    options.batch = batch
+    with tempfile.TemporaryDirectory() as folder:
+        ours.describe(options.task, config_of(options), pathlib.Path(folder))
+        np.savez(pathlib.Path(folder) / "batch.npz", **ours.make_batch(options.task, batch))
+        more = ["--batch", str(batch), "--folder", folder, "--steps", str(options.steps)]
+        more += ["--torch_modes", options.torch_modes]
+        rows, groups = [], [names] if options.platform == "cpu" else [[name] for name in names]
+        for group in groups:
+            workers = {
+                name: peers.Worker(
+                    options.torch_python if name == "torch" else sys.executable,
+                    __file__,
+                    name,
+                    [*sys.argv[1:], *more],
+                )
+                for name in group
+            }
+            for name in [name for name in workers if "out_of_memory" in workers[name].said]:
+                print(f"{name}: no memory for {batch} clips", flush=True)
+                workers.pop(name).close()
+            seconds = peers.in_turns(workers, options.repeats, {"flax": options.flax_repeats})
+            for name, times in seconds.items():
+                each = [x / options.steps for x in times]
+                rate = batch / statistics.median(each)
+                print(f"{name}: {batch} clips, {rate:.2f} a second", flush=True)
+                rows.append({"peer": name, "batch": batch, "seconds": each, "clips_a_second": rate,
+                             "said": workers[name].said})  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--torch_python", help="python of an environment with PyTorch")
+    parser.add_argument("--peers", default="cryjax,torch,flax")
+    parser.add_argument("--task", choices=("simclr", "finetune"), default="simclr")
+    parser.add_argument("--encoder", default="cnn14")
+    parser.add_argument("--platform", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--batches", default="16", help="clips; SimCLR has twice as many views")
+    parser.add_argument("--crop_seconds", type=float, default=4.0)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--flax_repeats", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="of one measurement; 1 on a CPU, 10 on a GPU")
+    parser.add_argument("--torch_modes", help="eager, and modes of torch.compile")
+    parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--worker", choices=WORKERS)
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--folder", type=pathlib.Path)
+    options = parser.parse_args()
+    if options.worker:
+        WORKERS[options.worker](options)
+        return
+    on_cpu = options.platform == "cpu"
+    options.steps = options.steps or (1 if on_cpu else 10)
+    options.torch_modes = options.torch_modes or (
+        "eager,default" if on_cpu else "eager,default,max-autotune"
+    )
+    names = [name for name in options.peers.split(",") if name != "torch" or options.torch_python]
+    rows = []
+    for batch in map(int, options.batches.split(",")):
+        rows += measure(options, batch, names)
+    best = {}
+    for row in rows:
+        known = best.get(row["peer"])
+        if known is None or row["clips_a_second"] > known["clips_a_second"]:
+            best[row["peer"]] = row
+    best = {name: best[name] for name in names if name in best}
+    print(f"{options.task}, {options.encoder}, {options.dtype}, crops of {options.crop_seconds} s")
+    settings = {name: str(value) for name, value in vars(options).items()}
+    peers.report(
+        {name: row["seconds"] for name, row in best.items()},
+        "clips",
+        {name: row["batch"] for name, row in best.items()},
+        options.out,
+        {name: {**row["said"], "batch": row["batch"]} for name, row in best.items()},
+        options=settings,
+        rows=rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
