@@ -289,15 +289,18 @@ class Preparation:
 
 def fingerprint(rows: Sequence[Row]) -> str:
     """sha256 over the rows and, where the files are there, their sizes and times of change."""
-    described = []
+    digest, separator = hashlib.sha256(b"["), b""  # of a list in JSON, whole or piece by piece
     for row in rows:
         try:
             status = row.path.stat()
             file = [status.st_size, status.st_mtime_ns]
         except (OSError, ValueError):  # ValueError for a path that no file can have
             file = None
-        described.append([row.name, row.label, row.subject, row.split, file])
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
+        described = [row.name, row.label, row.subject, row.split, file]
+        digest.update(separator + json.dumps(described).encode())
+        separator = b", "
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def already_done(directory: pathlib.Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -103,7 +103,7 @@ def test_synthetic_clips(tmp_path):
 
 
 def test_nothing_usable_is_refused_and_leaves_nothing(tmp_path):
-    rows = [Row(tmp_path / name, name, "", name, "") for name in ("a.wav", "b.wav")]
+    rows = [Row(tmp_path, name, "", name, "") for name in ("a.wav", "b.wav")]
     with pytest.raises(UserError, match=r"none of 2 recordings can be used \(2 x no such file\)"):
         prepare(tmp_path / "data", {"train": list(enumerate(rows))}, RUNNER)
     assert not list(tmp_path.iterdir())
