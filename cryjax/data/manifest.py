@@ -30,6 +30,7 @@ class Row:
       label: '' is none; several are separated by ';'.
       subject: the group that a split never divides; the name where the manifest has no subjects.
       split: '' is none.
+      alone: whether the manifest does not say whose it is.
     """
 
     folder: pathlib.Path
@@ -37,6 +38,7 @@ class Row:
     label: str
     subject: str
     split: str
+    alone: bool = False
 
     @property
     def path(self) -> pathlib.Path:
@@ -120,6 +122,7 @@ def _read(
             label=sys.intern(";".join(filter(None, map(str.strip, label.split(";"))))),
             subject=sys.intern(subject.strip()) or name,
             split=sys.intern(split.strip()),
+            alone=not subject.strip(),
         )
         check.row(number, row)
         rows.append(row)
