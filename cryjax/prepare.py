@@ -307,6 +307,11 @@ def main(_: list[str]) -> None:
     if info["skipped"]:
         which = "" if _MAPPING.value or not rows else "; --mapping=FILE.csv tells which files"
         print(f"skipped {info['skipped']} recordings: see {out / 'skipped.csv'}{which}")
+    if info.get("contradicting"):  # not in datasets of old
+        print(
+            f"of these, {info['contradicting']} are the same audio under different labels or "
+            "subjects, and none is used: mend the manifest, or leave out all but one of each"
+        )
     if _MAPPING.value:
         write_mapping(rows, renamed, out)
 

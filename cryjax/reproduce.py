@@ -73,7 +73,7 @@ RULES = {
     "labelled": text(),
     "unlabelled": text(),
     "rows": config_lib.Rule(
-        lambda x: isinstance(x, tuple) and bool(x) and set(x) <= set(ROWS),
+        lambda x: isinstance(x, tuple) and bool(x) and all(row in ROWS for row in x),
         "a tuple of " + ", ".join(ROWS),
     ),
     "folds": config_lib.FOLDS,
@@ -95,16 +95,25 @@ RECIPES = {
 def check(config: Any) -> None:
     """Raises UserError where a field, or a recipe in the config, is not as its program takes it."""
     for name, rules in RECIPES.items():
-        if name not in config:
+        recipe = config.get(name)
+        if not isinstance(recipe, ml_collections.ConfigDict):
             raise UserError(f"config.{name} is missing; give it a recipe of configs/")
-        recipe = config[name].copy_and_resolve_references()
-        recipe.data = "given by the experiment"
-        try:
-            config_lib.validate(recipe, rules)
-        except UserError as error:
-            raise UserError(str(error).replace("config.", f"config.{name}.", 1)) from error
-    if not config.get("tasks"):
+        recipe = recipe.copy_and_resolve_references()
+        with recipe.ignore_type():
+            recipe.data = "given by the experiment"
+        _check_part(name, recipe, rules)
+    rest = {name: value for name, value in config.items() if name not in (*RECIPES, "tasks")}
+    config_lib.validate(rest, RULES)
+    if not isinstance(config.get("tasks"), ml_collections.ConfigDict) or not config.tasks:
         raise UserError("config.tasks is missing; give each task its data, as configs/ has them")
+    for task, described in config.tasks.items():
+        if not isinstance(described, ml_collections.ConfigDict):
+            said = config_lib.shown(described)
+            raise UserError(f"config.tasks.{task}={said}: give it 'data' and 'positive'")
+        if not task.replace("_", "").isalnum():
+            raise UserError(f"config.tasks.{task}: name a task by letters, digits and '_'")
+        rules = {"data": text(required="data with labels"), "positive": text()}
+        _check_part(f"tasks.{task}", described, rules)
     needed = {
         "general": any(row.removesuffix("+adapted") != "scratch" for row in config.rows),
         "unlabelled": any(row.endswith("+adapted") for row in config.rows),
@@ -115,24 +124,23 @@ def check(config: Any) -> None:
                 f"config.{name} is missing, and config.rows need it; give a prepared dataset, or "
                 f'flags of prepare, as --config.{name}="--manifest=FILE.csv"'
             )
-    for task, described in config.tasks.items():
-        if not isinstance(described, ml_collections.ConfigDict):
-            raise UserError(f"config.tasks.{task}={described!r}: give it 'data' and 'positive'")
-        if not task.replace("_", "").isalnum():
-            raise UserError(f"config.tasks.{task}: name a task by letters, digits and '_'")
-        config_lib.validate(
-            described, {"data": text(required="data with labels"), "positive": text()}
-        )
-    rest = {name: value for name, value in config.items() if name not in (*RECIPES, "tasks")}
-    config_lib.validate(rest, RULES)
     for name in ("adapt", "supervised", "tune"):
         for field in ("encoder", "front_end", "crop.seconds"):
             ours, theirs = (_field(config[part], field) for part in ("pretrain", name))
             if ours != theirs:
                 raise UserError(
-                    f"config.pretrain.{field} and config.{name}.{field} differ ({ours}, {theirs}); "
+                    f"config.pretrain.{field} and config.{name}.{field} differ "
+                    f"({config_lib.shown(ours)}, {config_lib.shown(theirs)}); "
                     "all rows have one encoder: make them equal"
                 )
+
+
+def _check_part(name: str, part: Any, rules: Mapping[str, config_lib.Rule]) -> None:
+    """Checks a part of the config; what is wrong is named by its place in the whole."""
+    try:
+        config_lib.validate(part, rules)
+    except UserError as error:
+        raise UserError(str(error).replace("config.", f"config.{name}.", 1)) from error
 
 
 def _field(config: Any, name: str) -> Any:
@@ -166,7 +174,7 @@ class Study:
         self.notes += [
             f"{name}: {line}"
             for line in done.stdout.splitlines()
-            if line.startswith(("caveat", "licence", "skipped"))
+            if line.startswith(("caveat", "licence", "skipped", "of these"))
         ]
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if "error:" in line]

@@ -85,6 +85,46 @@ def test_a_manifest_with_good_and_bad_files(folder, made):
     assert "skipped 2 recordings" in done.stdout and "skipped.csv" in done.stdout
 
 
+def test_the_same_audio_in_other_files(tmp_path):
+    """Under one name it is used once; under two, in two splits, not at all; silence is silence."""
+    rng = np.random.default_rng(0)
+    once, twice, other = (rng.integers(-9_000, 9_000, RATE, np.int16) for _ in range(3))
+    stereo = np.stack([other, other], axis=1)
+    for name, audio in (
+        ("a.wav", once), ("a.flac", once), ("b.wav", twice), ("b.aiff", twice),
+        ("c.wav", other), ("c.flac", stereo), ("0.wav", 0 * once), ("1.wav", 0 * once),
+    ):  # fmt: skip
+        soundfile.write(tmp_path / name, audio, RATE)
+    (tmp_path / "m.csv").write_text(
+        "path,label,subject,split\na.wav,pain,ann,train\nb.wav,pain,bob,train\n"
+        "c.wav,pain,cid,test\na.flac,pain,ann,train\nb.aiff,pain,dan,test\n"
+        "c.flac,,,train\n0.wav,pain,ann,train\n1.wav,hunger,bob,train\n"
+    )
+    done = prepare(
+        f"--manifest={tmp_path / 'm.csv'}", f"--out={tmp_path / 'data'}", "--workers=2",
+        f"--mapping={tmp_path / 'mapping.csv'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "skipped 6 recordings" in done.stdout
+    assert "2 are the same audio under different labels or subjects" in done.stdout
+    with (tmp_path / "mapping.csv").open(newline="") as file:
+        said = {line["path"]: line["skipped"] for line in csv.DictReader(file)}
+    assert said == {
+        "a.wav": "",
+        "b.wav": "the same audio as recording 4, with another subject",
+        "c.wav": "",
+        "a.flac": "the same audio as recording 0",
+        "b.aiff": "the same audio as recording 1, with another subject",
+        "c.flac": "the same audio as recording 2",
+        "0.wav": "silent",
+        "1.wav": "silent",
+    }
+    prepared = records.open_prepared(tmp_path / "data")
+    for split, audio in (("train", once), ("test", other)):
+        (example,) = all_of(prepared, split)
+        np.testing.assert_array_equal(example["audio"], audio)
+
+
 def test_again_does_nothing_and_other_inputs_are_refused(folder, made):
     command, _ = made
     before = {p: p.stat().st_mtime_ns for p in [folder, *(folder / "data").rglob("*")]}

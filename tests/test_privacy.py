@@ -3,6 +3,7 @@
 import csv
 import pathlib
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -43,12 +44,33 @@ def everything(folder: pathlib.Path) -> bytes:
         found.append(path.name.encode())
         if path.is_file():
             found.append(path.read_bytes())
+        if path.suffix == ".npz":  # compressed
+            with np.load(path, allow_pickle=False) as arrays:
+                found += [repr(arrays[name].tolist()).encode() for name in arrays]
         if (path / "prepared.json").is_file():
             prepared = open_prepared(path)
             for split in prepared.splits:
                 found += [repr(example).encode() for example in prepared.source(split)]
             found.append(repr(prepared.index()).encode())
     return b"\n".join(found)
+
+
+def assert_unmarked(folder, said):
+    """Neither what was left in a folder nor what programs said has a mark, or the key."""
+    left = everything(folder)
+    for mark in MARKS:
+        assert mark.encode() not in left
+        # What a user named on the command line may be said back.
+        assert all(mark not in done.stdout + done.stderr for done in said)
+    assert subjects.read_key().hex().encode() not in left
+
+
+def test_a_mark_would_be_found(tmp_path):
+    np.savez_compressed(tmp_path / "x.npz", subjects=np.full(100, MARKS[0]))
+    (tmp_path / MARKS[1]).mkdir()
+    (tmp_path / "report.html").write_text(MARKS[2])
+    left = everything(tmp_path)
+    assert all(mark.encode() in left for mark in MARKS[:3])
 
 
 def test_marks_are_found_nowhere(manifest, tmp_path):
@@ -69,15 +91,23 @@ def test_marks_are_found_nowhere(manifest, tmp_path):
         ("export", f"--model={tmp_path / 'tuned'}", "--format=folder", f"--out={tmp_path / 'hub'}"),
     ):  # fmt: skip
         said.append(programs.succeed(program, *arguments))
-    left = everything(tmp_path)
-    for mark in MARKS:
-        assert mark.encode() not in left
-        # What a user named on the command line may be said back.
-        assert all(mark not in done.stdout + done.stderr for done in said)
+    assert_unmarked(tmp_path, said)
     key = subjects.read_key()
-    assert key is not None and key.hex().encode() not in left
     mapping = manifest.with_name("mapping.csv").read_text()
     for number in range(6):
         name = f"{MARKS[2]}-{number}"
         assert f"{name},{subjects.pseudonym(name, key)}," in mapping
     assert mapping.count("no such file") == 1
+
+
+def test_no_mark_gets_into_an_experiment(manifest, tmp_path):
+    given = f"--manifest={manifest}"
+    done = programs.succeed(
+        "reproduce", "--config=tests/tiny_experiment.py", f"--workdir={tmp_path / 'table'}",
+        f"--config.unlabelled={given}", "--config.tasks.injury.positive=",
+        f"--config.tasks.injury.data={given} --splits=train=0.6,test=0.4",
+        "--config.probe.fractions=(1.0,)", "--config.probe.seeds=(0,)", "--config.resamples=20",
+    )  # fmt: skip
+    report = (tmp_path / "table" / "report.html").read_text(encoding="utf-8")
+    assert "injury: skipped 1 recordings" in report and "simclr+adapted" in report
+    assert_unmarked(tmp_path, [done])

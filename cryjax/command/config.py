@@ -72,9 +72,14 @@ FOLDS = Rule(
 
 _LENGTH = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]{1,2})?)\s*(steps?|epochs?|examples?)\s*")
 LENGTH = Rule(
-    lambda x: isinstance(x, str) and (x == "0" or _LENGTH.fullmatch(x) is not None),
+    lambda x: isinstance(x, str) and (x == "0" or _is_length(x)),
     'a length, as "20000 steps", "100 epochs" or "5e6 examples"',
 )
+
+
+def _is_length(x: str) -> bool:
+    found = _LENGTH.fullmatch(x)
+    return found is not None and float(found[1]) <= 1e15  # '9' a thousand times is infinite
 
 
 def steps(length: str, *, batch_size: int, examples: int) -> int:
@@ -106,7 +111,7 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value in one line, of which the beginning will do."""
     value = value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
     return " ".join(repr(value).split())[:200]
@@ -131,7 +136,7 @@ def validate(config: ml_collections.ConfigDict, rules: Mapping[str, Rule]) -> No
         if field not in flat:
             raise UserError(f"config.{field} is missing; give it {rule.words}")
         if not rule.accepts(flat[field]):
-            raise UserError(f"config.{field}={_shown(flat[field])} is not {rule.words}")
+            raise UserError(f"config.{field}={shown(flat[field])} is not {rule.words}")
 
 
 def load(path: pathlib.Path) -> ml_collections.ConfigDict:

@@ -39,7 +39,7 @@ def from_line(line: str) -> Item:
     number, fields = json.loads(line)
     if "corpus" in fields:
         return number, Clip(**fields)
-    return number, Row(**fields | {"path": pathlib.Path(fields["path"])})
+    return number, Row(**fields | {"folder": pathlib.Path(fields["folder"])})
 
 
 class _Make(beam.DoFn):

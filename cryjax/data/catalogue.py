@@ -87,4 +87,4 @@ def recordings(
         label = features[label_name].int2str(example[label_name]) if labelled else ""
         subject = f"{split}/{index}" if subject_name is None else example[subject_name]
         subject = subject.decode() if isinstance(subject, bytes) else str(subject)
-        yield Recording(first + index, audio, label, subject, reason)
+        yield Recording(first + index, audio, label, subject, reason, subject_name is None)

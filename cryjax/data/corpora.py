@@ -76,7 +76,7 @@ def _table(path: pathlib.Path, *columns: str, header: bool = True) -> list[dict[
 def _row(path: pathlib.Path, labels: list[str], subject: str, split: str = "") -> Row:
     # ';' separates the labels of a manifest, so a name has none; commas, which many have, stay.
     label = ";".join(name.strip().replace(";", ",") for name in labels)
-    return Row(path, str(path), label, subject, _SPLITS.get(split, split))
+    return Row(pathlib.Path(path.anchor), str(path), label, subject, _SPLITS.get(split, split))
 
 
 def _is_audio(path: pathlib.Path) -> bool:

@@ -19,7 +19,7 @@ import tqdm
 
 from cryjax import __version__
 from cryjax.command.errors import UserError
-from cryjax.data import cutting, guard, records
+from cryjax.data import cutting, duplicates, guard, records
 from cryjax.data.decode import Unusable, to_int16
 from cryjax.data.manifest import Row
 from cryjax.data.synthetic import Clip
@@ -42,6 +42,7 @@ class Recording:
       label: as a manifest's.
       subject: as a manifest's.
       reason: why there is no audio.
+      alone: whether nobody said whose it is.
     """
 
     number: int
@@ -49,6 +50,7 @@ class Recording:
     label: str = ""
     subject: str = ""
     reason: str = ""
+    alone: bool = False
 
 
 def cut(
@@ -63,15 +65,14 @@ def cut(
         round(cutting.SHORTEST_TAIL_SECONDS * sample_rate),
     )
     return [
-        (
-            f"{recording.number}-{segment}",
+        records.keyed(
             {
                 "audio": audio,
                 "label": recording.label,
                 "subject": recording.subject,
                 "recording": recording.number,
                 "segment": segment,
-            },
+            }
         )
         for segment, audio in enumerate(pieces)
     ]
@@ -91,14 +92,13 @@ def make(item: Item, sample_rate: int) -> Recording:
     """Decodes the file of a manifest's row, or renders a synthetic clip."""
     number, source = item
     if isinstance(source, Clip):
-        reason = ""
         audio = to_int16(source.render(sample_rate))
-    else:
-        try:
-            audio, reason = _decoder().decode(source.path, sample_rate), ""
-        except Unusable as error:
-            audio, reason = None, str(error)
-    return Recording(number, audio, source.label, source.subject, reason)
+        return Recording(number, audio, source.label, source.subject)
+    try:
+        audio, reason = _decoder().decode(source.path, sample_rate), ""
+    except Unusable as error:
+        audio, reason = None, str(error)
+    return Recording(number, audio, source.label, source.subject, reason, source.alone)
 
 
 def _pool(items: Sequence[Item], workers: int) -> concurrent.futures.Executor:
@@ -127,7 +127,7 @@ def recordings(items: Sequence[Item], sample_rate: int, workers: int) -> Iterato
                 waiting.append(pool.submit(work, item))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Account:
     """What became of a recording. Fields as in `Recording`, and what was cut out of it."""
 
@@ -135,6 +135,8 @@ class Account:
     label: str
     subject: str
     reason: str  # '' if it is used
+    alone: bool
+    digest: str  # of its audio, '' for none
     examples: int
     samples: int
 
@@ -145,6 +147,8 @@ class Account:
             recording.label,
             recording.subject,
             recording.reason,
+            recording.alone,
+            "" if recording.audio is None else duplicates.digest(recording.audio),
             len(examples),
             sum(len(example["audio"]) for _, example in examples),
         )
@@ -205,15 +209,11 @@ class Preparation:
         self._synthetic = synthetic
         self._subject_key = subject_key
         self._shards = shards
-        self._tallies: dict[str, Tally] = collections.defaultdict(Tally)
-        self._skipped: dict[int, str] = {}  # number -> reason, to be listed in order
+        self._accounts: dict[int, tuple[str, Account]] = {}  # number -> split and account
 
     def count(self, split: str, account: Account) -> None:
-        """Counts a recording of a split; one that is skipped may be counted again."""
-        if account.reason:
-            self._skipped[account.number] = account.reason
-        else:
-            self._tallies[split].add(account)
+        """Counts a recording of a split; it may be counted again."""
+        self._accounts[account.number] = split, account
 
     def _examples(
         self, split: str, recordings: Iterable[Recording], progress: tqdm.tqdm
@@ -261,13 +261,34 @@ class Preparation:
     def write(self, writer: records.Writer, splits: Mapping[str, Any], **beam: Any) -> pathlib.Path:
         """Writes the examples of the splits that have any; as `records.Writer.write`."""
         if not splits:
-            reasons = collections.Counter(self._skipped.values())
-            common = "; ".join(f"{n} x {reason}" for reason, n in reasons.most_common(3))
-            raise UserError(f"none of {len(self._skipped)} recordings can be used ({common})")
+            raise self._none(account.reason for _, account in self._accounts.values())
         return writer.write(splits, shards=self._shards, **beam)
 
+    def _none(self, reasons: Iterable[str]) -> UserError:
+        common = collections.Counter(reasons).most_common(3)
+        said = "; ".join(f"{n} x {reason}" for reason, n in common)
+        return UserError(f"none of {len(self._accounts)} recordings can be used ({said})")
+
     def finish(self, writer: records.Writer, written: pathlib.Path) -> dict[str, Any]:
-        """Adds what was counted, and puts the dataset in its place."""
+        """Takes out what is there twice, adds what was counted, and puts the dataset in its place.
+
+        Raises:
+          UserError: if no recording is left.
+        """
+        counted = [self._accounts[number] for number in sorted(self._accounts)]
+        copies, contradicting = duplicates.find(account for _, account in counted)
+        skipped = {account.number: account.reason for _, account in counted if account.reason}
+        skipped |= copies
+        tallies: dict[str, Tally] = collections.defaultdict(Tally)
+        for split, account in counted:
+            if account.number not in skipped:
+                tallies[split].add(account)
+        if not tallies:
+            raise self._none(skipped.values())
+        if copies:
+            # Only now is it known, of the recordings of all splits and of all workers; to read and
+            # write the records again takes little beside decoding.
+            written = writer.write_again(written, tallies, copies, shards=self._shards)
         info = {
             "version": __version__,
             "sample_rate": self.sample_rate,
@@ -275,29 +296,33 @@ class Preparation:
             "synthetic": self._synthetic,
             "subject_key": self._subject_key,
             "inputs": self._inputs,
-            "skipped": len(self._skipped),
-            "labels": sorted(set().union(*(t.labels for t in self._tallies.values()))),
-            "splits": {s: tally.summary(self.sample_rate) for s, tally in self._tallies.items()},
+            "skipped": len(skipped),
+            "contradicting": contradicting,
+            "labels": sorted(set().union(*(tally.labels for tally in tallies.values()))),
+            "splits": {s: tally.summary(self.sample_rate) for s, tally in tallies.items()},
         }
         with (written / "skipped.csv").open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file)
             table.writerow(["recording", "reason"])  # no path: it may say whose it is
-            table.writerows(sorted(self._skipped.items()))
+            table.writerows(sorted(skipped.items()))
         writer.finish(written, info)
         return info
 
 
 def fingerprint(rows: Sequence[Row]) -> str:
     """sha256 over the rows and, where the files are there, their sizes and times of change."""
-    described = []
+    digest, separator = hashlib.sha256(b"["), b""  # of a list in JSON, whole or piece by piece
     for row in rows:
         try:
             status = row.path.stat()
             file = [status.st_size, status.st_mtime_ns]
         except (OSError, ValueError):  # ValueError for a path that no file can have
             file = None
-        described.append([row.name, row.label, row.subject, row.split, file])
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
+        described = [row.name, row.label, row.subject, row.split, file]
+        digest.update(separator + json.dumps(described).encode())
+        separator = b", "
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def already_done(directory: pathlib.Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:

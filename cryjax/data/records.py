@@ -10,7 +10,7 @@ import json
 import pathlib
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,11 @@ FEATURES = tfds.features.FeaturesDict(
         "segment": np.int64,  # which segment
     }
 )
+
+
+def keyed(example: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """An example with the key by which TFDS orders it."""
+    return f"{example['recording']}-{example['segment']}", example
 
 
 class _Info(tfds.core.DatasetInfo):
@@ -97,24 +102,59 @@ class Writer:
         return self
 
     def write(
-        self, splits: Mapping[str, Any], *, shards: int | None = None, **beam: Any
+        self,
+        splits: Mapping[str, Any],
+        *,
+        shards: int | None = None,
+        part: str = "first",
+        **beam: Any,
     ) -> pathlib.Path:
         """Writes the examples of each split.
 
         Args:
           splits: split -> (key, example) pairs, or a Beam transform that makes them.
           shards: files of each split, or as many as it has examples; None lets TFDS choose.
+          part: of `partial`, to write to.
           **beam: `beam_runner` and `beam_options` of TFDS's DownloadConfig.
 
         Returns:
           The folder to put other files into.
         """
         tfds.disable_progress_bar()
-        builder = Recordings(splits, data_dir=str(self.partial))
+        builder = Recordings(splits, data_dir=str(self.partial / part))
         config = _Config(num_shards=shards, **beam)
         with contextlib.redirect_stdout(None):  # TFDS prints what it does, in a folder of ours
             builder.download_and_prepare(download_config=config)
         return pathlib.Path(builder.data_dir)
+
+    def write_again(
+        self,
+        written: pathlib.Path,
+        splits: Iterable[str],
+        without: Container[int],
+        *,
+        shards: int | None,
+    ) -> pathlib.Path:
+        """Writes what was written as if some of its recordings had never been there.
+
+        Args:
+          written: of `write`.
+          splits: those in which anything is left.
+          without: numbers of recordings.
+          shards: as for `write`.
+
+        Returns:
+          The new folder.
+        """
+        builder = tfds.builder_from_directory(str(written))
+
+        def kept(split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+            source = Source(builder.as_data_source(split=split))
+            for example in tqdm.tqdm(source, f"without copies: {split}", unit="segment"):
+                if example["recording"] not in without:
+                    yield keyed(example)
+
+        return self.write({split: kept(split) for split in splits}, shards=shards, part="again")
 
     def finish(self, written: pathlib.Path, info: Mapping[str, Any]) -> None:
         """Adds `prepared.json`, and puts the dataset in its place."""

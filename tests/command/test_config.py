@@ -49,6 +49,7 @@ def test_accepts_what_is_right():
         ("inner.range", "12", "two numbers"),
         ("total", "2 weeks", "epochs"),
         ("total", "-2 epochs", "epochs"),
+        ("total", "1e99 epochs", "epochs"),
     ],
 )
 def test_names_field_value_and_remedy(field, value, remedy):

@@ -1,6 +1,7 @@
 """On Apache Beam's direct runner the same dataset comes out as without Beam."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 
@@ -24,7 +25,10 @@ RUNNER = "FnApiRunner"
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """24 recordings in two splits, one of them long; an unusable one in each and in a third."""
+    """24 recordings in two splits, one of them long; an unusable one in each and in a third.
+
+    And copies: one of the same subject, two that contradict each other in two splits.
+    """
     folder = tmp_path_factory.mktemp("recordings")
     # The first has a name that CSV and JSON have to escape.
     rows = [('no\n"ä".wav', "pain", "s9", "train"), ("silent.wav", "pain", "s0", "test")]
@@ -35,6 +39,11 @@ def manifest(tmp_path_factory):
         label, split = ("pain;ä", "")[i % 2], "test" if i < 8 else "train"
         rows.append((f"{i}.wav", label, f"s{i // 2}", split))
     rows.append(("gone.wav", "other", "s99", "valid"))
+    for name, split in (("one", "train"), ("other", "test")):
+        soundfile.write(folder / f"{name}.flac", samples[:4_000], RATE)
+        rows.append((f"{name}.flac", "pain", name, split))
+    soundfile.write(folder / "copy.flac", soundfile.read(folder / "23.wav", dtype="int16")[0], RATE)
+    rows.append(("copy.flac", *rows[-4][1:]))
     with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("path", "label", "subject", "split"), *rows])
     return folder / "manifest.csv"
@@ -81,7 +90,7 @@ def test_the_program_makes_the_same_dataset(manifest, tmp_path, monkeypatch):
     assert prepared.splits == {"train": 16, "test": 7 + 4}
     assert prepared.label_names == ("pain", "ä")
     assert len(list((tmp_path / "beam").glob("*array_record*-of-00002"))) == 4
-    assert "skipped 3 recordings" in done.stdout
+    assert "skipped 6 recordings" in done.stdout and "of these, 2 are" in done.stdout
     assert {path.name for path in tmp_path.iterdir()} - {"home"} == {"local", "beam"}
 
 
@@ -103,7 +112,7 @@ def test_synthetic_clips(tmp_path):
 
 
 def test_nothing_usable_is_refused_and_leaves_nothing(tmp_path):
-    rows = [Row(tmp_path / name, name, "", name, "") for name in ("a.wav", "b.wav")]
+    rows = [Row(tmp_path, name, "", name, "") for name in ("a.wav", "b.wav")]
     with pytest.raises(UserError, match=r"none of 2 recordings can be used \(2 x no such file\)"):
         prepare(tmp_path / "data", {"train": list(enumerate(rows))}, RUNNER)
     assert not list(tmp_path.iterdir())
@@ -146,4 +155,4 @@ def test_counts_survive_the_way_through_a_line():
     recording = preparing.Recording(3, np.ones(20, np.int16), "a;b", "s")
     account = preparing.Account.of(recording, preparing.cut(recording, 10, 1.0))
     assert (account.examples, account.samples) == (2, 20)
-    assert account == preparing.Account(*json.loads(json.dumps([*vars(account).values()])))
+    assert account == preparing.Account(*json.loads(json.dumps(dataclasses.astuple(account))))

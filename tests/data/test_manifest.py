@@ -1,8 +1,13 @@
 """Manifests are read as they are written; each mistake is named in a line, with its remedy."""
 
+import os
+import pathlib
+import tracemalloc
+
 import pytest
 
 from cryjax.command.errors import UserError
+from cryjax.data import manifest
 from cryjax.data.manifest import Row, read_manifest
 
 
@@ -35,8 +40,8 @@ def refused(tmp_path, read):
 def test_all_columns(tmp_path, read):
     rows = read("split,path,subject,label\ntest,a.wav,s1,pain; hunger ;\ntrain,b/c.wav,s2,\n")
     assert rows == [
-        Row(tmp_path / "a.wav", "a.wav", "pain;hunger", "s1", "test"),
-        Row(tmp_path / "b" / "c.wav", "b/c.wav", "", "s2", "train"),
+        Row(tmp_path, "a.wav", "pain;hunger", "s1", "test"),
+        Row(tmp_path, "b/c.wav", "", "s2", "train"),
     ]
 
 
@@ -68,6 +73,7 @@ def test_absolute_paths_stay(tmp_path, read):
     there = tmp_path / "else where" / "ä.wav"
     (row,) = read(f"path\n{there}\n")
     assert row.path == there and row.name == str(there)
+    assert row == Row(pathlib.Path("/"), str(there), "", str(there), "")  # wherever it is read
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
@@ -108,6 +114,11 @@ def test_label_column(read, refused):
         (b"path\n\xff\xfe.wav\n", "not a CSV file in UTF-8", "export it as CSV"),
         ("path\na.wav\n".encode("utf-16"), "not a CSV file in UTF-8", "export it as CSV"),
         ("path\n" + "a" * 200_000 + "\n", "not a CSV file in UTF-8", "export it as CSV"),
+        ("path\n" + "a" * 5_000 + "\n", "line 2 has a path of 5000 characters", "4096 at most"),
+        ("path,label\na," + "a;" * 3_000, "line 2 has a label of 6000 characters", "shorten"),
+        # One row, of as many short fields and lines as there is file.
+        ('path,x\n"' + '\n","' * 300_000, "a row of more than 1000000", "export it as CSV"),
+        ("x," * 300_000 + "\n", "no column 'path' (found: x, x,", "add one"),
     ],
 )
 def test_mistakes_are_named_with_their_remedy(refused, content, fault, remedy):
@@ -125,3 +136,34 @@ def test_there_is_no_such_manifest(tmp_path):
         with pytest.raises(UserError, match="no such manifest; give the path of a CSV") as caught:
             read_manifest(path)
         assert str(path) in str(caught.value)
+
+
+@pytest.fixture
+def traced():
+    """The most memory in use since the test began, in bytes."""
+    tracemalloc.start()
+    yield lambda: tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+
+def test_a_gigabyte_in_one_line_is_refused_before_it_is_read(tmp_path, traced):
+    # All zeros, and no block of the disk.
+    (tmp_path / "m.csv").write_text("path\n")
+    os.truncate(tmp_path / "m.csv", 1 << 30)
+    with pytest.raises(UserError, match="a row of more than 1000000 characters") as caught:
+        read_manifest(tmp_path / "m.csv")
+    assert "\n" not in str(caught.value) and traced() < 50e6
+
+
+def test_a_row_takes_little_memory_and_their_number_has_a_limit(read, refused, traced, monkeypatch):
+    count = 20_000
+    lines = (
+        f"clinic-{i % 7}/recording-{i:08d}.wav,pain,infant-{i // 9:08d}," for i in range(count)
+    )
+    content = "\n".join(["path,label,subject,split", *lines])
+    rows = read(content)
+    assert len(rows) == count and rows[-1].subject == f"infant-{(count - 1) // 9:08d}"
+    # 5 million in less than 2 GB, this test's own copies of the text left out.
+    assert traced() < 2e9 / 5e6 * count + 3 * len(content)
+    monkeypatch.setattr(manifest, "MAXIMUM_ROWS", count - 1)
+    assert "more than 19999 rows; make several manifests" in refused(content)

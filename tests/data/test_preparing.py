@@ -141,6 +141,48 @@ def test_a_split_without_a_usable_recording_is_not_there(tmp_path):
     assert set(prepared.splits) == {"train", "test"} and "x" not in prepared.label_names
 
 
+def test_what_is_there_twice_might_as_well_not_have_been(tmp_path, directory):
+    first, second, _, *_ = RECORDINGS["train"]
+    last = RECORDINGS["test"][1]
+    copies = {
+        "train": [
+            *RECORDINGS["train"],
+            dataclasses.replace(first, number=10),
+            # With one that disagrees in the other split.
+            Recording(11, audio(2_500, 9), "pain", "s5"),
+        ],
+        "test": [
+            *RECORDINGS["test"],
+            dataclasses.replace(last, number=12, subject="12.wav", alone=True),
+            Recording(13, audio(2_500, 9), "pain", "s6"),
+        ],
+        # Which holds nothing else.
+        "valid": [Recording(14, second.audio, second.label, second.subject)],
+    }
+    info = run(tmp_path / "data", copies)
+    assert by_recording(tmp_path / "data") == by_recording(directory)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert info["contradicting"] == 2 and info["skipped"] == 2 + 5
+    with (tmp_path / "data" / "skipped.csv").open(newline="") as file:
+        assert list(csv.reader(file))[3:] == [
+            ["10", "the same audio as recording 0"],
+            ["11", "the same audio as recording 13, with another subject"],
+            ["12", "the same audio as recording 6"],
+            ["13", "the same audio as recording 11, with another subject"],
+            ["14", "the same audio as recording 1"],
+        ]
+    prepared = records.open_prepared(tmp_path / "data")
+    wanted = json.loads((directory / "prepared.json").read_text("utf-8"))
+    assert prepared.splits == {"train": 5, "test": 5} and prepared.counts == wanted["splits"]
+
+
+def test_nothing_but_contradictions_is_refused_and_leaves_nothing(tmp_path):
+    stream = [Recording(number, audio(500), "x", f"s{number}") for number in range(2)]
+    with pytest.raises(UserError, match=r"none of 2 recordings.*1 x the same audio as recording 1"):
+        run(tmp_path / "data", {"train": stream})
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_usable_is_refused_and_leaves_nothing(tmp_path):
     bad = [Recording(i, None, reason="silent") for i in range(3)]
     bad.append(Recording(3, None, reason="no such file"))
@@ -217,8 +259,8 @@ def rows(tmp_path):
     for i in range(3):
         path = tmp_path / f"{i}.wav"
         soundfile.write(path, audio(16_000 + i, i), 16_000)
-        rows.append(Row(path, path.name, f"l{i}", f"s{i}", "train"))
-    return [*rows, Row(tmp_path / "none.wav", "none.wav", "", "none.wav", "train")]
+        rows.append(Row(tmp_path, path.name, f"l{i}", f"s{i}", "train"))
+    return [*rows, Row(tmp_path, "none.wav", "", "none.wav", "train")]
 
 
 def test_a_fingerprint_changes_with_anything_that_matters(tmp_path, rows):
@@ -235,7 +277,7 @@ def test_a_fingerprint_changes_with_anything_that_matters(tmp_path, rows):
     soundfile.write(rows[-1].path, audio(16_000), 16_000)
     prints.add(preparing.fingerprint(rows))
     assert len(prints) == 1 + len(changed) + 2
-    assert preparing.fingerprint([Row(tmp_path / "nul\0", "nul\0", "", "", "")]) not in prints
+    assert preparing.fingerprint([Row(tmp_path, "nul\0", "", "", "")]) not in prints
 
 
 def test_a_dataset_is_known_by_its_inputs(directory, tmp_path):
@@ -290,11 +332,11 @@ import sys
 import numpy as np
 from cryjax.data import loader, preparing, records
 audio = np.arange(1000, dtype=np.int16)
-recordings = [preparing.Recording(i, audio, "x", "s") for i in range(2)]
+recordings = [preparing.Recording(i, audio + np.int16(i), "x", "s") for i in range(2)]
 preparation = preparing.Preparation(1000, 1.0, inputs={}, synthetic=False)
 preparation.run(__import__("pathlib").Path(sys.argv[1]), {"train": recordings}, total=None)
 source = records.open_prepared(sys.argv[1]).source("train")
-assert source[0]["audio"].sum() == audio.sum()
+assert sorted(example["audio"].sum() - audio.sum() for example in source) == [0, 1000]
 dataset = loader.examples([(source, 1.0)], samples=8, seed=0)
 assert next(iter(loader.batches(dataset, batch_size=2)))["audio"].shape == (2, 8)
 print(*(name for name in ("tensorflow", "torch") if name in sys.modules))
