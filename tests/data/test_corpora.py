@@ -316,11 +316,11 @@ def test_prepare_esc50(tmp_path):
     with (folder / "meta/esc50.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["filename", "fold", "target", "category", "esc10", "src_file", "take"])
-        for fold, take, source in clips:
+        for seed, (fold, take, source) in enumerate(clips):
             name = f"{fold}-{source}-{take}-0.wav"
             table.writerow([name, fold, 0, "dog", "True", source, take])
             if source != 78:
-                noise = np.random.default_rng(source).normal(size=8_000) * 0.1
+                noise = np.random.default_rng(seed).normal(size=8_000) * 0.1
                 soundfile.write(folder / "audio" / name, noise, 8_000)
     public = ["--corpus=esc50", f"--corpus_dir={folder}"]
     common = ["--sample_rate=8000", "--workers=1"]
