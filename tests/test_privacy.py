@@ -100,11 +100,13 @@ def test_marks_are_found_nowhere(manifest, tmp_path):
     assert mapping.count("no such file") == 1
 
 
+@pytest.mark.slow
 def test_no_mark_gets_into_an_experiment(manifest, tmp_path):
     given = f"--manifest={manifest}"
     done = programs.succeed(
         "reproduce", "--config=tests/tiny_experiment.py", f"--workdir={tmp_path / 'table'}",
-        f"--config.unlabelled={given}", "--config.tasks.injury.positive=",
+        f"--config.unlabelled={given}", "--config.adapt.batch_size=8",
+        "--config.tasks.injury.positive=",
         f"--config.tasks.injury.data={given} --splits=train=0.6,test=0.4",
         "--config.probe.fractions=(1.0,)", "--config.probe.seeds=(0,)", "--config.resamples=20",
     )  # fmt: skip
