@@ -6,6 +6,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# A step on a CPU takes and gives back gigabytes; in pages of 2 MB that is a sixth of its time less.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
+
 venv=${CRYJAX_VENV:-.venv}
 extras=${CRYJAX_EXTRAS:-}
 
