@@ -85,7 +85,7 @@ def draw(found: dict[str, list[dict]], keys: dict[str, str], path: pathlib.Path)
         medians = [statistics.median(row["seconds"]) for row in rows]
         gigabytes = [row["total_bytes"] / 1e9 for row in rows]
         for line, values in enumerate((medians, gigabytes)):
-            axes[line, column].plot(x, values, "o-")
+            axes[line, column].plot(x, values, "o-", clip_on=False)
             axes[line, column].set_ylim(bottom=0)
             axes[line, column].set_xlim(left=0)
         axes[1, column].set_xlabel(name)
