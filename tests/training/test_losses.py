@@ -108,7 +108,8 @@ def test_tiles_hold_no_matrix():
             compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(shape, shape)
         memory[block_size] = compiled.compile().memory_analysis().temp_size_in_bytes
     assert memory[None] > 16_384**2 * 4
-    assert memory[512] < memory[None] / 40
+    # 26 MB with JAX 0.10, 30 MB with 0.12, whose dense form takes half of what it took.
+    assert memory[512] < 16_384**2 * 4 / 32
 
 
 def test_large_batches_are_tiled_unasked():
