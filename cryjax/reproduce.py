@@ -518,8 +518,6 @@ def main(config: Any, folder: str) -> None:
     check(config)
     home = pathlib.Path(folder).absolute()
     workdir = Workdir(home, config_lib.to_dict(config), may_change=MAY_CHANGE, left=LEFT)
-    # Cells differ in their data alone: what one compiled serves the others, small programs too.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     logging.set_verbosity(logging.WARNING)  # each run would say what it loads
     study = Study(config, home)
     whole = assemble(study, study.run())

@@ -89,6 +89,8 @@ def _keep_compiled() -> None:
         caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         folder = pathlib.Path(caches, "cryjax", f"compiled-{kind}").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        # Small programs too: an experiment has hundreds of them.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _one_of_several() -> bool:

@@ -116,10 +116,7 @@ def main() -> None:
         pythons = {"cryjax": sys.executable, "onnxruntime": sys.executable}
         if options.torch_python:
             pythons["torch"] = options.torch_python
-        workers = {
-            name: peers.Worker(python, __file__, name, arguments)
-            for name, python in pythons.items()
-        }
+        workers = peers.start(pythons, __file__, arguments)
         said = {name: worker.said for name, worker in workers.items()}
         seconds = peers.in_turns(workers, options.repeats)
     peers.report(seconds, "seconds of audio", options.batch * SECONDS, options.out, said)

@@ -18,6 +18,8 @@ import subprocess
 import sys
 import time
 
+import peers
+
 
 def measure(options: argparse.Namespace) -> dict:
     """Seconds and bytes of the step that the options describe, in this process."""
@@ -30,14 +32,7 @@ def measure(options: argparse.Namespace) -> dict:
 
     import ours
 
-    config = ours.config_of(
-        "simclr",
-        options.encoder,
-        options.dtype,
-        options.batch,
-        options.crop_seconds,
-        options.width,
-    )
+    config = ours.config_of("simclr", options)
     config.memory.update({"chunks": options.chunks, "remat": options.remat})
     step = ours.Step("simclr", config, jax.devices()[: options.device_count])
     sizes = step.compiled.memory_analysis()
@@ -141,10 +136,7 @@ def main() -> None:
             )
     if options.figure:
         draw(found, keys, options.figure)
-    if options.out:
-        settings = {name: str(value) for name, value in vars(options).items()}
-        text = json.dumps({"options": settings, "rows": found}, indent=2) + "\n"
-        options.out.write_text(text, encoding="utf-8")
+    peers.save(options.out, {"options": vars(options), "rows": found})
 
 
 if __name__ == "__main__":

@@ -233,10 +233,7 @@ def main() -> None:
         command += [f"--manifest={folder / 'manifest.csv'}", f"--out={folder / 'data'}"]
         peers.run_python(command, CRYJAX_SUBJECT_KEY=str(folder / "subject-key"))
         arguments = [*sys.argv[1:], "--folder", name]
-        workers = {
-            name: peers.Worker(python, __file__, name, arguments)
-            for name, python in pythons.items()
-        }
+        workers = peers.start(pythons, __file__, arguments)
         said = {name: worker.said for name, worker in workers.items()}
         seconds = peers.in_turns(workers, options.repeats)
         cpu = {name: worker.cpu_seconds for name, worker in workers.items()}

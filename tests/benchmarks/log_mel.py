@@ -162,10 +162,7 @@ def measure(options: argparse.Namespace, preset: str, pythons: dict[str, str]) -
         text = json.dumps(dataclasses.asdict(settings))
         (pathlib.Path(folder) / "settings.json").write_text(text, encoding="utf-8")
         arguments = [*sys.argv[1:], "--folder", folder]
-        workers = {
-            name: peers.Worker(python, __file__, name, arguments)
-            for name, python in pythons.items()
-        }
+        workers = peers.start(pythons, __file__, arguments)
         said = {name: worker.said for name, worker in workers.items()}
         seconds = peers.in_turns(workers, options.repeats)
     print(f"{preset}, {options.clips} clips of {SECONDS} s")

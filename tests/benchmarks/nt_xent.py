@@ -8,7 +8,6 @@ is XLA's own count of temporaries. A peer is left out where it would need more t
 """
 
 import argparse
-import json
 import pathlib
 import statistics
 import time
@@ -17,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import peers
 from cryjax.training import losses
 
 FEATURES, TEMPERATURE = 128, 0.1
@@ -85,8 +85,7 @@ def main() -> None:
         cells.append(memory_of.get("dense"))
         shown = ("-" if x is None else f"{x:.2f}" if isinstance(x, float) else x for x in cells)
         print("".join(f"{cell:>11}" for cell in shown), flush=True)
-    if options.out:
-        options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    peers.save(options.out, found)
 
 
 if __name__ == "__main__":

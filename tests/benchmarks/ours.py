@@ -5,6 +5,7 @@ peers do the same: 10 s clips at 16 kHz, the front end 'cssl_sound', crops playe
 speed, AdamW.
 """
 
+import argparse
 import dataclasses
 import json
 import pathlib
@@ -23,15 +24,13 @@ CLIP_SECONDS, CLASSES = 10.0, 5
 RECIPES = {"simclr": "pretrain.py", "finetune": "finetune.py"}
 
 
-def config_of(
-    task: str, encoder: str, dtype: str, batch: int, crop_seconds: float, width: float = 1.0
-) -> Any:
-    """The config of a run of a task, 'simclr' or 'finetune'."""
+def config_of(task: str, options: argparse.Namespace) -> Any:
+    """The config of a run of a task, 'simclr' or 'finetune', as a benchmark's options have it."""
     config = runpy.run_path(str(ROOT / "configs" / RECIPES[task]))["get_config"]()
-    config.batch_size, config.total = batch, "1000000 steps"
-    config.encoder.update({"name": encoder, "width": width, "dtype": dtype})
+    config.batch_size, config.total = options.batch, "1000000 steps"
+    config.encoder.update({"name": options.encoder, "width": options.width, "dtype": options.dtype})
     config.front_end, config.clip_seconds = "cssl_sound", CLIP_SECONDS
-    config.crop.update({"seconds": crop_seconds, "speed": (1.0, 1.0)})
+    config.crop.update({"seconds": options.crop_seconds, "speed": (1.0, 1.0)})
     config.optimizer.update(
         {"name": "adamw", "learning_rate": 1e-4, "scaling": "none", "weight_decay": 1e-6,
          "warmup": "1 step"}

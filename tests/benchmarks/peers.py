@@ -49,6 +49,17 @@ class Worker:
         self._process.wait()
 
 
+def start(pythons: Mapping[str, str], script: str, arguments: Sequence[str]) -> dict[str, Worker]:
+    """A worker of each name, by its Python."""
+    return {name: Worker(python, script, name, arguments) for name, python in pythons.items()}
+
+
+def save(out: pathlib.Path | None, content: Mapping[str, object]) -> None:
+    """Writes JSON, if there is a file to write; paths in it are written as text."""
+    if out:
+        out.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+
+
 def run_python(arguments: Sequence[str], **more: str) -> float:
     """Seconds of a process of this Python, `more` in its environment; raises if it fails.
 
@@ -170,6 +181,4 @@ def report(
     for name, median in medians.items():
         print(f"{name:<14}{median:>10.3f}{rates[name]:>22.1f}{ours / rates[name]:>9.2f}x")
     print(json.dumps(said))
-    if out:
-        content = {"seconds": seconds, "unit": unit, "amount": amount, "versions": said, **more}
-        out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    save(out, {"seconds": seconds, "unit": unit, "amount": amount, "versions": said, **more})

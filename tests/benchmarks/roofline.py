@@ -19,13 +19,13 @@ measured. A share over 1 is possible: a CPU's last-level cache is faster than it
 
 import argparse
 import functools
-import json
 import os
 import pathlib
 import statistics
 import time
 
 import ours
+import peers
 
 
 def timed(function, arguments, repeats: int) -> float:
@@ -193,14 +193,7 @@ def main() -> None:
     compute, memory = peaks(options.platform, options.dtype)
     device = jax.devices()[0].device_kind
     print(f"{device}, JAX {jax.__version__}: {compute / 1e9:.0f} GFLOP/s, {memory / 1e9:.1f} GB/s")
-    config = ours.config_of(
-        "simclr",
-        options.encoder,
-        options.dtype,
-        options.batch,
-        options.crop_seconds,
-        options.width,
-    )
+    config = ours.config_of("simclr", options)
     step = ours.Step("simclr", config)
     whole = timed(step, (), options.repeats)
     batch = jax.device_put(ours.make_batch("simclr", options.batch))
@@ -228,11 +221,9 @@ def main() -> None:
     print("most time over the least: " + ", ".join(
         f"{row['block']} {1e3 * (row['seconds'] - row['least_seconds']):.0f} ms" for row in lost
     ))  # fmt: skip
-    if options.out:
-        settings = {name: str(value) for name, value in vars(options).items()}
-        content = {"device": device, "jax": jax.__version__, "options": settings, "step": whole,
-                   "peak_flops": compute, "peak_bytes": memory, "blocks": rows}  # fmt: skip
-        options.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    content = {"device": device, "jax": jax.__version__, "options": vars(options), "step": whole,
+               "peak_flops": compute, "peak_bytes": memory, "blocks": rows}  # fmt: skip
+    peers.save(options.out, content)
 
 
 def show(row: dict, whole: float) -> None:

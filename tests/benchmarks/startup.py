@@ -9,7 +9,6 @@ with an empty one, and with the one that the run before filled (`JAX_COMPILATION
 """
 
 import argparse
-import json
 import pathlib
 import statistics
 import tempfile
@@ -98,11 +97,8 @@ def main() -> None:
         medians = [statistics.median(row[part] for row in found) for part in found[0]]
         print(f"{kind:<24}" + "".join(f"{median:>14.1f}" for median in medians))
     print(f"the cache holds {megabytes[-1]:.0f} MB")
-    if options.out:
-        settings = {name: str(value) for name, value in vars(options).items()}
-        content = {"imports": imports, "runs": runs, "cache_megabytes": megabytes}
-        text = json.dumps(content | {"options": settings}, indent=2) + "\n"
-        options.out.write_text(text, encoding="utf-8")
+    content = {"imports": imports, "runs": runs, "cache_megabytes": megabytes}
+    peers.save(options.out, content | {"options": vars(options)})
 
 
 if __name__ == "__main__":

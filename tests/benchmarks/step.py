@@ -38,7 +38,7 @@ def cryjax_worker(options: argparse.Namespace, native: bool = False) -> None:
         conv.convolve = conv._convolve_native
 
     def prepare():
-        step = ours.Step(options.task, config_of(options))
+        step = ours.Step(options.task, ours.config_of(options.task, options))
 
         def repeat():
             for _ in range(options.steps):
@@ -97,14 +97,6 @@ def torch_worker(options: argparse.Namespace) -> None:
 WORKERS = {"cryjax": cryjax_worker, "flax": flax_worker, "torch": torch_worker}
 
 
-def config_of(options: argparse.Namespace):
-    import ours
-
-    return ours.config_of(
-        options.task, options.encoder, options.dtype, options.batch, options.crop_seconds
-    )
-
-
 def measure(options: argparse.Namespace, batch: int, names: list[str]) -> list[dict]:
     """A row for each peer that can take this batch."""
     import numpy as np
@@ -113,21 +105,16 @@ def measure(options: argparse.Namespace, batch: int, names: list[str]) -> list[d
 
     options.batch = batch
     with tempfile.TemporaryDirectory() as folder:
-        ours.describe(options.task, config_of(options), pathlib.Path(folder))
+        ours.describe(options.task, ours.config_of(options.task, options), pathlib.Path(folder))
         np.savez(pathlib.Path(folder) / "batch.npz", **ours.make_batch(options.task, batch))
         more = ["--batch", str(batch), "--folder", folder, "--steps", str(options.steps)]
         more += ["--torch_modes", options.torch_modes]
         rows, groups = [], [names] if options.platform == "cpu" else [[name] for name in names]
         for group in groups:
-            workers = {
-                name: peers.Worker(
-                    options.torch_python if name == "torch" else sys.executable,
-                    __file__,
-                    name,
-                    [*sys.argv[1:], *more],
-                )
-                for name in group
+            pythons = {
+                name: options.torch_python if name == "torch" else sys.executable for name in group
             }
+            workers = peers.start(pythons, __file__, [*sys.argv[1:], *more])
             for name in [name for name in workers if "out_of_memory" in workers[name].said]:
                 print(f"{name}: no memory for {batch} clips", flush=True)
                 workers.pop(name).close()
@@ -147,6 +134,7 @@ def main() -> None:
     parser.add_argument("--peers", default="cryjax,torch,flax")
     parser.add_argument("--task", choices=("simclr", "finetune"), default="simclr")
     parser.add_argument("--encoder", default="cnn14")
+    parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--platform", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--batches", default="16", help="clips; SimCLR has twice as many views")
@@ -179,14 +167,13 @@ def main() -> None:
             best[row["peer"]] = row
     best = {name: best[name] for name in names if name in best}
     print(f"{options.task}, {options.encoder}, {options.dtype}, crops of {options.crop_seconds} s")
-    settings = {name: str(value) for name, value in vars(options).items()}
     peers.report(
         {name: row["seconds"] for name, row in best.items()},
         "clips",
         {name: row["batch"] for name, row in best.items()},
         options.out,
         {name: {**row["said"], "batch": row["batch"]} for name, row in best.items()},
-        options=settings,
+        options=vars(options),
         rows=rows,
     )
 
