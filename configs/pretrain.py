@@ -12,8 +12,8 @@ Number to expect: none, since it has not been run at this scale. What it has to 
 untrained encoder, which configs/linear_probe.py prints beside it, and a loss of
 log(2 x 8192 - 1) = 9.70, which is guessing.
 Values: front end, crops and kinds of masks are those of zhepeiw/cssl_sound (a co-author's SimCLR
-with CNN14), the sizes of the masks SpeechBrain's defaults; LARS, its rate, temperature and schedule are
-those of SimCLR (Chen et al., 2020, section B) for large batches.
+with CNN14), the sizes of the masks SpeechBrain's defaults; LARS, its rate, temperature and schedule
+are those of SimCLR (Chen et al., 2020, section B) for large batches.
 """
 
 import ml_collections

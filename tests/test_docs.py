@@ -1,4 +1,4 @@
-"""What the documentation says: each command names what is there, links lead somewhere, examples run.
+"""Of the documentation each command names what is there, links lead somewhere, the example runs.
 
 Commands are taken from fenced blocks of every Markdown file, from what stands there in `backticks`,
 and from the docstrings of programs, recipes and benchmarks. Nothing long is run: a command is read
@@ -149,9 +149,9 @@ def flags_of(program: str) -> set[str]:
     """The flags that a program's source defines."""
     names = {"help", "config", "workdir"} if program in RULES else {"help"}
     for node in ast.walk(ast.parse(PROGRAMS[program].read_text("utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            if node.func.attr.startswith("DEFINE_") and node.args:
-                names.add(node.args[0].value)
+        defines = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if defines and node.func.attr.startswith("DEFINE_") and node.args:
+            names.add(node.args[0].value)
     return names
 
 
