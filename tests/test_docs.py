@@ -61,9 +61,13 @@ def name_of(path: pathlib.Path) -> str:
 # Reading
 
 
-def fenced(page: pathlib.Path) -> list[tuple[str, str]]:
+def blocks(text: str) -> list[tuple[str, str]]:
     """(language, text) of each fenced block."""
-    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
+
+
+def fenced(page: pathlib.Path) -> list[tuple[str, str]]:
+    return blocks(page.read_text("utf-8"))
 
 
 def prose(page: pathlib.Path) -> str:
@@ -132,8 +136,8 @@ def of_program(words: list[str]) -> tuple[str, list[str]] | None:
 def all_commands() -> list[tuple[str, list[str]]]:
     found = []
     for page in PAGES:
-        blocks = [text for language, text in fenced(page) if language in ("", "bash", "sh")]
-        found += [(name_of(page), words) for text in blocks for words in commands(text)]
+        printed = [text for language, text in fenced(page) if language in ("", "bash", "sh")]
+        found += [(name_of(page), words) for text in printed for words in commands(text)]
         starts = ("python -m ", "python tests", "bash launch", "CRYJAX_", "DRY_RUN", "STEPS")
         said = [said for said in in_backticks(page) if said.startswith(starts)]
         found += [(name_of(page), words) for text in said for words in commands(text)]
@@ -270,8 +274,7 @@ def test_a_script_is_there_and_has_its_options(where, words):
 
 def anchors(page: pathlib.Path) -> set[str]:
     """Those that GitHub gives to a page's headings."""
-    heads = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", page.read_text("utf-8"),
-                                            flags=re.M | re.S), re.M)  # fmt: skip
+    heads = re.findall(r"^#+ (.*)$", prose(page), re.M)
     return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
 
 
@@ -374,9 +377,9 @@ def test_the_example_of_the_readme_runs_as_printed(here):
     """Every command of it in turn; lengths and widths are those of a test."""
     text = (ROOT / "README.md").read_text("utf-8")
     example = text[text.index("## Your recordings") : text.index("## Measured")]
-    blocks = re.findall(r"^```\n(.*?)^```$", example, re.M | re.S)
+    printed = [text for language, text in blocks(example) if not language]
     ran = []
-    for words in [words for block in blocks for words in commands(block)]:
+    for words in [words for text in printed for words in commands(text)]:
         program, arguments = of_program(words)
         # What stands for a folder or file of the user's lies in the folder that was made here.
         mine = re.compile(
