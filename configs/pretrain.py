@@ -102,5 +102,5 @@ def get_config() -> ml_collections.ConfigDict:
     # negatives; batch statistics become a chunk's), and compute the inside of blocks twice.
     config.memory = ml_collections.ConfigDict({"chunks": 1, "remat": False})
     # Threads that read, and batches read ahead, in each process.
-    config.loader = ml_collections.ConfigDict({"threads": 32, "buffer": 4})
+    config.loader = ml_collections.ConfigDict({"threads": 16, "buffer": 16})
     return config
