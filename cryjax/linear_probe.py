@@ -22,8 +22,9 @@ from cryjax.command import program
 from cryjax.command.config import boolean, integer, number, one_of, text
 from cryjax.command.errors import UserError
 from cryjax.data.records import Prepared, open_prepared
-from cryjax.evaluation import figures, metrics, probes, tasks
+from cryjax.evaluation import bootstrap, probes, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
+from cryjax.evaluation.figures.classifier import confusion_figure, roc_figure
 from cryjax.models import ENCODERS
 from cryjax.training import checkpoints, steps
 from cryjax.training.workdir import Workdir
@@ -112,14 +113,10 @@ def draw(workdir: Workdir, summary: dict[str, Any], found: probes.ProbeResult, n
     """The confusion matrix and, for two classes, the ROC curve."""
     labels = summary["labels"]
     title = f"{summary['n_recordings']} recordings of {summary['n_subjects']} subjects"
-    figures.confusion_figure(
-        workdir.figure("confusion"), summary["confusion"], labels, title, note=note
-    )
+    confusion_figure(workdir.figure("confusion"), summary["confusion"], labels, title, note=note)
     if len(labels) == 2:
         score = found.scores[:, 1] - found.scores[:, 0]
-        figures.roc_figure(
-            workdir.figure("roc"), found.true, score, f"'{labels[1]}', {title}", note=note
-        )
+        roc_figure(workdir.figure("roc"), found.true, score, f"'{labels[1]}', {title}", note=note)
 
 
 def main(config: Any, folder: str) -> None:
@@ -127,7 +124,7 @@ def main(config: Any, folder: str) -> None:
     pretrained = load_encoder(config)
     workdir = Workdir(folder, config_lib.to_dict(config))
     classes = tasks.ordered(prepared, config.positive)
-    bootstrap = {"resamples": config.resamples, "seed": config.seed}
+    resampling = {"resamples": config.resamples, "seed": config.seed}
 
     def run(encoder: checkpoints.Pretrained) -> probes.ProbeResult:
         embeddings, splits = embed(encoder, prepared, config.batch_size)
@@ -145,7 +142,7 @@ def main(config: Any, folder: str) -> None:
 
     before = digest(pretrained.variables)
     found = run(pretrained)
-    summary = metrics.summarise(found.true, found.scores, classes, found.subjects, **bootstrap)
+    summary = bootstrap.summarise(found.true, found.scores, classes, found.subjects, **resampling)
     synthetic = prepared.synthetic or pretrained.synthetic
     result = {
         **summary,
@@ -160,9 +157,9 @@ def main(config: Any, folder: str) -> None:
     if config.floor and config.init != "random":
         floor = run(checkpoints.untrained_like(config.init, config.seed))
         result["floor"] = {
-            **metrics.summarise(floor.true, floor.scores, classes, floor.subjects, **bootstrap),
-            "difference": metrics.differences(
-                found.true, found.scores, floor.scores, found.subjects, **bootstrap
+            **bootstrap.summarise(floor.true, floor.scores, classes, floor.subjects, **resampling),
+            "difference": bootstrap.differences(
+                found.true, found.scores, floor.scores, found.subjects, **resampling
             ),
         }
     draw(workdir, summary, found, "synthetic data" if synthetic else "")
@@ -173,7 +170,7 @@ def main(config: Any, folder: str) -> None:
     print(
         f"linear probe of {config.init}{' (synthetic data)' if synthetic else ''}: "
         f"{summary['n_recordings']} recordings of {summary['n_subjects']} subjects scored, {how}; "
-        f"95 % intervals over subjects\n{metrics.table(result)}"
+        f"95 % intervals over subjects\n{bootstrap.table(result)}"
     )
 
 

@@ -328,11 +328,11 @@ def write_embeddings(path: pathlib.Path, rows: list[np.ndarray], model: Model) -
 
 def draw(score: Score, model: Model, folder: pathlib.Path, place: int) -> None:
     """FOLDER/0001-NAME.png"""
-    from cryjax.evaluation import figures
+    from cryjax.evaluation.figures.spectrograms import scores_figure
 
     folder.mkdir(parents=True, exist_ok=True)
     stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in pathlib.Path(score.name).stem)
-    figures.scores_figure(
+    scores_figure(
         folder / f"{place + 1:04d}-{stem[:80] or 'recording'}.png",
         np.concatenate(score.spectrum),
         seconds=score.samples / model.sample_rate,

@@ -40,9 +40,10 @@ from cryjax.command.config import integer, one_of, text
 from cryjax.command.errors import TooFewLabels, UserError
 from cryjax.data.records import Prepared, open_prepared, read_info
 from cryjax.data.subjects import check_one_key
-from cryjax.evaluation import experiment, figures, folds, probes, report, tables, tasks
+from cryjax.evaluation import experiment, folds, probes, report, results, tables, tasks
 from cryjax.evaluation.embeddings import Embeddings
 from cryjax.evaluation.experiment import Cell, Found
+from cryjax.evaluation.figures.experiment import label_efficiency_figure
 from cryjax.training import checkpoints, simclr, supervised
 from cryjax.training.workdir import Workdir, read_metrics, write_json
 
@@ -465,7 +466,7 @@ class Study:
         return {cell: what for cell, what in said if isinstance(what, Found)}
 
 
-def assemble(study: Study, cells: Mapping[Cell, Found]) -> tables.Experiment:
+def assemble(study: Study, cells: Mapping[Cell, Found]) -> results.Experiment:
     """What the cells say, as the report takes it."""
     config, folder = study.config, study.folder
     counted = {name: study.folds(name) for name in study.tasks}
@@ -481,14 +482,15 @@ def assemble(study: Study, cells: Mapping[Cell, Found]) -> tables.Experiment:
     first = {key: next(iter(found.values())) for key, found in seeds.items() if key[3] == 1}
     runs = sorted((folder / "runs").glob("*"))
     versions = {module.__name__: module.__version__ for module in (jax, flax, optax, np, sklearn)}
-    return tables.Experiment(
+    return results.Experiment(
         title=config.title,
         synthetic=any(prepared.synthetic for prepared in study.used.values()),
         tasks=tuple(described),
         lines=tuple(experiment.lines(seeds, config)),
         comparisons=tuple(experiment.comparisons(seeds, config)),
         scores={
-            key[:3]: tables.Scores(one.true, one.scores, one.subjects) for key, one in first.items()
+            key[:3]: results.Scores(one.true, one.scores, one.subjects)
+            for key, one in first.items()
         },
         embeddings={
             (row, name): _map(study.embeddings(row, name)[0])
@@ -510,8 +512,8 @@ def assemble(study: Study, cells: Mapping[Cell, Found]) -> tables.Experiment:
     )
 
 
-def _map(found: Embeddings) -> tables.EmbeddingSet:
-    return tables.EmbeddingSet(found.features, found.labels, found.subjects)
+def _map(found: Embeddings) -> results.EmbeddingSet:
+    return results.EmbeddingSet(found.features, found.labels, found.subjects)
 
 
 def main(config: Any, folder: str) -> None:
@@ -525,7 +527,7 @@ def main(config: Any, folder: str) -> None:
         logging.warning("%s", note)
     tables.write_csv(whole, home / "table.csv")
     tables.write_markdown(whole, home / "table.md")
-    figures.label_efficiency_figure(
+    label_efficiency_figure(
         home / "label_efficiency.png",
         whole.lines,
         whole.tasks,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cryjax.data.records import Prepared
-from cryjax.evaluation import metrics, tables, tasks
+from cryjax.evaluation import bootstrap, results, tasks
 
 
 def save_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
@@ -103,9 +103,9 @@ def by_seed(cells: Mapping[Cell, Found], count: Mapping[str, int]) -> dict[Key, 
     return seeds
 
 
-def _estimates(found: Mapping[str, Mapping[str, Any]]) -> dict[str, tables.Estimate]:
+def _estimates(found: Mapping[str, Mapping[str, Any]]) -> dict[str, results.Estimate]:
     return {
-        name: tables.Estimate(value["value"], tuple(value["interval"]), value.get("spread", 0.0))
+        name: results.Estimate(value["value"], tuple(value["interval"]), value.get("spread", 0.0))
         for name, value in found.items()
     }
 
@@ -120,7 +120,7 @@ def _how(method: str, config: Any) -> dict[str, Any]:
 
 def _difference(
     seeds: Mapping[Key, Mapping[int, Found]], key: Key, other: str, config: Any
-) -> dict[str, tables.Estimate]:
+) -> dict[str, results.Estimate]:
     """How much better a row is than another in the same place, by the seeds that both have."""
     ours, theirs = seeds[key], seeds.get((other, *key[1:]), {})
     both = sorted(ours.keys() & theirs.keys())
@@ -129,24 +129,24 @@ def _difference(
     first = ours[both[0]]
     scores, others = (np.stack([found[seed].scores for seed in both]) for found in (ours, theirs))
     how = _how(key[1], config)
-    return _estimates(metrics.differences(first.true, scores, others, first.subjects, **how))
+    return _estimates(bootstrap.differences(first.true, scores, others, first.subjects, **how))
 
 
-def lines(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[tables.Line]:
+def lines(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[results.Line]:
     """The table: means over seeds, and how much better each row is than the one from scratch."""
     made = []
     for key, found in seeds.items():
         first = next(iter(found.values()))
         scores = np.stack([one.scores for one in found.values()])
         how = _how(key[1], config)
-        summary = metrics.summarise_seeds(first.true, scores, first.subjects, **how)
+        summary = bootstrap.summarise_seeds(first.true, scores, first.subjects, **how)
         trained = float(np.mean([one.trained for one in found.values()]))
         better = _difference(seeds, key, "scratch", config)
-        made.append(tables.Line(*key, len(found), round(trained), _estimates(summary), better))
+        made.append(results.Line(*key, len(found), round(trained), _estimates(summary), better))
     return made
 
 
-def comparisons(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[tables.Comparison]:
+def comparisons(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[results.Comparison]:
     """The paper's questions: does SimCLR beat supervision, and adaptation none?"""
     asked = [("simclr", "supervised"), ("simclr+adapted", "supervised+adapted")]
     asked += [(row, row.removesuffix("+adapted")) for row in config.rows if "+" in row]
@@ -155,14 +155,14 @@ def comparisons(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[t
         for key in seeds:
             found = _difference(seeds, key, other, config) if key[0] == row else {}
             if found:
-                made.append(tables.Comparison(row, other, *key[1:], found))
+                made.append(results.Comparison(row, other, *key[1:], found))
     return made
 
 
-def task_of(name: str, task: tasks.Task, tested: Found) -> tables.Task:
+def task_of(name: str, task: tasks.Task, tested: Found) -> results.Task:
     index = task.prepared.index()
     index = index[index.labels != ""]
-    return tables.Task(
+    return results.Task(
         name,
         task.classes,
         len(set(index.recordings)),
