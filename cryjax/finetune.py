@@ -34,6 +34,7 @@ from cryjax.evaluation.embeddings import Embedder, Embeddings
 from cryjax.evaluation.figures.classifier import confusion_figure, roc_figure
 from cryjax.evaluation.figures.training import SUPERVISED, training_figure
 from cryjax.training import checkpoints, loop, parallel, recipe, start, steps, supervised
+from cryjax.training.trained import load_trained
 from cryjax.training.workdir import Workdir, code
 
 
@@ -294,7 +295,7 @@ def run(
     scored = division.test if len(division.test) else division.validation
     if not len(division.test):
         warnings.append("scored on the recordings that chose the step: the numbers flatter")
-    trained = checkpoints.load_trained(workdir_path)
+    trained = load_trained(workdir_path)
     found = judge.probabilities(
         {"encoder": trained.pretrained.variables, "head": trained.variables}, scored, shown=True
     )

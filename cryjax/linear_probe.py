@@ -26,7 +26,8 @@ from cryjax.evaluation import bootstrap, probes, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
 from cryjax.evaluation.figures.classifier import confusion_figure, roc_figure
 from cryjax.models import ENCODERS
-from cryjax.training import checkpoints, steps
+from cryjax.training import steps
+from cryjax.training.trained import Pretrained, load_pretrained, untrained, untrained_like
 from cryjax.training.workdir import Workdir
 
 RULES = {
@@ -50,13 +51,13 @@ RULES = {
 }
 
 
-def load_encoder(config: Any) -> checkpoints.Pretrained:
+def load_encoder(config: Any) -> Pretrained:
     """The encoder that `config.init` names, with its own front end and window."""
     if config.init != "random":
-        return checkpoints.load_pretrained(config.init)
+        return load_pretrained(config.init)
     if config.like:
-        return checkpoints.untrained_like(config.like, config.seed)
-    return checkpoints.untrained(
+        return untrained_like(config.like, config.seed)
+    return untrained(
         config.encoder.to_dict(),
         frontend.resolve(config.front_end),
         config.window_seconds,
@@ -65,7 +66,7 @@ def load_encoder(config: Any) -> checkpoints.Pretrained:
 
 
 def embed(
-    pretrained: checkpoints.Pretrained,
+    pretrained: Pretrained,
     prepared: Prepared,
     batch_size: int,
     devices: list[jax.Device] | None = None,
@@ -126,7 +127,7 @@ def main(config: Any, folder: str) -> None:
     classes = tasks.ordered(prepared, config.positive)
     resampling = {"resamples": config.resamples, "seed": config.seed}
 
-    def run(encoder: checkpoints.Pretrained) -> probes.ProbeResult:
+    def run(encoder: Pretrained) -> probes.ProbeResult:
         embeddings, splits = embed(encoder, prepared, config.batch_size)
         return probes.probe(
             embeddings.features,
@@ -155,7 +156,7 @@ def main(config: Any, folder: str) -> None:
         "encoder_sha256": {"before": before, "after": digest(pretrained.variables)},
     }
     if config.floor and config.init != "random":
-        floor = run(checkpoints.untrained_like(config.init, config.seed))
+        floor = run(untrained_like(config.init, config.seed))
         result["floor"] = {
             **bootstrap.summarise(floor.true, floor.scores, classes, floor.subjects, **resampling),
             "difference": bootstrap.differences(

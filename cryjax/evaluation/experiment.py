@@ -1,12 +1,22 @@
 """The cells of an experiment, and what they say together: means over seeds, with intervals."""
 
+import csv
 import dataclasses
+import json
 import pathlib
+import platform
 from collections.abc import Mapping
 from typing import Any
 
+import flax
+import jax
 import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import sklearn
 
+from cryjax import __version__
+from cryjax.command.errors import UserError
 from cryjax.data.records import Prepared
 from cryjax.evaluation import bootstrap, results, tasks
 
@@ -63,6 +73,27 @@ class Found:
     def load(cls, path: pathlib.Path) -> "Found":
         with np.load(path, allow_pickle=False) as kept:
             return cls(**kept)
+
+    @classmethod
+    def of_run(cls, path: pathlib.Path, task: tasks.Task) -> "Found":
+        """What a run of `cryjax.finetune` left. Raises UserError where it had nobody to test on."""
+        result = json.loads((path / "result.json").read_text(encoding="utf-8"))
+        if result["scored"] != "test":
+            raise UserError(
+                f"{task.prepared.directory} has no split 'test'; prepare it with "
+                "--splits=train=0.8,test=0.2, or take config.folds=5"
+            )
+        with (path / "predictions.csv").open(encoding="utf-8", newline="") as file:
+            _, *rows = csv.reader(file)
+        recordings, subjects, labels, *scores = zip(*rows, strict=True)
+        return cls(
+            np.array(recordings, int),
+            task.true(np.array(labels)),
+            np.array(scores, float).T,
+            np.array(subjects),
+            float(result["n_train"]),
+            np.array(result["warnings"], str),
+        )
 
 
 def join_folds(parts: list[Found]) -> Found:
@@ -185,3 +216,15 @@ def counts(datasets: Mapping[str, Prepared]) -> list[dict[str, Any]]:
         for name, prepared in datasets.items()
         for split, held in prepared.counts.items()
     ]
+
+
+def versions() -> dict[str, str]:
+    """What computes here, by name."""
+    modules = (jax, flax, optax, np, sklearn)
+    return {
+        "cryjax": __version__,
+        **{module.__name__: module.__version__ for module in modules},
+        "orbax-checkpoint": ocp.__version__,
+        "python": platform.python_version(),
+        "device": jax.devices()[0].device_kind,
+    }
