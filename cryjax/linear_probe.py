@@ -79,9 +79,9 @@ def embed(
             f"--sample_rate={pretrained.settings.sample_rate}"
         )
     if len(prepared.label_names) < 2:
-        found = "labels of 1 class(es)" if prepared.label_names else "no labels"
+        has = "labels of 1 class(es)" if prepared.label_names else "no labels"
         raise UserError(
-            f"{prepared.directory} has {found}, and a probe tells two classes apart at least; "
+            f"{prepared.directory} has {has}, and a probe tells two classes apart at least; "
             "prepare it from a manifest that has them, or with --label_column"
         )
     index = prepared.index()

@@ -127,10 +127,10 @@ def by_seed(cells: Mapping[Cell, Found], count: Mapping[str, int]) -> dict[Key, 
     for cell, found in cells.items():
         parts.setdefault(dataclasses.replace(cell, fold=0), []).append(found)
     seeds: dict[Key, dict[int, Found]] = {}
-    for cell, found in parts.items():
-        if cell.method == "probe" or len(found) == count[cell.task]:
+    for cell, folds in parts.items():
+        if cell.method == "probe" or len(folds) == count[cell.task]:
             key = (cell.row, cell.method, cell.task, cell.fraction)
-            seeds.setdefault(key, {})[cell.seed] = join_folds(found)
+            seeds.setdefault(key, {})[cell.seed] = join_folds(folds)
     return seeds
 
 

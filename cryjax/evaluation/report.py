@@ -284,7 +284,7 @@ def _again(experiment: Experiment) -> Iterable[str]:
         yield f"<details><summary>{html.escape(name)}</summary>"
         yield f"<pre tabindex='0'>{shown}</pre></details>"
     if experiment.versions:
-        rows = list(experiment.versions.items())
+        rows = [list(item) for item in experiment.versions.items()]
         yield "<h3>Versions</h3>" + _html_table(
             tables.Table("What ran", ["package", "version"], rows)
         )

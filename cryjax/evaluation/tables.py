@@ -7,6 +7,7 @@ import math
 import pathlib
 import textwrap
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -178,7 +179,7 @@ def write_csv(experiment: Experiment, path: pathlib.Path) -> None:
     for line in experiment.lines:
         for name, own in line.metrics.items():
             gain = line.difference.get(name)
-            numbers = [own.value, *own.interval, own.spread, line.seeds, line.n_train]
+            numbers: list[Any] = [own.value, *own.interval, own.spread, line.seeds, line.n_train]
             numbers += [gain.value, *gain.interval] if gain else [""] * 3
             # NumPy's scalars would be written with their type.
             plain = [x.item() if isinstance(x, np.generic) else x for x in numbers]

@@ -176,7 +176,8 @@ class Checkpoints:
             name: args.StandardRestore(_shapes(tree, sharding))
             for name, tree in _items(state).items()
         }
-        restored, reason = None, ""
+        restored: Any = None
+        reason = ""
         try:
             restored = self._manager.restore(
                 step, args=args.Composite(meta=args.JsonRestore(), **items)

@@ -145,7 +145,7 @@ def bout(infant: Infant, cry: Cry, rng: np.random.Generator) -> tuple[float, lis
     }
     inward = {"onset_seconds": 0.02, "arc_semitones": 2.0, "peak": 0.7, "rough": 0.0}
 
-    def length(median):
+    def length(median: float) -> float:
         return median * tempo * np.exp(rng.normal(0, cry.irregularity))
 
     start, seconds = rng.uniform(0.05, 0.3), min(length(cry.first_seconds), 3.0)

@@ -1,9 +1,14 @@
 """The signals that synthetic audio is made of: harmonics, spectra, resonances, levels."""
 
+from typing import TypeVar
+
 import numpy as np
 
+_Level = TypeVar("_Level", float, np.ndarray)
 
-def amplitude(decibels):
+
+def amplitude(decibels: _Level) -> _Level:
+    """As a factor of amplitude."""
     return 10.0 ** (decibels / 20.0)
 
 

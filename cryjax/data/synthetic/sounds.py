@@ -31,7 +31,7 @@ def _event(kind: str, rng: np.random.Generator, samples: int, sample_rate: int) 
         octaves = np.log2(end / start) * np.linspace(0, 1, samples)
         octaves += vibrato * np.sin(2 * np.pi * rng.uniform(3, 9) * seconds)
         pitch = np.clip(start * 2**octaves, low, high)
-        most = rng.integers(3, 20) if kind == "stack" else 1
+        most = int(rng.integers(3, 20)) if kind == "stack" else 1
         x, _ = harmonics(pitch, sample_rate, rng.uniform(0.3, 1.5), most)
     depth = rng.choice([0.0, rng.uniform(0.2, 1)])
     x *= 1 + depth * np.sin(2 * np.pi * log_uniform(rng, 1, 25) * seconds)

@@ -36,8 +36,10 @@ def confusion_figure(
     for (row, column), count in np.ndenumerate(counts):
         colour = "white" if share[row, column] > 0.55 else "black"
         ax.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
-    turned = {"rotation": 45, "ha": "right"} if max(map(len, labels)) > 3 else {}
-    ax.set_xticks(range(len(labels)), labels, fontsize=8, **turned)
+    ax.set_xticks(range(len(labels)), labels, fontsize=8)
+    if max(map(len, labels)) > 3:
+        for tick in ax.get_xticklabels():
+            tick.set(rotation=45, ha="right")
     ax.set_yticks(range(len(labels)), labels, fontsize=8)
     ax.set_xlabel("classified as")
     ax.set_ylabel("true class")

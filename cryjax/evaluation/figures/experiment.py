@@ -84,7 +84,7 @@ def _efficiency_panel(
 def _limits(lines: Sequence[Line], metric: str, floor: float | None) -> tuple[float, float]:
     """A range of y that holds every value and interval of a task."""
     found = [line.metrics[metric] for line in lines if metric in line.metrics]
-    ends = np.array([(estimate.value, *estimate.interval) for estimate in found] or [(0.0, 1.0)])
+    ends = np.array([end for one in found for end in (one.value, *one.interval)] or [0.0, 1.0])
     ends = np.append(ends[np.isfinite(ends)], [] if floor is None else [floor])
     low, high = (ends.min(), ends.max()) if len(ends) else (0.0, 1.0)
     margin = max(0.04 * (high - low), 0.01)

@@ -3,6 +3,7 @@
 import pathlib
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -73,23 +74,23 @@ def map_figure(
       most: names told apart, the most frequent ones; the others are grey.
       note: for the corner.
     """
-    names = np.asarray(names)
-    counts = Counter(names.tolist())
+    counts = Counter(names)
     chosen = [name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
     others = max(len(chosen) - most, 0)
     chosen = chosen[:most] if others else sorted(chosen)
     figure = Figure(figsize=(4.9, 3.7), layout="constrained")
     ax = figure.subplots()
-    dots = {"s": 14 if len(points) > 300 else 24, "lw": 0.3, "ec": "white"}
+    dots: dict[str, Any] = {"s": 14 if len(points) > 300 else 24, "lw": 0.3, "ec": "white"}
+    named = np.asarray(names)
     handles = {}
     if others:
-        rest = ~np.isin(names, chosen)
+        rest = ~np.isin(named, chosen)
         handles[f"{others} others"] = ax.scatter(*points[rest].T, color=PALE, **dots)
     colours = (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, BLACK)
     for place, name in enumerate(chosen):
         turn, colour = divmod(place, len(colours))
         handles[name] = ax.scatter(
-            *points[names == name].T,
+            *points[named == name].T,
             color=colours[colour],
             marker="o^sD"[turn % 4],
             alpha=0.85,
