@@ -27,6 +27,7 @@ from cryjax.audio import frontend
 from cryjax.command import config as config_lib
 from cryjax.command import program
 from cryjax.command.errors import UserError
+from cryjax.command.files import whole
 from cryjax.data import loader
 from cryjax.data.records import Index, Prepared, open_prepared
 from cryjax.evaluation import bootstrap, metrics, tasks
@@ -121,14 +122,12 @@ def best_step(
 
 def write_predictions(path: pathlib.Path, found: Embeddings, classes: tuple[str, ...]) -> None:
     """A row for each scored recording: its number, subject, label and probabilities."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with whole(path, newline="") as file:
         table = csv.writer(file)
         table.writerow(["recording", "subject", "label", *(f"p({name})" for name in classes)])
         rows = zip(found.recordings, found.subjects, found.labels, found.features, strict=True)
         for recording, subject, label, probabilities in rows:
             table.writerow([recording, subject, label, *(f"{p:.9g}" for p in probabilities)])
-    partial.replace(path)
 
 
 def summarise(found: Embeddings, task: tasks.Task, config: Any) -> dict[str, Any]:

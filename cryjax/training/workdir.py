@@ -14,6 +14,7 @@ from tensorboardX.proto import event_pb2
 
 from cryjax.command import config as config_lib
 from cryjax.command.errors import UserError
+from cryjax.command.files import whole
 
 # Fields that may change when a run goes on: they alter how it is watched, not what it computes.
 MAY_CHANGE = ("checkpoint_every", "log_every", "neighbours.", "loader.", "nonfinite", "parallel")
@@ -31,12 +32,10 @@ def _without_nan(value: Any) -> Any:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON so that the file is always whole: beside it first, then renamed over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".partial")
+    """Writes JSON, with null for NaN."""
     text = json.dumps(_without_nan(value), indent=2, sort_keys=True, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    with whole(path) as file:
+        file.write(text + "\n")
 
 
 def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:
@@ -121,9 +120,8 @@ class Workdir:
         if not self.writes or not self.metrics_file.exists():
             return
         kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
-        partial = self.metrics_file.with_suffix(".partial")
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(self.metrics_file)
+        with whole(self.metrics_file) as file:
+            file.writelines(kept)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends a line to metrics.jsonl and scalars to TensorBoard's events."""
