@@ -40,11 +40,21 @@ from cryjax.training.workdir import Workdir, code
 
 
 def as_trained(config: Any) -> Any:
-    """The config with the encoder, front end and window of the run that `config.init` names."""
+    """The config with the encoder, front end and window of the run that `config.init` names.
+
+    Without one, with the encoder's rates those of the head: nothing was learnt that a low rate
+    would keep.
+    """
+    if not config.init and config.freeze.blocks:
+        raise UserError(
+            f"config.freeze.blocks={config.freeze.blocks} without config.init would freeze "
+            "random weights; give --config.init=RUN, or take 0"
+        )
+    config = config.copy_and_resolve_references()
     if not config.init:
+        config.encoder_rate = config.layer_decay = 1.0
         return config
     meta = checkpoints.read_meta(config.init)
-    config = config.copy_and_resolve_references()
     config.encoder.update(meta["config"]["encoder"])
     config.front_end = meta["config"]["front_end"]
     config.crop.seconds = meta["config"]["crop"]["seconds"]
@@ -120,6 +130,43 @@ def best_step(
     return int(best), bool(patience) and since >= patience
 
 
+class Best:
+    """What did best on validation so far, kept in the folder `best` of a run."""
+
+    def __init__(self, workdir: Workdir, config: Any, start: int, meta: dict[str, Any]):
+        """Goes on from step `start`, forgetting what came after; `meta` goes into checkpoints."""
+        self._metric, self._patience = f"validation_{config.select}", config.patience
+        self._meta = meta
+        self._saved = checkpoints.Checkpoints(workdir.path, folder=checkpoints.BEST, keep=1)
+        self._saved.rewind(start)
+        # Every process keeps its own: all must choose the same step, and only one writes the file.
+        self._history = [line for line in workdir.metrics() if line["step"] <= start]
+        if self._saved.latest is None:  # lost with a step that is done again: it cannot be told
+            self._history = []
+
+    def take(
+        self, state: steps.TrainState, step: int, metrics: dict[str, float]
+    ) -> dict[str, float]:
+        """Takes a step's metrics into account and gives them back; saves the state if best."""
+        self._history.append({"step": step, **metrics})
+        if best_step(self._history, self._metric, 0)[0] == step:
+            self._saved.save_model(state, step, self._meta)
+            self._saved.wait()  # before the step's own checkpoint says that it is done
+        return metrics
+
+    def enough(self) -> bool:
+        """Whether the config's patience is at its end."""
+        return best_step(self._history, self._metric, self._patience)[1]
+
+    def close(self, state: steps.TrainState) -> int | None:
+        """Gives the step that was best, or that of `state`, the last, where nothing told."""
+        if self._saved.latest is None:
+            self._saved.save_model(state, int(state.step), self._meta)
+        step = self._saved.latest
+        self._saved.close()
+        return step
+
+
 def write_predictions(path: pathlib.Path, found: Embeddings, classes: tuple[str, ...]) -> None:
     """A row for each scored recording: its number, subject, label and probabilities."""
     with whole(path, newline="") as file:
@@ -141,31 +188,14 @@ def summarise(found: Embeddings, task: tasks.Task, config: Any) -> dict[str, Any
     return result
 
 
-def run(
-    config: Any, workdir_path: str, *, devices: list[jax.Device] | None = None
-) -> dict[str, Any]:
-    """Trains, or goes on training, in a work directory, and scores the test recordings.
+def open_data(config: Any) -> tuple[tasks.Task, tasks.Division]:
+    """The task of `config.data`, and who is trained on, chosen by and scored.
 
-    Args:
-      config: validated.
-      workdir_path: of the run.
-      devices: to train on; all of all processes if None.
-
-    Returns:
-      The content of result.json.
+    Raises:
+      UserError: where the dataset does not suit the config.
     """
-    config = as_trained(config)
     prepared = open_prepared(config.data)
     settings = frontend.resolve(config.front_end)
-    if not config.init:
-        if config.freeze.blocks:
-            raise UserError(
-                f"config.freeze.blocks={config.freeze.blocks} without config.init would freeze "
-                "random weights; give --config.init=RUN, or take 0"
-            )
-        # Nothing was learnt that a low rate would keep.
-        config = config.copy_and_resolve_references()
-        config.encoder_rate = config.layer_decay = 1.0
     if prepared.sample_rate != settings.sample_rate:
         whose = f"that of {config.init}" if config.init else f"config.front_end={config.front_end}"
         raise UserError(
@@ -181,6 +211,26 @@ def run(
             f"config.patience={config.patience} waits for a better score, and there is none: set "
             "config.validation and config.evaluate_every, or patience=0"
         )
+    return task, division
+
+
+def run(
+    config: Any, workdir_path: str, *, devices: list[jax.Device] | None = None
+) -> dict[str, Any]:
+    """Trains, or goes on training, in a work directory, and scores the test recordings.
+
+    Args:
+      config: validated.
+      workdir_path: of the run.
+      devices: to train on; all of all processes if None.
+
+    Returns:
+      The content of result.json.
+    """
+    config = as_trained(config)
+    task, division = open_data(config)
+    prepared = task.prepared
+    settings = frontend.resolve(config.front_end)
     targets = tasks.targets_of(division.train.labels, task.classes)
     warnings = tasks.missing(task, division)
     spread = parallel.Parallel(config.parallel, devices)
@@ -198,7 +248,6 @@ def run(
 
     base = jax.random.key(config.seed)
     saved = checkpoints.Checkpoints(workdir.path)
-    best = checkpoints.Checkpoints(workdir.path, folder=checkpoints.BEST, keep=1)
     state = start.start_state(
         jax.jit(parts.init)(base),
         config.init,
@@ -208,7 +257,6 @@ def run(
         averaged=config.average_decay > 0,
     )
     workdir.rewind(int(state.step))
-    best.rewind(int(state.step))
     logging.info(
         "%s width %g; %d recordings of %d subjects to train on, %d to choose by, %d to score%s; "
         "%d steps of %d; %s",
@@ -228,20 +276,7 @@ def run(
         "synthetic": synthetic,
     }
     judge = Judge(task, parts, config, devices)
-    selected = f"validation_{config.select}"
-
-    # Every process keeps its own: all must choose the same step, and only one writes the file.
-    history = [line for line in workdir.metrics() if line["step"] <= int(state.step)]
-    if best.latest is None:  # lost with a step that is done again: what it was cannot be told
-        history = []
-
-    def evaluate(current: steps.TrainState, step: int) -> dict[str, float]:
-        found = judge.metrics(current, division.validation)
-        history.append({"step": step, **found})
-        if best_step(history, selected, 0)[0] == step:
-            best.save_model(current, step, meta)
-            best.wait()  # before the step's own checkpoint says that it is done
-        return found
+    best = Best(workdir, config, int(state.step), meta)
 
     @functools.cache
     def step_of(frozen: int) -> steps.StepFunction:
@@ -273,8 +308,10 @@ def run(
         meta=meta,
         learning_rate=plan.learning_rate,
         batch_size=config.batch_size,
-        evaluate=evaluate,
-        enough=lambda: best_step(history, selected, config.patience)[1],
+        evaluate=lambda current, step: best.take(
+            current, step, judge.metrics(current, division.validation)
+        ),
+        enough=best.enough,
         skip=config.nonfinite == "skip",
         recordings=lambda step: loader.recordings(
             sources,
@@ -284,11 +321,8 @@ def run(
             step=step,
         ),
     )
-    if best.latest is None:  # nothing to choose by: the end is what there is
-        best.save_model(state, int(state.step), meta)
-    step = best.latest
+    step = best.close(state)
     saved.close()
-    best.close()
     del state
 
     scored = division.test if len(division.test) else division.validation
