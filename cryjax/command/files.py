@@ -1,8 +1,10 @@
 """Files that are whole at any time: written beside their place, then renamed into it."""
 
 import contextlib
+import json
+import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 
@@ -25,3 +27,19 @@ def whole(path: pathlib.Path, mode: str = "w", **how: Any) -> Iterator[IO[Any]]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: a number that there is not becomes null."""
+    if isinstance(value, Mapping):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes JSON, with null for NaN."""
+    text = json.dumps(_without_nan(value), indent=2, sort_keys=True, allow_nan=False)
+    with whole(path) as file:
+        file.write(text + "\n")

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import json
-import math
 import pathlib
 import time
 from collections.abc import Mapping
@@ -14,28 +13,12 @@ from tensorboardX.proto import event_pb2
 
 from cryjax.command import config as config_lib
 from cryjax.command.errors import UserError
-from cryjax.command.files import whole
+from cryjax.command.files import whole, write_json
 
 # Fields that may change when a run goes on: they alter how it is watched, not what it computes.
 MAY_CHANGE = ("checkpoint_every", "log_every", "neighbours.", "loader.", "nonfinite", "parallel")
 
 LEFT_BY_A_RUN = ("checkpoints/[0-9]*", "metrics.jsonl", "result.json")
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: a number that there is not becomes null."""
-    if isinstance(value, Mapping):
-        return {name: _without_nan(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON, with null for NaN."""
-    text = json.dumps(_without_nan(value), indent=2, sort_keys=True, allow_nan=False)
-    with whole(path) as file:
-        file.write(text + "\n")
 
 
 def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:
