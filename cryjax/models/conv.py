@@ -167,7 +167,7 @@ class Conv(nn.Module):
 
     features: int
     size: int = 3
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
