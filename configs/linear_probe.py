@@ -3,9 +3,14 @@
     python -m cryjax.linear_probe --config=configs/linear_probe.py --workdir=PROBE \\
         --config.init=RUN --config.data=DATA
 
-Prints, beside each number, that of the same encoder untrained: the floor that any pre-training must
-beat. Two cores embed some 300 short recordings (spoken digits) a second with the encoder below;
-the progress bar shows the rate.
+Cost: two cores embedded 3000 spoken digits in 5 s with the encoder below, compilation included, and
+do so twice.
+Number to expect: more than the one printed beside it, that of the same encoder untrained, which is
+the floor that any pre-training must beat. On spoken digits of unseen speakers 0.721 and 0.488
+(chance 0.100) after the 600 steps of configs/pretrain_small.py; cryjax/evaluation/README.md has
+the commands.
+Values: a ridge classifier in closed form, its penalty chosen inside the training subjects; five
+folds and 1000 resamples are customary. Encoder, front end and window are those of the run.
 """
 
 import ml_collections

@@ -4,16 +4,16 @@
     python -m cryjax.plan --config=configs/pretrain.py --topology=v5e:16x16
     python -m cryjax.pretrain --config=configs/pretrain.py --workdir=RUN --config.data=DATA
 
-What it costs, as `plan` says, on v5e:16x16 (256 chips on 64 hosts): 5.05 of 15.75 GiB a chip, 3.32
+Cost, as `plan` says, on v5e:16x16 (256 chips on 64 hosts): 5.05 of 15.75 GiB a chip, 3.32
 TFLOP a chip and step. No step takes less than 20 ms, nor 100 epochs of two million clips less than
 8 minutes; a real run takes some times that, and is held up by its input if a host reads fewer than
-6,300 clips (2.0 GB) a second. It has not been run at this scale, so there is no accuracy to expect:
-what it has to beat is the untrained encoder, which configs/linear_probe.py prints beside it, and a
-loss of log(2 x 8192 - 1) = 9.70, which is guessing.
-
-Front end, crops and kinds of masks are those of zhepeiw/cssl_sound (a co-author's SimCLR with
-CNN14), the sizes of the masks SpeechBrain's defaults; LARS, its rate, temperature and schedule are
-those of SimCLR (Chen et al., 2020, section B) for large batches.
+6,300 clips (2.0 GB) a second.
+Number to expect: none, since it has not been run at this scale. What it has to beat is the
+untrained encoder, which configs/linear_probe.py prints beside it, and a loss of
+log(2 x 8192 - 1) = 9.70, which is guessing.
+Values: front end, crops and kinds of masks are those of zhepeiw/cssl_sound (a co-author's SimCLR
+with CNN14), the sizes of the masks SpeechBrain's defaults; LARS, its rate, temperature and schedule
+are those of SimCLR (Chen et al., 2020, section B) for large batches.
 """
 
 import ml_collections

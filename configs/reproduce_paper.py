@@ -7,9 +7,10 @@
         --config.tasks.injury.positive=injured \\
         --config.tasks.triggers.data="--manifest=CLINIC/labelled.csv --label_column=trigger"
 
-For eight GPUs on one host. It was never run at this scale, so there is no number to expect; the
-paper's own hyper-parameters are not public in text. Front end, crops and masks are those of
-zhepeiw/cssl_sound, a co-author's SimCLR with CNN14 on VGGSound.
+Cost: for eight GPUs on one host; never run at this scale, so neither time nor number is known.
+Values: the paper's own hyper-parameters are not public in text. Front end, crops and masks are
+those of zhepeiw/cssl_sound, a co-author's SimCLR with CNN14 on VGGSound; the rest is
+configs/pretrain.py and configs/finetune.py, shorter.
 """
 
 import pathlib

@@ -109,22 +109,19 @@ def mel_filters(settings: FrontEnd) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=16)
-def _fourier_basis(length: int) -> np.ndarray:
-    """[length, 2 * bins]: cosines, then sines, in float64 before the cast."""
-    angle = 2 * np.pi * np.outer(np.arange(length), np.arange(length // 2 + 1)) / length
-    return np.concatenate([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
-
-
 def windowed_fourier_basis(settings: FrontEnd) -> np.ndarray:
     """[window_length, 2 * bins]: the window times cosines, then sines."""
-    return _fourier_basis(settings.window_length) * _window(settings)[:, None]
+    length = settings.window_length
+    # In float64 before the cast.
+    angle = 2 * np.pi * np.outer(np.arange(length), np.arange(length // 2 + 1)) / length
+    basis = np.concatenate([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+    return basis * _window(settings)[:, None]
 
 
 def _frame(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
     """[batch, samples] -> [batch, frames, window_length].
 
-    Hop-sized pieces laid side by side: slices and one concatenation, where a gather of indices
-    would be several times slower on a CPU.
+    Hop-sized pieces laid side by side: slices and one concatenation, which no accelerator minds.
     """
     window, hop = settings.window_length, settings.hop_length
     batch, samples = waveform.shape
@@ -140,15 +137,57 @@ def _frame(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
     return framed[..., :window]
 
 
-def _power_by_fft(frames: jax.Array) -> jax.Array:
-    spectrum = jnp.fft.rfft(frames)
+def _power(spectrum: jax.Array) -> jax.Array:
     return jnp.square(spectrum.real) + jnp.square(spectrum.imag)
 
 
-def _power_by_matmul(frames: jax.Array) -> jax.Array:
-    parts = jnp.matmul(frames, _fourier_basis(frames.shape[-1]), precision="highest")
+def _mel_power(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
+    frames = _frame(to_float(waveform), settings) * _window(settings)[None, None]
+    return jnp.matmul(_power(jnp.fft.rfft(frames)), mel_filters(settings), precision="highest")
+
+
+def _mel_power_on_tpu(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
+    """A TPU multiplies matrices far faster than it transforms."""
+    basis = windowed_fourier_basis(settings)
+    parts = jnp.matmul(_frame(to_float(waveform), settings), basis, precision="highest")
     real, imaginary = jnp.split(parts, 2, axis=-1)
-    return jnp.square(real) + jnp.square(imaginary)
+    power = jnp.square(real) + jnp.square(imaginary)
+    return jnp.matmul(power, mel_filters(settings), precision="highest")
+
+
+def _mel_power_on_cpu(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
+    """A few clips at a time, so that frames and spectra stay in the cache.
+
+    Frames are gathered, padding included, which XLA fuses with the window. Filters are narrow: the
+    lower half of them needs few of the bins, the upper half not the others.
+    """
+    samples = waveform.shape[-1]
+    frames, window = settings.frames(samples), settings.window_length
+    first = settings.hop_length * jnp.arange(frames) - window // 2
+    place = first[:, None] + jnp.arange(window)[None, :]
+    if settings.padding == "reflect" and samples > window // 2:
+        place = samples - 1 - jnp.abs(samples - 1 - jnp.abs(place))
+    else:
+        place = jnp.where(place < 0, samples, place)  # not from the end, as Python counts
+    halves = np.array_split(mel_filters(settings), min(2, settings.mels), axis=1)
+
+    def of_clip(clip: jax.Array) -> jax.Array:
+        framed = clip.at[place].get(mode="fill", fill_value=0)
+        spectrum = jnp.fft.rfft(to_float(framed) * _window(settings)[None, :])
+        bands = []
+        for half in halves:
+            used = np.flatnonzero(half.any(axis=1))
+            bins = slice(used.min(initial=len(half)), used.max(initial=0) + 1)
+            bands.append(jnp.matmul(_power(spectrum[:, bins]), half[bins], precision="highest"))
+        return jnp.concatenate(bands, axis=-1)
+
+    # An exported program leaves the shape open; it takes clips one by one.
+    known = all(isinstance(size, int) for size in waveform.shape)
+    together = max(1, _CACHED // (frames * window)) if known else None
+    return jax.lax.map(of_clip, waveform, batch_size=together)
+
+
+_CACHED = 2**20  # samples in frames; by trial, and half or twice as many do as well
 
 
 def mel_power(waveform: jax.Array, settings: str | FrontEnd) -> jax.Array:
@@ -161,11 +200,11 @@ def mel_power(waveform: jax.Array, settings: str | FrontEnd) -> jax.Array:
     Returns:
       float32 [batch, 1 + samples // hop_length, mels], not negative.
     """
-    settings = resolve(settings)
-    frames = _frame(to_float(waveform), settings) * _window(settings)[None, None]
-    # A TPU multiplies matrices far faster than it transforms; elsewhere the FFT wins.
-    power = jax.lax.platform_dependent(frames, tpu=_power_by_matmul, default=_power_by_fft)
-    return jnp.matmul(power, mel_filters(settings), precision="highest")
+    forms = {"tpu": _mel_power_on_tpu, "cpu": _mel_power_on_cpu, "default": _mel_power}
+    by_platform = {
+        name: functools.partial(form, settings=resolve(settings)) for name, form in forms.items()
+    }
+    return jax.lax.platform_dependent(waveform, **by_platform)
 
 
 def decibels(power: jax.Array) -> jax.Array:
