@@ -27,20 +27,34 @@ from cryjax.audio import frontend
 from cryjax.command import config as config_lib
 from cryjax.command import program
 from cryjax.command.errors import UserError
+from cryjax.command.files import whole
 from cryjax.data import loader
 from cryjax.data.records import Index, Prepared, open_prepared
-from cryjax.evaluation import figures, metrics, tasks
+from cryjax.evaluation import bootstrap, metrics, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
+from cryjax.evaluation.figures.classifier import confusion_figure, roc_figure
+from cryjax.evaluation.figures.training import SUPERVISED, training_figure
 from cryjax.training import checkpoints, loop, parallel, recipe, start, steps, supervised
+from cryjax.training.trained import load_trained
 from cryjax.training.workdir import Workdir, code
 
 
 def as_trained(config: Any) -> Any:
-    """The config with the encoder, front end and window of the run that `config.init` names."""
+    """The config with the encoder, front end and window of the run that `config.init` names.
+
+    Without one, with the encoder's rates those of the head: nothing was learnt that a low rate
+    would keep.
+    """
+    if not config.init and config.freeze.blocks:
+        raise UserError(
+            f"config.freeze.blocks={config.freeze.blocks} without config.init would freeze "
+            "random weights; give --config.init=RUN, or take 0"
+        )
+    config = config.copy_and_resolve_references()
     if not config.init:
+        config.encoder_rate = config.layer_decay = 1.0
         return config
     meta = checkpoints.read_meta(config.init)
-    config = config.copy_and_resolve_references()
     config.encoder.update(meta["config"]["encoder"])
     config.front_end = meta["config"]["front_end"]
     config.crop.seconds = meta["config"]["crop"]["seconds"]
@@ -116,27 +130,88 @@ def best_step(
     return int(best), bool(patience) and since >= patience
 
 
+class Best:
+    """What did best on validation so far, kept in the folder `best` of a run."""
+
+    def __init__(self, workdir: Workdir, config: Any, start: int, meta: dict[str, Any]):
+        """Goes on from step `start`, forgetting what came after; `meta` goes into checkpoints."""
+        self._metric, self._patience = f"validation_{config.select}", config.patience
+        self._meta = meta
+        self._saved = checkpoints.Checkpoints(workdir.path, folder=checkpoints.BEST, keep=1)
+        self._saved.rewind(start)
+        # Every process keeps its own: all must choose the same step, and only one writes the file.
+        self._history = [line for line in workdir.metrics() if line["step"] <= start]
+        if self._saved.latest is None:  # lost with a step that is done again: it cannot be told
+            self._history = []
+
+    def take(
+        self, state: steps.TrainState, step: int, metrics: dict[str, float]
+    ) -> dict[str, float]:
+        """Takes a step's metrics into account and gives them back; saves the state if best."""
+        self._history.append({"step": step, **metrics})
+        if best_step(self._history, self._metric, 0)[0] == step:
+            self._saved.save_model(state, step, self._meta)
+            self._saved.wait()  # before the step's own checkpoint says that it is done
+        return metrics
+
+    def enough(self) -> bool:
+        """Whether the config's patience is at its end."""
+        return best_step(self._history, self._metric, self._patience)[1]
+
+    def close(self, state: steps.TrainState) -> int | None:
+        """Gives the step that was best, or that of `state`, the last, where nothing told."""
+        if self._saved.latest is None:
+            self._saved.save_model(state, int(state.step), self._meta)
+        step = self._saved.latest
+        self._saved.close()
+        return step
+
+
 def write_predictions(path: pathlib.Path, found: Embeddings, classes: tuple[str, ...]) -> None:
     """A row for each scored recording: its number, subject, label and probabilities."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with whole(path, newline="") as file:
         table = csv.writer(file)
         table.writerow(["recording", "subject", "label", *(f"p({name})" for name in classes)])
         rows = zip(found.recordings, found.subjects, found.labels, found.features, strict=True)
         for recording, subject, label, probabilities in rows:
             table.writerow([recording, subject, label, *(f"{p:.9g}" for p in probabilities)])
-    partial.replace(path)
 
 
 def summarise(found: Embeddings, task: tasks.Task, config: Any) -> dict[str, Any]:
     """The metrics of recordings and, where a subject has one label, of subjects."""
     how = {"resamples": config.resamples, "seed": config.seed, "probabilities": True}
     true = task.true(found.labels)
-    result = metrics.summarise(true, found.features, task.classes, found.subjects, **how)
+    result = bootstrap.summarise(true, found.features, task.classes, found.subjects, **how)
     grouped = metrics.by_subject(true, found.features, found.subjects)
     if grouped is not None:
-        result["by_subject"] = metrics.summarise(*grouped[:2], task.classes, grouped[2], **how)
+        result["by_subject"] = bootstrap.summarise(*grouped[:2], task.classes, grouped[2], **how)
     return result
+
+
+def open_data(config: Any) -> tuple[tasks.Task, tasks.Division]:
+    """The task of `config.data`, and who is trained on, chosen by and scored.
+
+    Raises:
+      UserError: where the dataset does not suit the config.
+    """
+    prepared = open_prepared(config.data)
+    settings = frontend.resolve(config.front_end)
+    if prepared.sample_rate != settings.sample_rate:
+        whose = f"that of {config.init}" if config.init else f"config.front_end={config.front_end}"
+        raise UserError(
+            f"{config.data} is at {prepared.sample_rate} Hz and the front end, {whose}, at "
+            f"{settings.sample_rate} Hz; prepare it again with --sample_rate={settings.sample_rate}"
+        )
+    index = prepared.index()
+    index = index[index.labels != ""]
+    task = tasks.open_task(config, index, prepared)
+    division = tasks.divide(index, config)
+    if config.patience and not (len(division.validation) and config.evaluate_every != "0"):
+        raise UserError(
+            f"config.patience={config.patience} waits for a better score, and there is none: set "
+            "config.validation and config.evaluate_every, or patience=0"
+        )
+    return task, division
 
 
 def run(
@@ -153,32 +228,9 @@ def run(
       The content of result.json.
     """
     config = as_trained(config)
-    prepared = open_prepared(config.data)
+    task, division = open_data(config)
+    prepared = task.prepared
     settings = frontend.resolve(config.front_end)
-    if not config.init:
-        if config.freeze.blocks:
-            raise UserError(
-                f"config.freeze.blocks={config.freeze.blocks} without config.init would freeze "
-                "random weights; give --config.init=RUN, or take 0"
-            )
-        # Nothing was learnt that a low rate would keep.
-        config = config.copy_and_resolve_references()
-        config.encoder_rate = config.layer_decay = 1.0
-    if prepared.sample_rate != settings.sample_rate:
-        whose = f"that of {config.init}" if config.init else f"config.front_end={config.front_end}"
-        raise UserError(
-            f"{config.data} is at {prepared.sample_rate} Hz and the front end, {whose}, at "
-            f"{settings.sample_rate} Hz; prepare it again with --sample_rate={settings.sample_rate}"
-        )
-    index = prepared.index()
-    index = index[index.labels != ""]
-    task = tasks.open_task(config, index, prepared)
-    division = tasks.divide(index, config)
-    if config.patience and not (len(division.validation) and config.evaluate_every != "0"):
-        raise UserError(
-            f"config.patience={config.patience} waits for a better score, and there is none: set "
-            "config.validation and config.evaluate_every, or patience=0"
-        )
     targets = tasks.targets_of(division.train.labels, task.classes)
     warnings = tasks.missing(task, division)
     spread = parallel.Parallel(config.parallel, devices)
@@ -196,7 +248,6 @@ def run(
 
     base = jax.random.key(config.seed)
     saved = checkpoints.Checkpoints(workdir.path)
-    best = checkpoints.Checkpoints(workdir.path, folder=checkpoints.BEST, keep=1)
     state = start.start_state(
         jax.jit(parts.init)(base),
         config.init,
@@ -206,7 +257,6 @@ def run(
         averaged=config.average_decay > 0,
     )
     workdir.rewind(int(state.step))
-    best.rewind(int(state.step))
     logging.info(
         "%s width %g; %d recordings of %d subjects to train on, %d to choose by, %d to score%s; "
         "%d steps of %d; %s",
@@ -226,20 +276,7 @@ def run(
         "synthetic": synthetic,
     }
     judge = Judge(task, parts, config, devices)
-    selected = f"validation_{config.select}"
-
-    # Every process keeps its own: all must choose the same step, and only one writes the file.
-    history = [line for line in workdir.metrics() if line["step"] <= int(state.step)]
-    if best.latest is None:  # lost with a step that is done again: what it was cannot be told
-        history = []
-
-    def evaluate(current: steps.TrainState, step: int) -> dict[str, float]:
-        found = judge.metrics(current, division.validation)
-        history.append({"step": step, **found})
-        if best_step(history, selected, 0)[0] == step:
-            best.save_model(current, step, meta)
-            best.wait()  # before the step's own checkpoint says that it is done
-        return found
+    best = Best(workdir, config, int(state.step), meta)
 
     @functools.cache
     def step_of(frozen: int) -> steps.StepFunction:
@@ -271,8 +308,10 @@ def run(
         meta=meta,
         learning_rate=plan.learning_rate,
         batch_size=config.batch_size,
-        evaluate=evaluate,
-        enough=lambda: best_step(history, selected, config.patience)[1],
+        evaluate=lambda current, step: best.take(
+            current, step, judge.metrics(current, division.validation)
+        ),
+        enough=best.enough,
         skip=config.nonfinite == "skip",
         recordings=lambda step: loader.recordings(
             sources,
@@ -282,17 +321,14 @@ def run(
             step=step,
         ),
     )
-    if best.latest is None:  # nothing to choose by: the end is what there is
-        best.save_model(state, int(state.step), meta)
-    step = best.latest
+    step = best.close(state)
     saved.close()
-    best.close()
     del state
 
     scored = division.test if len(division.test) else division.validation
     if not len(division.test):
         warnings.append("scored on the recordings that chose the step: the numbers flatter")
-    trained = checkpoints.load_trained(workdir_path)
+    trained = load_trained(workdir_path)
     found = judge.probabilities(
         {"encoder": trained.pretrained.variables, "head": trained.variables}, scored, shown=True
     )
@@ -317,16 +353,14 @@ def report(workdir: Workdir, result: dict[str, Any], found: Embeddings, task: ta
     """result.json, predictions.csv and figures."""
     note = "synthetic data" if result["synthetic"] else ""
     write_predictions(workdir.path / "predictions.csv", found, task.classes)
-    figures.training_figure(
-        workdir.figure("training"), workdir.metrics(), names=figures.SUPERVISED, note=note
-    )
+    training_figure(workdir.figure("training"), workdir.metrics(), names=SUPERVISED, note=note)
     title = f"{result['n_recordings']} recordings of {result['n_subjects']} subjects"
     if not task.multi_label:
-        figures.confusion_figure(
+        confusion_figure(
             workdir.figure("confusion"), result["confusion"], task.classes, title, note=note
         )
     if len(task.classes) == 2 and not task.multi_label:
-        figures.roc_figure(
+        roc_figure(
             workdir.figure("roc"),
             task.true(found.labels),
             found.features[:, 1],
@@ -347,7 +381,7 @@ def main(config: Any, workdir: str) -> None:
         print(
             f"fine-tuned from {start_from}{synthetic}: {result['n_recordings']} recordings of "
             f"{result['n_subjects']} subjects scored ({result['scored']}); 95 % intervals over "
-            f"subjects\n{metrics.table(result)}"
+            f"subjects\n{bootstrap.table(result)}"
         )
 
 

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Sets itself up from nothing and runs the tests: bash launch/test.sh [arguments of pytest]
+# Sets itself up from nothing; checks style and types and runs the tests:
+# bash launch/test.sh [arguments of pytest]
 export CRYJAX_EXTRAS=${CRYJAX_EXTRAS:-test}
 source "$(dirname "$0")/setup.sh"
 ruff check .
 ruff format --check .
+# Of old versions, some have other types, or none.
+[ -n "${CRYJAX_CONSTRAINTS:-}" ] || mypy
 # What the programs compile in one test serves the others, and the next time.
 export CRYJAX_TEST_CACHE=${CRYJAX_TEST_CACHE:-$PWD/.pytest_cache/compiled}
 # Their threads would fight over the cores of two processes.

@@ -36,7 +36,7 @@ class ConvBlock(nn.Module):
     layers: int
     size: int
     norm: type[nn.Module] | functools.partial
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -68,7 +68,7 @@ class Encoder(nn.Module):
     size: int
     pooled: int
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
     axis_name: str | None = None
     remat: bool = False
     frozen: int = 0
