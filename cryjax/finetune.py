@@ -31,7 +31,16 @@ from cryjax.data import loader
 from cryjax.data.records import Index, Prepared, open_prepared
 from cryjax.evaluation import figures, metrics, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
-from cryjax.training import checkpoints, loop, parallel, recipe, start, steps, supervised
+from cryjax.training import (
+    checkpoints,
+    loop,
+    parallel,
+    recipe,
+    start,
+    steps,
+    summary,
+    supervised,
+)
 from cryjax.training.workdir import Workdir, code
 
 
@@ -128,6 +137,28 @@ def write_predictions(path: pathlib.Path, found: Embeddings, classes: tuple[str,
     partial.replace(path)
 
 
+def described(
+    config: Any, division: tasks.Division, task: tasks.Task, *, synthetic: bool
+) -> list[str]:
+    """What there is to train on, to choose by and to score, in lines."""
+    parts = {
+        "to train on": division.train,
+        "to choose by": division.validation,
+        "to score": division.test,
+    }
+    counts = [
+        f"{len(set(part.recordings)):,} recordings of {len(set(part.subjects)):,} subjects {why}"
+        for why, part in parts.items()
+    ]
+    several = ", several a recording" if task.multi_label else ""
+    named = ", ".join(task.classes[:8]) + (", ..." if len(task.classes) > 8 else "")
+    return [
+        f"{config.data}{' (synthetic)' if synthetic else ''}",
+        *counts,
+        f"{len(task.classes)} classes{several}: {named}",
+    ]
+
+
 def summarise(found: Embeddings, task: tasks.Task, config: Any) -> dict[str, Any]:
     """The metrics of recordings and, where a subject has one label, of subjects."""
     how = {"resamples": config.resamples, "seed": config.seed, "probabilities": True}
@@ -197,7 +228,7 @@ def run(
     base = jax.random.key(config.seed)
     saved = checkpoints.Checkpoints(workdir.path)
     best = checkpoints.Checkpoints(workdir.path, folder=checkpoints.BEST, keep=1)
-    state = start.start_state(
+    state, started = start.start_state(
         jax.jit(parts.init)(base),
         config.init,
         settings,
@@ -207,14 +238,17 @@ def run(
     )
     workdir.rewind(int(state.step))
     best.rewind(int(state.step))
-    logging.info(
-        "%s width %g; %d recordings of %d subjects to train on, %d to choose by, %d to score%s; "
-        "%d steps of %d; %s",
-        config.encoder.name, config.encoder.width,
-        len(set(division.train.recordings)), len(set(division.train.subjects)),
-        len(set(division.validation.recordings)), len(set(division.test.recordings)),
-        " (synthetic)" if synthetic else "", plan.total, config.batch_size, spread,
-    )  # fmt: skip
+    summary.show(
+        started,
+        described(config, division, task, synthetic=synthetic),
+        config,
+        examples=len(targets),
+        plan=plan,
+        encoder=parts.encoder,
+        head=parts.head,
+        state=state,
+        spread=spread,
+    )
     meta = {
         "program": "finetune",
         "version": __version__,

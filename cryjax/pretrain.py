@@ -29,7 +29,7 @@ from cryjax.evaluation import figures
 from cryjax.evaluation.embeddings import Embedder
 from cryjax.evaluation.folds import renamed_entries, subjects_of
 from cryjax.evaluation.probes import nearest_neighbour_accuracy
-from cryjax.training import checkpoints, loop, parallel, simclr, start, steps
+from cryjax.training import checkpoints, loop, parallel, simclr, start, steps, summary
 from cryjax.training import recipe as recipe_lib
 from cryjax.training.workdir import Workdir, code
 
@@ -120,6 +120,17 @@ def sources_of(
     return found
 
 
+def described(split: str, prepared: Prepared, source: Any, weight: float) -> str:
+    """What a dataset brings to the run, in a line."""
+    every = prepared.splits[split]
+    of = f"of {prepared.counts[split]['subjects']:,} subjects"
+    if len(source) < every:
+        of = f"of {every:,}, excluded subjects left out"
+    often = "" if weight == 1 else f", drawn {weight:g} times as often"
+    made = " (synthetic)" if prepared.synthetic else ""
+    return f"{len(source):,} examples {of}{often}; {prepared.directory}, {split!r}{made}"
+
+
 def run(
     config: Any,
     workdir_path: str,
@@ -166,14 +177,21 @@ def run(
 
     base = jax.random.key(config.seed)
     saved = checkpoints.Checkpoints(workdir.path)
-    state = start.start_state(jax.jit(parts.init)(base), config.init, plan.settings, spread, saved)
+    state, started = start.start_state(
+        jax.jit(parts.init)(base), config.init, plan.settings, spread, saved
+    )
     workdir.rewind(int(state.step))
-    size = sum(x.size for x in jax.tree.leaves(state.params["encoder"]))
-    logging.info(
-        "%s width %g, %.2f M parameters; %d examples%s, %d steps of %d; %s",
-        config.encoder.name, config.encoder.width, size / 1e6, examples,
-        " (synthetic)" if synthetic else "", plan.total, config.batch_size, spread,
-    )  # fmt: skip
+    summary.show(
+        started,
+        [described(config.split, *source) for source in sources],
+        config,
+        examples=examples,
+        plan=plan,
+        encoder=parts.encoder,
+        head=parts.head,
+        state=state,
+        spread=spread,
+    )
     embedder = Embedder(
         functools.partial(steps.embed, encoder=parts.encoder, settings=plan.settings),
         round(config.crop.seconds * plan.settings.sample_rate),
