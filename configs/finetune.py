@@ -50,6 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.total = "200 steps"
     # Global batch, over all devices of all processes.
     config.batch_size = 32
+    # How often to save, and to log the means since the last time; the seed of all that is random.
     config.checkpoint_every = "100 steps"
     config.log_every = "10 steps"
     config.seed = 0

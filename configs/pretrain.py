@@ -36,6 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.total = "100 epochs"
     # Global batch, over all devices of all processes.
     config.batch_size = 8192
+    # How often to save, and to log the means since the last time; the seed of all that is random.
     config.checkpoint_every = "5 epochs"
     config.log_every = "50 steps"
     config.seed = 0

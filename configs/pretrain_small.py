@@ -26,6 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.total = "40 epochs"
     # Global batch, over all devices of all processes.
     config.batch_size = 128
+    # How often to save, and to log the means since the last time; the seed of all that is random.
     config.checkpoint_every = "5 epochs"
     config.log_every = "10 steps"
     config.seed = 0
