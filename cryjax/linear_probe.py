@@ -22,10 +22,12 @@ from cryjax.command import program
 from cryjax.command.config import boolean, integer, number, one_of, text
 from cryjax.command.errors import UserError
 from cryjax.data.records import Prepared, open_prepared
-from cryjax.evaluation import figures, metrics, probes, tasks
+from cryjax.evaluation import bootstrap, probes, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
+from cryjax.evaluation.figures.classifier import confusion_figure, roc_figure
 from cryjax.models import ENCODERS
-from cryjax.training import checkpoints, steps
+from cryjax.training import steps
+from cryjax.training.trained import Pretrained, load_pretrained, untrained, untrained_like
 from cryjax.training.workdir import Workdir
 
 RULES = {
@@ -49,13 +51,13 @@ RULES = {
 }
 
 
-def load_encoder(config: Any) -> checkpoints.Pretrained:
+def load_encoder(config: Any) -> Pretrained:
     """The encoder that `config.init` names, with its own front end and window."""
     if config.init != "random":
-        return checkpoints.load_pretrained(config.init)
+        return load_pretrained(config.init)
     if config.like:
-        return checkpoints.untrained_like(config.like, config.seed)
-    return checkpoints.untrained(
+        return untrained_like(config.like, config.seed)
+    return untrained(
         config.encoder.to_dict(),
         frontend.resolve(config.front_end),
         config.window_seconds,
@@ -64,7 +66,7 @@ def load_encoder(config: Any) -> checkpoints.Pretrained:
 
 
 def embed(
-    pretrained: checkpoints.Pretrained,
+    pretrained: Pretrained,
     prepared: Prepared,
     batch_size: int,
     devices: list[jax.Device] | None = None,
@@ -77,9 +79,9 @@ def embed(
             f"--sample_rate={pretrained.settings.sample_rate}"
         )
     if len(prepared.label_names) < 2:
-        found = "labels of 1 class(es)" if prepared.label_names else "no labels"
+        has = "labels of 1 class(es)" if prepared.label_names else "no labels"
         raise UserError(
-            f"{prepared.directory} has {found}, and a probe tells two classes apart at least; "
+            f"{prepared.directory} has {has}, and a probe tells two classes apart at least; "
             "prepare it from a manifest that has them, or with --label_column"
         )
     index = prepared.index()
@@ -112,14 +114,10 @@ def draw(workdir: Workdir, summary: dict[str, Any], found: probes.ProbeResult, n
     """The confusion matrix and, for two classes, the ROC curve."""
     labels = summary["labels"]
     title = f"{summary['n_recordings']} recordings of {summary['n_subjects']} subjects"
-    figures.confusion_figure(
-        workdir.figure("confusion"), summary["confusion"], labels, title, note=note
-    )
+    confusion_figure(workdir.figure("confusion"), summary["confusion"], labels, title, note=note)
     if len(labels) == 2:
         score = found.scores[:, 1] - found.scores[:, 0]
-        figures.roc_figure(
-            workdir.figure("roc"), found.true, score, f"'{labels[1]}', {title}", note=note
-        )
+        roc_figure(workdir.figure("roc"), found.true, score, f"'{labels[1]}', {title}", note=note)
 
 
 def main(config: Any, folder: str) -> None:
@@ -127,9 +125,9 @@ def main(config: Any, folder: str) -> None:
     pretrained = load_encoder(config)
     workdir = Workdir(folder, config_lib.to_dict(config))
     classes = tasks.ordered(prepared, config.positive)
-    bootstrap = {"resamples": config.resamples, "seed": config.seed}
+    resampling = {"resamples": config.resamples, "seed": config.seed}
 
-    def run(encoder: checkpoints.Pretrained) -> probes.ProbeResult:
+    def run(encoder: Pretrained) -> probes.ProbeResult:
         embeddings, splits = embed(encoder, prepared, config.batch_size)
         return probes.probe(
             embeddings.features,
@@ -145,7 +143,7 @@ def main(config: Any, folder: str) -> None:
 
     before = digest(pretrained.variables)
     found = run(pretrained)
-    summary = metrics.summarise(found.true, found.scores, classes, found.subjects, **bootstrap)
+    summary = bootstrap.summarise(found.true, found.scores, classes, found.subjects, **resampling)
     synthetic = prepared.synthetic or pretrained.synthetic
     result = {
         **summary,
@@ -158,11 +156,11 @@ def main(config: Any, folder: str) -> None:
         "encoder_sha256": {"before": before, "after": digest(pretrained.variables)},
     }
     if config.floor and config.init != "random":
-        floor = run(checkpoints.untrained_like(config.init, config.seed))
+        floor = run(untrained_like(config.init, config.seed))
         result["floor"] = {
-            **metrics.summarise(floor.true, floor.scores, classes, floor.subjects, **bootstrap),
-            "difference": metrics.differences(
-                found.true, found.scores, floor.scores, found.subjects, **bootstrap
+            **bootstrap.summarise(floor.true, floor.scores, classes, floor.subjects, **resampling),
+            "difference": bootstrap.differences(
+                found.true, found.scores, floor.scores, found.subjects, **resampling
             ),
         }
     draw(workdir, summary, found, "synthetic data" if synthetic else "")
@@ -173,7 +171,7 @@ def main(config: Any, folder: str) -> None:
     print(
         f"linear probe of {config.init}{' (synthetic data)' if synthetic else ''}: "
         f"{summary['n_recordings']} recordings of {summary['n_subjects']} subjects scored, {how}; "
-        f"95 % intervals over subjects\n{metrics.table(result)}"
+        f"95 % intervals over subjects\n{bootstrap.table(result)}"
     )
 
 

@@ -231,13 +231,15 @@ class Predictor:
 
 def spectrum(segment: np.ndarray, model: Model) -> np.ndarray:
     """Log-mel columns of a segment for a figure, float16 [columns, mels], about 50 a second."""
+    import jax.numpy as jnp
+
     from cryjax.audio import frontend
 
     settings = model.description.front_end
     full = round(model.description.segment_seconds * settings.sample_rate)
     padded = np.zeros(full, np.int16)  # of one length, so that one program serves all
     padded[: len(segment)] = segment
-    power = np.asarray(frontend.mel_power(padded[None], settings))[0]
+    power = np.asarray(frontend.mel_power(jnp.asarray(padded[None]), settings))[0]
     step = max(1, round(0.02 / settings.hop_seconds))
     power = power[: settings.frames(len(segment))]
     starts = np.arange(0, len(power), step)
@@ -245,16 +247,14 @@ def spectrum(segment: np.ndarray, model: Model) -> np.ndarray:
     return (10 * np.log10(loudest)).astype(np.float16)
 
 
-def main(argv: list[str]) -> None:
-    path, out = program.required(_MODEL), program.required(_OUT)
+def check_places(out: str) -> None:
+    """Makes the folders of what is to be written. Raises UserError where that cannot be."""
     for file in filter(None, (out, _WINDOWS.value)):
         if pathlib.Path(file).suffix not in (".csv", ".jsonl"):
             raise UserError(f"{file}: name it .csv or .jsonl")
     given = [x for x in (out, _WINDOWS.value, _EMBEDDINGS.value, _FIGURES.value) if x]
     if len({pathlib.Path(x).absolute() for x in given}) < len(given):
         raise UserError("--out, --windows, --embeddings and --figures need a name each")
-    if argv[1:].count("-") > 1:
-        raise UserError("'-' is given twice, and standard input is one recording")
     for file in given:  # before hours of scoring
         folder = pathlib.Path(file) if file == _FIGURES.value else pathlib.Path(file).parent
         try:
@@ -263,6 +263,13 @@ def main(argv: list[str]) -> None:
             raise UserError(f"{folder}: cannot be made ({error.strerror})") from error
         if not os.access(folder, os.W_OK):
             raise UserError(f"{folder}: cannot be written to; name another place")
+
+
+def main(argv: list[str]) -> None:
+    path, out = program.required(_MODEL), program.required(_OUT)
+    check_places(out)
+    if argv[1:].count("-") > 1:
+        raise UserError("'-' is given twice, and standard input is one recording")
     if not argv[1:]:
         raise UserError("no recordings; name files, folders or patterns after the flags, or '-'")
     model = load(path)
@@ -276,7 +283,11 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         named = recordings(argv[1:], pathlib.Path(folder))
         table = Table(out, columns)
-        each = _WINDOWS.value and Table(_WINDOWS.value, ["recording", "start", "end", *chances])
+        each = (
+            Table(_WINDOWS.value, ["recording", "start", "end", *chances])
+            if _WINDOWS.value
+            else None
+        )
         predictor = Predictor(
             model, _BATCH_SIZE.value, upsample=_UPSAMPLE.value, spectra=bool(_FIGURES.value)
         )
@@ -296,8 +307,9 @@ def main(argv: list[str]) -> None:
                 embeddings.append(score.mean("embedding"))
             if _FIGURES.value:
                 draw(score, model, pathlib.Path(_FIGURES.value), place)
-        for written in filter(None, (table, each)):
-            written.close()
+        table.close()
+        if each:
+            each.close()
         if _EMBEDDINGS.value:
             write_embeddings(pathlib.Path(_EMBEDDINGS.value), embeddings, model)
     print(f"{out}: {len(named) - broken} of {len(named)} recordings")
@@ -327,11 +339,11 @@ def write_embeddings(path: pathlib.Path, rows: list[np.ndarray], model: Model) -
 
 def draw(score: Score, model: Model, folder: pathlib.Path, place: int) -> None:
     """FOLDER/0001-NAME.png"""
-    from cryjax.evaluation import figures
+    from cryjax.evaluation.figures.spectrograms import scores_figure
 
     folder.mkdir(parents=True, exist_ok=True)
     stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in pathlib.Path(score.name).stem)
-    figures.scores_figure(
+    scores_figure(
         folder / f"{place + 1:04d}-{stem[:80] or 'recording'}.png",
         np.concatenate(score.spectrum),
         seconds=score.samples / model.sample_rate,

@@ -101,7 +101,7 @@ def by_split(sources: Iterable[Any], chosen: Iterable[str]) -> dict[str, list[It
 def read_corpus() -> list[Row]:
     """The rows of the --corpus; says whose it is and what is wrong with it."""
     folder = program.required(_CORPUS_DIR)
-    corpus = corpora.CORPORA[_CORPUS.value]
+    corpus = corpora.CORPORA[program.required(_CORPUS)]
     print(f"{corpus.name}, {corpus.url}\nlicence: {corpus.licence}\ncaveat: {corpus.caveat}")
     return corpora.read_corpus(corpus.name, folder)
 
@@ -109,9 +109,10 @@ def read_corpus() -> list[Row]:
 def from_rows() -> tuple[dict[str, Any], list[Row], list[str]]:
     """What the dataset is made of: its inputs, the rows, and the split of each."""
     if _CORPUS.value:
-        rows, source = read_corpus(), _CORPUS_DIR.value
+        rows, source = read_corpus(), program.required(_CORPUS_DIR)
     else:
-        rows, source = read_manifest(_MANIFEST.value, _LABEL_COLUMN.value), _MANIFEST.value
+        source = program.required(_MANIFEST)
+        rows = read_manifest(source, _LABEL_COLUMN.value)
         check_inside(rows, source, _ALLOW_DIR.value)
     others = [row for other in _EXCLUDE.value for row in read_manifest(other)]
     excluded = {row.subject for row in others}
@@ -157,7 +158,7 @@ def write_mapping(rows: list[Row], renamed: list[Row], out: pathlib.Path) -> Non
     """Which recording of the dataset is which file, and which subject is who."""
     with (out / "skipped.csv").open(encoding="utf-8", newline="") as file:
         reasons = {int(line["recording"]): line["reason"] for line in csv.DictReader(file)}
-    with pathlib.Path(_MAPPING.value).open(
+    with pathlib.Path(program.required(_MAPPING)).open(
         "w", encoding="utf-8", errors="surrogateescape", newline=""
     ) as file:
         os.chmod(file.fileno(), 0o600)  # noqa: PTH101
@@ -175,7 +176,7 @@ def from_synthetic() -> tuple[dict[str, Any], dict[str, list[Item]]]:
             f"--sample_rate={_SAMPLE_RATE.value}: synthetic corpora are made at "
             f"{synthetic.LOWEST_RATE_HZ} Hz or more"
         )
-    clips = synthetic.CORPORA[_SYNTHETIC.value](_EXAMPLES.value, _SYNTHETIC_SEED.value)
+    clips = synthetic.CORPORA[program.required(_SYNTHETIC)](_EXAMPLES.value, _SYNTHETIC_SEED.value)
     chosen = deal([clip.subject for clip in clips], [clip.label for clip in clips])
     inputs = {
         "synthetic": _SYNTHETIC.value,
@@ -193,7 +194,7 @@ def from_tfds() -> tuple[dict[str, Any], int, dict[str, Iterable[Recording]]]:
         raise UserError(
             "--beam_runner prepares a --manifest, --corpus or --synthetic; leave it out"
         )
-    builder = catalogue.open_built(_TFDS.value, _TFDS_DIR.value)
+    builder = catalogue.open_built(program.required(_TFDS), _TFDS_DIR.value)
     key = read_key()
 
     def renamed(recordings: Iterable[Recording]) -> Iterable[Recording]:
@@ -221,10 +222,11 @@ def open_beam() -> tuple[Any, dict[str, Any]]:
         raise UserError(
             f'--beam_runner needs Apache Beam ({error}): pip install "cryjax[beam]"'
         ) from error
-    return beam, beam.open_runner(_BEAM_RUNNER.value, _BEAM_OPTIONS.value)
+    return beam, beam.open_runner(program.required(_BEAM_RUNNER), _BEAM_OPTIONS.value)
 
 
-def main(_: list[str]) -> None:
+def check_flags() -> None:
+    """Raises UserError where flags contradict each other."""
     if sum(bool(flag.value) for flag in (_MANIFEST, _CORPUS, _TFDS, _SYNTHETIC)) != 1:
         raise UserError("give one of --manifest, --corpus, --tfds and --synthetic")
     if _EXCLUDE.value and not (_MANIFEST.value or _CORPUS.value):
@@ -244,6 +246,10 @@ def main(_: list[str]) -> None:
         raise UserError("--allow_dir is for the files of a --manifest; leave it out")
     if _BEAM_OPTIONS.value and not _BEAM_RUNNER.value:
         raise UserError("--beam_options are those of a --beam_runner; name one")
+
+
+def main(_: list[str]) -> None:
+    check_flags()
     if _WRITE_MANIFEST.value:
         rows = read_corpus()
         corpora.write_manifest(_WRITE_MANIFEST.value, rows)

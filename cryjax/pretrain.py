@@ -25,8 +25,9 @@ from cryjax.command.errors import UserError
 from cryjax.data import loader
 from cryjax.data.records import Prepared, open_prepared
 from cryjax.data.subjects import check_one_key
-from cryjax.evaluation import figures
 from cryjax.evaluation.embeddings import Embedder
+from cryjax.evaluation.figures.spectrograms import views_figure
+from cryjax.evaluation.figures.training import training_figure
 from cryjax.evaluation.folds import renamed_entries, subjects_of
 from cryjax.evaluation.probes import nearest_neighbour_accuracy
 from cryjax.training import checkpoints, loop, parallel, simclr, start, steps, summary
@@ -66,7 +67,7 @@ def draw_views(workdir: Workdir, batch: dict[str, np.ndarray], config: Any, note
     first, second = jax.jit(functools.partial(augment.two_views, **recipe))(
         key, batch["audio"][:place], batch["length"][:place]
     )
-    path = figures.views_figure(
+    path = views_figure(
         workdir.figure("views"),
         np.stack([first, second], axis=1),
         hop_seconds=recipe["settings"].hop_seconds,
@@ -252,7 +253,7 @@ def run(
     if workdir.writes:
         history = workdir.metrics()
         last = [line for line in history if "loss" in line][-1:]
-        figures.training_figure(workdir.figure("training"), history, note=note)
+        training_figure(workdir.figure("training"), history, note=note)
         counts = {"steps": plan.total, "examples": examples, "synthetic": synthetic}
         workdir.result(counts | (last[0] if last else {}))
     workdir.close()

@@ -9,42 +9,34 @@ same command goes on. Writes table.md, table.csv, label_efficiency.png and repor
 """
 
 import concurrent.futures
-import csv
 import dataclasses
-import functools
-import hashlib
-import json
 import pathlib
-import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-import flax
 import jax
 import ml_collections
 import numpy as np
-import optax
-import orbax.checkpoint as ocp
-import sklearn
 from absl import logging
 
-from cryjax import __version__, finetune, linear_probe, pretrain
+from cryjax import finetune, linear_probe, pretrain
 from cryjax.audio import frontend
 from cryjax.command import config as config_lib
 from cryjax.command import program
 from cryjax.command.config import integer, one_of, text
 from cryjax.command.errors import TooFewLabels, UserError
 from cryjax.command.progress import Progress
-from cryjax.data.records import Prepared, open_prepared, read_info
-from cryjax.data.subjects import check_one_key
-from cryjax.evaluation import experiment, figures, folds, probes, report, tables, tasks
+from cryjax.data.records import Prepared
+from cryjax.evaluation import experiment, probes, report, results, tables
+from cryjax.evaluation.datasets import Datasets
 from cryjax.evaluation.embeddings import Embeddings
 from cryjax.evaluation.experiment import Cell, Found
-from cryjax.training import checkpoints, simclr, supervised
-from cryjax.training.workdir import Workdir, read_metrics, write_json
+from cryjax.evaluation.figures.experiment import label_efficiency_figure
+from cryjax.training import simclr, supervised
+from cryjax.training.trained import load_pretrained, untrained
+from cryjax.training.workdir import Workdir, read_metrics
 
 BASES = ("scratch", "supervised", "simclr")
 ROWS = (*BASES, *(f"{base}+adapted" for base in BASES))
@@ -155,136 +147,9 @@ class Study:
     def __init__(self, config: Any, folder: pathlib.Path):
         self.config = config
         self.folder = folder
+        self.data = Datasets(config, folder)
         self.notes: list[str] = []
         self._devices = jax.local_devices()
-
-    def data(self, name: str, described: str) -> Prepared:
-        """A prepared dataset: given as one, or as what `prepare` makes it of."""
-        if not described.startswith("--"):
-            return open_prepared(described)
-        out = self.folder / "data" / name
-        rate = frontend.resolve(self.config.pretrain.front_end).sample_rate
-        command = [sys.executable, "-m", "cryjax.prepare", *shlex.split(described)]
-        done = subprocess.run(
-            [*command, f"--out={out}", f"--sample_rate={rate}"],
-            text=True,
-            capture_output=True,
-            check=False,
-        )
-        self.notes += [
-            f"{name}: {line}"
-            for line in done.stdout.splitlines()
-            if line.startswith(("caveat", "licence", "skipped", "of these"))
-        ]
-        if done.returncode:
-            said = [line for line in done.stderr.splitlines() if "error:" in line]
-            raise UserError(f"preparing '{name}' failed: {said[-1] if said else done.stderr}")
-        return open_prepared(out)
-
-    @functools.cached_property
-    def general(self) -> Prepared:
-        return self.data("general", self.config.general)
-
-    @functools.cached_property
-    def labelled(self) -> Prepared:
-        described = self.config.labelled
-        return self.data("labelled", described) if described else self.general
-
-    @functools.cached_property
-    def unlabelled(self) -> Prepared:
-        return self.data("unlabelled", self.config.unlabelled)
-
-    @functools.cached_property
-    def tasks(self) -> dict[str, tasks.Task]:
-        """The tasks by name."""
-        found = {}
-        for name, described in self.config.tasks.items():
-            prepared = self.data(name, described.data)
-            recipe = self.config.tune.copy_and_resolve_references()
-            recipe.update({"positive": described.positive, "task": "single"})
-            found[name] = tasks.open_task(recipe, prepared.index(), prepared)
-        return found
-
-    def folds(self, task: str) -> int:
-        """How often a task is divided: by config.folds, or by its own splits."""
-        index = self.tasks[task].prepared.index()
-        own = set(index.splits[index.labels != ""])
-        return self.config.folds or (len(own) if folds.has_own_folds(own) else 1)
-
-    @functools.cached_property
-    def tested(self) -> dict[str, set[str]]:
-        """What holds test subjects, as `pretrain` takes it -> those subjects.
-
-        With folds every labelled subject is tested in one of them.
-        """
-        named = [
-            f"{task.prepared.directory}{'' if self.folds(name) > 1 else ':test'}"
-            for name, task in self.tasks.items()
-        ]
-        return {name: folds.subjects_of(name) for name in named}
-
-    def excluded(self, prepared: Prepared) -> str:
-        """The part of `tested` that a dataset to train on without labels holds."""
-        held = set(prepared.index().subjects)
-        return ",".join(name for name, subjects in self.tested.items() if subjects & held)
-
-    def open(self) -> None:
-        """Opens all data, so that a mistake in the last of them is told before hours of training.
-
-        Raises:
-          UserError: where one is missing, at another rate, or has labels of test subjects.
-        """
-        rate = frontend.resolve(self.config.pretrain.front_end).sample_rate
-        rows = self.config.rows
-        used = {name: task.prepared for name, task in self.tasks.items()}
-        if any(row.startswith("simclr") for row in rows):
-            used["general"] = self.general
-        if any(row.startswith("supervised") for row in rows):
-            used["labelled"] = self.labelled
-        if any(row.endswith("+adapted") for row in rows):
-            used["unlabelled"] = self.unlabelled
-        for name, prepared in used.items():
-            if "," in str(prepared.directory) or ":" in str(prepared.directory):
-                raise UserError(
-                    f"{prepared.directory}: ',' and ':' in a path would be read as a list; take "
-                    "another --workdir, or another folder of data"
-                )
-            if prepared.sample_rate != rate:
-                raise UserError(
-                    f"{name}, {prepared.directory}, is at {prepared.sample_rate} Hz and "
-                    f"config.pretrain.front_end at {rate} Hz; prepare it with --sample_rate={rate}"
-                )
-        check_one_key({str(p.directory): p.subject_key for p in used.values()})
-        everybody = set().union(*self.tested.values())
-        if "labelled" in used:
-            known = everybody & set(self.labelled.index("train").subjects)
-            if known:
-                raise UserError(
-                    f"{len(known)} test subject(s), as {sorted(known)[0]!r}, are in the labelled "
-                    "data of supervised pre-training; leave them out (prepare --exclude)"
-                )
-        if "unlabelled" in used and not self.excluded(self.unlabelled):
-            self.notes.append(
-                "no test subject is named in the unlabelled recordings, so none was left out of "
-                "adaptation: they have to be other people's"
-            )
-        self._recognise(used)
-        self.used = used
-
-    def _recognise(self, used: Mapping[str, Prepared]) -> None:
-        """Raises UserError where a dataset is no longer what the folder's cells were made of."""
-        file = self.folder / "datasets.json"
-        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        now = {}
-        for name, prepared in used.items():
-            info = json.dumps(read_info(prepared.directory), sort_keys=True)
-            now[name] = hashlib.sha256(info.encode()).hexdigest()
-            if before.get(name, now[name]) != now[name]:
-                raise UserError(
-                    f"'{name}', {prepared.directory}, was prepared anew since {self.folder} was "
-                    "begun; take another --workdir"
-                )
-        write_json(file, before | now)
 
     def encoder(self, row: str) -> str:
         """The work directory of a row's encoder, trained if it is not yet; '' from scratch."""
@@ -295,19 +160,19 @@ class Study:
         if (path / "result.json").exists():
             return str(path)
         if row != base:
-            excluded = self.excluded(self.unlabelled)
+            excluded = self.data.excluded(self.data.unlabelled)
             init = self.encoder(base)
             pretrain.run(
-                self._recipe("adapt", self.unlabelled, init=init, exclude_subjects=excluded),
+                self._recipe("adapt", self.data.unlabelled, init=init, exclude_subjects=excluded),
                 str(path),
             )
         elif base == "simclr":
-            excluded = self.excluded(self.general)
+            excluded = self.data.excluded(self.data.general)
             pretrain.run(
-                self._recipe("pretrain", self.general, exclude_subjects=excluded), str(path)
+                self._recipe("pretrain", self.data.general, exclude_subjects=excluded), str(path)
             )
         else:
-            finetune.run(self._recipe("supervised", self.labelled), str(path))
+            finetune.run(self._recipe("supervised", self.data.labelled), str(path))
         jax.clear_caches()
         return str(path)
 
@@ -326,16 +191,16 @@ class Study:
             return Embeddings(**parts), splits
         tune = self.config.tune
         pretrained = (
-            checkpoints.untrained(
+            untrained(
                 tune.encoder.to_dict(),
                 frontend.resolve(tune.front_end),
                 tune.crop.seconds,
                 tune.seed,
             )
             if row == "scratch"
-            else checkpoints.load_pretrained(self.encoder(row))
+            else load_pretrained(self.encoder(row))
         )
-        found, splits = linear_probe.embed(pretrained, self.tasks[task].prepared, 64)
+        found, splits = linear_probe.embed(pretrained, self.data.tasks[task].prepared, 64)
         experiment.save_arrays(path, {"splits": splits, **dataclasses.asdict(found)})
         return found, splits
 
@@ -343,18 +208,18 @@ class Study:
         """All that is to be known, cheap things first."""
         config, found = self.config, []
         for row in config.rows:
-            for task in self.tasks:
+            for task in self.data.tasks:
                 for fraction in config.probe.fractions:
                     # With all labels a probe has nothing to draw by chance.
                     seeds = config.probe.seeds[:1] if fraction == 1 else config.probe.seeds
                     found += [Cell(row, "probe", task, fraction, seed) for seed in seeds]
         for row in config.rows:
-            for task in self.tasks:
+            for task in self.data.tasks:
                 for fraction in config.finetune.fractions:
                     for seed in config.finetune.seeds:
                         found += [
                             Cell(row, "finetune", task, fraction, seed, fold)
-                            for fold in range(self.folds(task))
+                            for fold in range(self.data.folds(task))
                         ]
         return found
 
@@ -373,7 +238,7 @@ class Study:
         embedded, splits = self.embeddings(cell.row, cell.task)
         result = probes.probe(
             embedded.features,
-            self.tasks[cell.task].true(embedded.labels),
+            self.data.tasks[cell.task].true(embedded.labels),
             embedded.subjects,
             classifier=self.config.probe.classifier,
             folds=self.config.folds,
@@ -397,7 +262,7 @@ class Study:
     def _finetune(self, cell: Cell, device: jax.Device) -> Found:
         path = self.folder / "tuned" / cell.task / cell.row
         path = path / f"{cell.fraction:g}-{cell.seed}-{cell.fold}"
-        task = self.tasks[cell.task]
+        task = self.data.tasks[cell.task]
         if not (path / "result.json").exists():
             recipe = self._recipe(
                 "tune",
@@ -414,33 +279,17 @@ class Study:
             finetune.run(recipe, str(path), devices=[device])
             if len(self._devices) == 1:  # or it would clear what other threads are about to use
                 jax.clear_caches()
-        result = json.loads((path / "result.json").read_text(encoding="utf-8"))
-        if result["scored"] != "test":
-            raise UserError(
-                f"{task.prepared.directory} has no split 'test'; prepare it with "
-                "--splits=train=0.8,test=0.2, or take config.folds=5"
-            )
-        with (path / "predictions.csv").open(encoding="utf-8", newline="") as file:
-            _, *rows = csv.reader(file)
-        recordings, subjects, labels, *scores = zip(*rows, strict=True)
-        return Found(
-            np.array(recordings, int),
-            task.true(np.array(labels)),
-            np.array(scores, float).T,
-            np.array(subjects),
-            float(result["n_train"]),
-            np.array(result["warnings"], str),
-        )
+        return Found.of_run(path, task)
 
     def run(self) -> dict[Cell, Found]:
         """All cells, those of several devices side by side."""
-        self.open()
+        self.data.open()
         # What many share comes first and has all devices.
         with Progress("encoder", len(self.config.rows), unit="encoders") as rows:
             for row in self.config.rows:
                 rows.say(row)
                 self.encoder(row)
-                for task in self.tasks:
+                for task in self.data.tasks:
                     self.embeddings(row, task)
                 rows.update()
         cells = self.cells()
@@ -466,53 +315,50 @@ class Study:
         return {cell: what for cell, what in said if isinstance(what, Found)}
 
 
-def assemble(study: Study, cells: Mapping[Cell, Found]) -> tables.Experiment:
+def assemble(study: Study, cells: Mapping[Cell, Found]) -> results.Experiment:
     """What the cells say, as the report takes it."""
     config, folder = study.config, study.folder
-    counted = {name: study.folds(name) for name in study.tasks}
+    said = [*study.data.notes, *study.notes]
+    counted = {name: study.data.folds(name) for name in study.data.tasks}
     seeds = experiment.by_seed(cells, counted)
     if not seeds:
-        raise UserError(f"no cell could be computed: {'; '.join(study.notes[:3])}")
-    notes, described = dict.fromkeys(study.notes), []
-    for name, task in study.tasks.items():
+        raise UserError(f"no cell could be computed: {'; '.join(said[:3])}")
+    notes, described = dict.fromkeys(said), []
+    for name, task in study.data.tasks.items():
         found = [one for key, of_key in seeds.items() if key[2] == name for one in of_key.values()]
         if found:
             described.append(experiment.task_of(name, task, found[0]))
-            notes |= dict.fromkeys(f"{name}: {said}" for one in found for said in one.warnings)
+            notes |= dict.fromkeys(
+                f"{name}: {warning}" for one in found for warning in one.warnings
+            )
     first = {key: next(iter(found.values())) for key, found in seeds.items() if key[3] == 1}
     runs = sorted((folder / "runs").glob("*"))
-    versions = {module.__name__: module.__version__ for module in (jax, flax, optax, np, sklearn)}
-    return tables.Experiment(
+    return results.Experiment(
         title=config.title,
-        synthetic=any(prepared.synthetic for prepared in study.used.values()),
+        synthetic=any(prepared.synthetic for prepared in study.data.used.values()),
         tasks=tuple(described),
         lines=tuple(experiment.lines(seeds, config)),
         comparisons=tuple(experiment.comparisons(seeds, config)),
         scores={
-            key[:3]: tables.Scores(one.true, one.scores, one.subjects) for key, one in first.items()
+            key[:3]: results.Scores(one.true, one.scores, one.subjects)
+            for key, one in first.items()
         },
         embeddings={
             (row, name): _map(study.embeddings(row, name)[0])
             for row in dict.fromkeys((config.rows[0], config.rows[-1]))
-            for name in study.tasks
+            for name in study.data.tasks
         },
         training={run.name: read_metrics(run / "metrics.jsonl") for run in runs},
         configs={"experiment": config_lib.to_dict(config)},
-        versions={
-            "cryjax": __version__,
-            **versions,
-            "orbax-checkpoint": ocp.__version__,
-            "python": platform.python_version(),
-            "device": jax.devices()[0].device_kind,
-        },
-        data=tuple(experiment.counts(study.used)),
+        versions=experiment.versions(),
+        data=tuple(experiment.counts(study.data.used)),
         commands=(shlex.join(["python", "-m", "cryjax.reproduce", *sys.argv[1:]]),),
         notes=tuple(notes),
     )
 
 
-def _map(found: Embeddings) -> tables.EmbeddingSet:
-    return tables.EmbeddingSet(found.features, found.labels, found.subjects)
+def _map(found: Embeddings) -> results.EmbeddingSet:
+    return results.EmbeddingSet(found.features, found.labels, found.subjects)
 
 
 def main(config: Any, folder: str) -> None:
@@ -526,7 +372,7 @@ def main(config: Any, folder: str) -> None:
         logging.warning("%s", note)
     tables.write_csv(whole, home / "table.csv")
     tables.write_markdown(whole, home / "table.md")
-    figures.label_efficiency_figure(
+    label_efficiency_figure(
         home / "label_efficiency.png",
         whole.lines,
         whole.tasks,

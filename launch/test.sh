@@ -4,6 +4,7 @@ export CRYJAX_EXTRAS=${CRYJAX_EXTRAS:-test}
 source "$(dirname "$0")/setup.sh"
 ruff check .
 ruff format --check .
+mypy
 # What the programs compile in one test serves the others, and the next time.
 export CRYJAX_TEST_CACHE=${CRYJAX_TEST_CACHE:-$PWD/.pytest_cache/compiled}
 # Their threads would fight over the cores of two processes.

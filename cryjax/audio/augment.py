@@ -10,6 +10,7 @@ spectrogram it is an addition: exact as far as a filter is smooth across one mel
 cheaper than a second transform of the waveform.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def random_crop(
         first = jnp.floor(start * jnp.maximum(length - samples + 1, 1)).astype(jnp.int32)
         first = jnp.where(length < samples, (start * length).astype(jnp.int32), first)
         return frontend.to_float(clip[(first + jnp.arange(samples)) % length])
-    rate = jnp.exp(_uniform(speed_key, (jnp.log(speed[0]), jnp.log(speed[1]))))
+    rate = jnp.exp(_uniform(speed_key, (math.log(speed[0]), math.log(speed[1]))))
     span = samples * rate
     room = jnp.where(length < span, length, length - span)
     # Whole samples apart from the fraction: float32 does not resolve long positions.
@@ -240,9 +241,10 @@ def view(
     settings = frontend.resolve(settings)
     samples = round(crop["seconds"] * settings.sample_rate)
     crop_keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
-    x = jax.vmap(lambda *each: random_crop(*each, samples, tuple(crop.get("speed", (1.0, 1.0)))))(
-        crop_keys, audio, lengths
-    )
+    slowest, fastest = crop.get("speed", (1.0, 1.0))
+    x = jax.vmap(
+        lambda key, clip, length: random_crop(key, clip, length, samples, (slowest, fastest))
+    )(crop_keys, audio, lengths)
     for place, (name, arguments) in enumerate(transforms, 1):
         if name in WAVEFORM:
             x = _apply(name, place, arguments, keys, x)
@@ -256,7 +258,7 @@ def view(
 
 
 def two_views(
-    key: jax.Array, audio: jax.Array, lengths: jax.Array, start: jax.Array | int = 0, **recipe
+    key: jax.Array, audio: jax.Array, lengths: jax.Array, start: jax.Array | int = 0, **recipe: Any
 ) -> tuple[jax.Array, jax.Array]:
     """Two independent views of each clip, [batch, frames, mels] each.
 

@@ -40,7 +40,7 @@ class FrontEnd:
     htk: bool = False
     normalise: str = "none"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.lowest_hz < self.highest_hz <= self.sample_rate / 2:
             raise ValueError(
                 f"front_end: bands from {self.lowest_hz} to {self.highest_hz} Hz do not fit under "

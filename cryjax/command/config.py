@@ -95,14 +95,17 @@ def steps(length: str, *, batch_size: int, examples: int) -> int:
     """
     if length == "0":
         return 0
-    amount, unit = _LENGTH.fullmatch(length).groups()
+    found = _LENGTH.fullmatch(length)
+    if found is None:
+        raise ValueError(f"{length!r} is no length")
+    amount, unit = found.groups()
     of_one = {"s": 1.0, "epoch": examples / batch_size, "example": 1.0 / batch_size}
     count = float(amount) * of_one["s" if unit.startswith("step") else unit.rstrip("s")]
     return max(1, round(count)) if count else 0
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, Mapping | ml_collections.ConfigDict) and len(value):
             flat |= _flatten(value, f"{prefix}{name}.")

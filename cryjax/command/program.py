@@ -71,7 +71,8 @@ def _no_space(error: BaseException | None) -> str:
     seen = 0
     while error is not None and seen < 20:
         said = " ".join(str(error).split())
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if isinstance(error, OSError) and error.errno in full:
             return f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
         for words in ("No space left on device", "Disk quota exceeded"):
             if words in said:

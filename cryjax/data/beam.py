@@ -128,8 +128,8 @@ def run(
             if not _any_usable(preparation, split, part):
                 continue
             listed = writer.partial / f"{split}.items"
-            with listed.open("w", encoding="ascii") as file:
-                file.writelines(f"{to_line(item)}\n" for item in part)
+            with listed.open("w", encoding="ascii") as lines:
+                lines.writelines(f"{to_line(item)}\n" for item in part)
             splits[split] = _Split(listed, writer.partial / f"{split}.accounts", make)
         written = preparation.write(writer, splits, **runner)
         for split in splits:

@@ -79,12 +79,12 @@ def recordings(
                 raise Unusable("samples that are not finite")
             if rate != sample_rate and len(audio):
                 audio = soxr.resample(audio.astype(np.float32), rate, sample_rate, quality="VHQ")
-            audio, reason = check_usable(to_int16(audio), sample_rate), ""
+            usable, reason = check_usable(to_int16(audio), sample_rate), ""
         except Unusable as error:
-            audio, reason = None, str(error)
+            usable, reason = None, str(error)
         # -1 is TFDS's own mark of an example without a label.
         labelled = label_name is not None and example[label_name] >= 0
         label = features[label_name].int2str(example[label_name]) if labelled else ""
         subject = f"{split}/{index}" if subject_name is None else example[subject_name]
         subject = subject.decode() if isinstance(subject, bytes) else str(subject)
-        yield Recording(first + index, audio, label, subject, reason, subject_name is None)
+        yield Recording(first + index, usable, label, subject, reason, subject_name is None)

@@ -138,8 +138,8 @@ def _audioset(folder: pathlib.Path) -> list[Row]:
     published. Downloaders name the segments `YTID.*`, `YYTID.*`, `YTID_START.*` or
     `YTID_START_END.*` and disagree about folders: any will do, as a video is in one list only.
     """
-    labels = _table(folder / "class_labels_indices.csv", "mid", "display_name")
-    names = {label["mid"]: label["display_name"] for label in labels}
+    classes = _table(folder / "class_labels_indices.csv", "mid", "display_name")
+    names = {one["mid"]: one["display_name"] for one in classes}
     splits = {"balanced_train": "train", "unbalanced_train": "train", "eval": "test"}
     lists = {folder / f"{name}_segments.csv": split for name, split in splits.items()}
     if not any(path.is_file() for path in lists):

@@ -23,16 +23,21 @@ class Known(Protocol):
       digest: of its audio; '' for none.
     """
 
-    number: int
-    label: str
-    subject: str
-    alone: bool
-    digest: str
+    @property
+    def number(self) -> int: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def alone(self) -> bool: ...
+    @property
+    def digest(self) -> str: ...
 
 
 def digest(audio: np.ndarray) -> str:
     """By which the same int16 [samples] are known again."""
-    return hashlib.blake2b(np.ascontiguousarray(audio), digest_size=12).hexdigest()
+    return hashlib.blake2b(np.ascontiguousarray(audio).data, digest_size=12).hexdigest()
 
 
 def _labels(recording: Known) -> frozenset[str]:
@@ -84,7 +89,8 @@ def find(recordings: Iterable[Known]) -> tuple[dict[int, str], int]:
     for recording in recordings:
         if recording.digest and first.setdefault(recording.digest, recording) is not recording:
             groups[recording.digest].append(recording)
-    reasons, contradicting = {}, 0
+    reasons: dict[int, str] = {}
+    contradicting = 0
     for key, others in groups.items():
         of_these, contradict = _reasons([first[key], *others])
         contradicting += len(of_these) * contradict

@@ -40,8 +40,10 @@ class Decoder:
         self._process: subprocess.Popen | None = None
         self._pipe: multiprocessing.connection.Connection | None = None
 
-    def _start(self) -> None:
-        self._pipe, theirs = multiprocessing.Pipe()
+    def _start(self) -> multiprocessing.connection.Connection:
+        """Starts the process; gives this end of its pipe."""
+        ours, theirs = multiprocessing.Pipe()
+        self._pipe = ours
         # Of its own, for ffmpeg: what it leaves there when it is killed goes with it.
         self._folder = tempfile.TemporaryDirectory(prefix="cryjax-decoder-")
         with theirs:
@@ -56,15 +58,16 @@ class Decoder:
                     "TMPDIR": self._folder.name,
                 },
             )
+        return ours
 
     def close(self) -> None:
         """Ends the process, and the ffmpeg that it may have started."""
-        if self._process is not None:
+        if self._process is not None and self._pipe is not None:
             self._pipe.close()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-            self._process = None
+            self._process = self._pipe = None
             self._folder.cleanup()
 
     def __enter__(self) -> "Decoder":
@@ -77,18 +80,17 @@ class Decoder:
         self, path: pathlib.Path, sample_rate: int, *, lowest_rate: int = 0
     ) -> Iterator[np.ndarray]:
         """As `decode.stream`; raises Unusable for a crash, and for a silence, too."""
-        if self._process is None:
-            self._start()
+        pipe = self._start() if self._pipe is None else self._pipe
         whole = False
         try:
             asked = [os.fsencode(path).hex(), sample_rate, lowest_rate]
-            self._pipe.send_bytes(json.dumps(asked).encode())
+            pipe.send_bytes(json.dumps(asked).encode())
             while True:
-                if not self._pipe.poll(self._silent_seconds):
+                if not pipe.poll(self._silent_seconds):
                     raise decode.Unusable(
                         f"its decoder said nothing for {self._silent_seconds:g} s"
                     )
-                said = self._pipe.recv_bytes()
+                said = pipe.recv_bytes()
                 if said[:1] == _BLOCK:
                     yield np.frombuffer(said, np.int16, offset=2)
                     continue

@@ -143,7 +143,7 @@ def check_inside(rows: list[Row], manifest: str | pathlib.Path, allowed: Iterabl
     """
     folders = [
         pathlib.Path(os.path.realpath(folder))
-        for folder in (pathlib.Path(manifest).parent, *allowed)
+        for folder in (str(pathlib.Path(manifest).parent), *allowed)
     ]
     for row in rows:
         file = pathlib.Path(os.path.realpath(row.path))

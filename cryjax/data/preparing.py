@@ -94,11 +94,12 @@ def make(item: Item, sample_rate: int) -> Recording:
     if isinstance(source, Clip):
         audio = to_int16(source.render(sample_rate))
         return Recording(number, audio, source.label, source.subject)
+    recording = Recording(number, None, source.label, source.subject, alone=source.alone)
     try:
-        audio, reason = _decoder().decode(source.path, sample_rate), ""
+        audio = _decoder().decode(source.path, sample_rate)
     except Unusable as error:
-        audio, reason = None, str(error)
-    return Recording(number, audio, source.label, source.subject, reason, source.alone)
+        return dataclasses.replace(recording, reason=str(error))
+    return dataclasses.replace(recording, audio=audio)
 
 
 def _pool(items: Sequence[Item], workers: int) -> concurrent.futures.Executor:

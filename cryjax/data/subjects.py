@@ -87,7 +87,7 @@ def fingerprint(key: bytes) -> str:
     return hashlib.blake2b(b"cryjax subject key", key=key, digest_size=8).hexdigest()
 
 
-def numbered(subjects: Sequence[str]) -> tuple[np.ndarray, int]:
+def numbered(subjects: Sequence[str] | np.ndarray) -> tuple[np.ndarray, int]:
     """Subjects as numbers in the order in which they come, and how many there are.
 
     What is dealt or drawn by these numbers does not depend on what the subjects are called, so it

@@ -1,14 +1,24 @@
 """The cells of an experiment, and what they say together: means over seeds, with intervals."""
 
+import csv
 import dataclasses
+import json
 import pathlib
+import platform
 from collections.abc import Mapping
 from typing import Any
 
+import flax
+import jax
 import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import sklearn
 
+from cryjax import __version__
+from cryjax.command.errors import UserError
 from cryjax.data.records import Prepared
-from cryjax.evaluation import metrics, tables, tasks
+from cryjax.evaluation import bootstrap, results, tasks
 
 
 def save_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
@@ -64,6 +74,27 @@ class Found:
         with np.load(path, allow_pickle=False) as kept:
             return cls(**kept)
 
+    @classmethod
+    def of_run(cls, path: pathlib.Path, task: tasks.Task) -> "Found":
+        """What a run of `cryjax.finetune` left. Raises UserError where it had nobody to test on."""
+        result = json.loads((path / "result.json").read_text(encoding="utf-8"))
+        if result["scored"] != "test":
+            raise UserError(
+                f"{task.prepared.directory} has no split 'test'; prepare it with "
+                "--splits=train=0.8,test=0.2, or take config.folds=5"
+            )
+        with (path / "predictions.csv").open(encoding="utf-8", newline="") as file:
+            _, *rows = csv.reader(file)
+        recordings, subjects, labels, *scores = zip(*rows, strict=True)
+        return cls(
+            np.array(recordings, int),
+            task.true(np.array(labels)),
+            np.array(scores, float).T,
+            np.array(subjects),
+            float(result["n_train"]),
+            np.array(result["warnings"], str),
+        )
+
 
 def join_folds(parts: list[Found]) -> Found:
     """The test recordings of all folds, in the order of their numbers."""
@@ -96,16 +127,16 @@ def by_seed(cells: Mapping[Cell, Found], count: Mapping[str, int]) -> dict[Key, 
     for cell, found in cells.items():
         parts.setdefault(dataclasses.replace(cell, fold=0), []).append(found)
     seeds: dict[Key, dict[int, Found]] = {}
-    for cell, found in parts.items():
-        if cell.method == "probe" or len(found) == count[cell.task]:
+    for cell, folds in parts.items():
+        if cell.method == "probe" or len(folds) == count[cell.task]:
             key = (cell.row, cell.method, cell.task, cell.fraction)
-            seeds.setdefault(key, {})[cell.seed] = join_folds(found)
+            seeds.setdefault(key, {})[cell.seed] = join_folds(folds)
     return seeds
 
 
-def _estimates(found: Mapping[str, Mapping[str, Any]]) -> dict[str, tables.Estimate]:
+def _estimates(found: Mapping[str, Mapping[str, Any]]) -> dict[str, results.Estimate]:
     return {
-        name: tables.Estimate(value["value"], tuple(value["interval"]), value.get("spread", 0.0))
+        name: results.Estimate(value["value"], tuple(value["interval"]), value.get("spread", 0.0))
         for name, value in found.items()
     }
 
@@ -120,7 +151,7 @@ def _how(method: str, config: Any) -> dict[str, Any]:
 
 def _difference(
     seeds: Mapping[Key, Mapping[int, Found]], key: Key, other: str, config: Any
-) -> dict[str, tables.Estimate]:
+) -> dict[str, results.Estimate]:
     """How much better a row is than another in the same place, by the seeds that both have."""
     ours, theirs = seeds[key], seeds.get((other, *key[1:]), {})
     both = sorted(ours.keys() & theirs.keys())
@@ -129,24 +160,24 @@ def _difference(
     first = ours[both[0]]
     scores, others = (np.stack([found[seed].scores for seed in both]) for found in (ours, theirs))
     how = _how(key[1], config)
-    return _estimates(metrics.differences(first.true, scores, others, first.subjects, **how))
+    return _estimates(bootstrap.differences(first.true, scores, others, first.subjects, **how))
 
 
-def lines(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[tables.Line]:
+def lines(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[results.Line]:
     """The table: means over seeds, and how much better each row is than the one from scratch."""
     made = []
     for key, found in seeds.items():
         first = next(iter(found.values()))
         scores = np.stack([one.scores for one in found.values()])
         how = _how(key[1], config)
-        summary = metrics.summarise_seeds(first.true, scores, first.subjects, **how)
+        summary = bootstrap.summarise_seeds(first.true, scores, first.subjects, **how)
         trained = float(np.mean([one.trained for one in found.values()]))
         better = _difference(seeds, key, "scratch", config)
-        made.append(tables.Line(*key, len(found), round(trained), _estimates(summary), better))
+        made.append(results.Line(*key, len(found), round(trained), _estimates(summary), better))
     return made
 
 
-def comparisons(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[tables.Comparison]:
+def comparisons(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[results.Comparison]:
     """The paper's questions: does SimCLR beat supervision, and adaptation none?"""
     asked = [("simclr", "supervised"), ("simclr+adapted", "supervised+adapted")]
     asked += [(row, row.removesuffix("+adapted")) for row in config.rows if "+" in row]
@@ -155,14 +186,14 @@ def comparisons(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[t
         for key in seeds:
             found = _difference(seeds, key, other, config) if key[0] == row else {}
             if found:
-                made.append(tables.Comparison(row, other, *key[1:], found))
+                made.append(results.Comparison(row, other, *key[1:], found))
     return made
 
 
-def task_of(name: str, task: tasks.Task, tested: Found) -> tables.Task:
+def task_of(name: str, task: tasks.Task, tested: Found) -> results.Task:
     index = task.prepared.index()
     index = index[index.labels != ""]
-    return tables.Task(
+    return results.Task(
         name,
         task.classes,
         len(set(index.recordings)),
@@ -185,3 +216,15 @@ def counts(datasets: Mapping[str, Prepared]) -> list[dict[str, Any]]:
         for name, prepared in datasets.items()
         for split, held in prepared.counts.items()
     ]
+
+
+def versions() -> dict[str, str]:
+    """What computes here, by name."""
+    modules = (jax, flax, optax, np, sklearn)
+    return {
+        "cryjax": __version__,
+        **{module.__name__: module.__version__ for module in modules},
+        "orbax-checkpoint": ocp.__version__,
+        "python": platform.python_version(),
+        "device": jax.devices()[0].device_kind,
+    }

@@ -4,7 +4,7 @@ import collections
 import pathlib
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -89,7 +89,7 @@ def _classes(label: str) -> list[str]:
     return [name for name in label.split(";") if name]
 
 
-def subject_order(labels: Sequence[str], subjects: Sequence[str], seed: int) -> tuple[Any, int]:
+def subject_order(labels: np.ndarray, subjects: np.ndarray, seed: int) -> tuple[Any, int]:
     """An order of the subjects of which every beginning is stratified.
 
     Args:
@@ -128,7 +128,7 @@ def subject_order(labels: Sequence[str], subjects: Sequence[str], seed: int) -> 
 
 
 def take_fraction(
-    labels: Sequence[str], subjects: Sequence[str], fraction: float, seed: int
+    labels: np.ndarray, subjects: np.ndarray, fraction: float, seed: int
 ) -> np.ndarray:
     """A share of the subjects with all their recordings: stratified, and nested.
 
@@ -152,7 +152,7 @@ def take_fraction(
 
 
 def hold_out(
-    labels: Sequence[str], subjects: Sequence[str], share: float, seed: int
+    labels: np.ndarray, subjects: np.ndarray, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Takes about a share of the subjects out, stratified, to choose by; each class keeps one.
 

@@ -1,8 +1,7 @@
-"""Metrics of a classifier over recordings, with intervals from a bootstrap over subjects.
+"""Metrics of a classifier over recordings, weighted.
 
-Recordings of one subject resemble each other, so a subject is what is resampled: an interval over
-recordings would be too narrow. A resample is a weight for each recording, how often its subject was
-drawn, so every metric here is a weighted one and all resamples are computed at once.
+A resample of a bootstrap is a weight for each recording, so that all resamples are computed at
+once; see `cryjax.evaluation.bootstrap`.
 
 Targets are of two kinds. Single-label: int [recordings], the class of each. Multi-label: bool
 [recordings, classes], any number of them, as in AudioSet. A metric over classes is the mean over
@@ -10,28 +9,23 @@ those that a resample has; a class that it lacks is left out.
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
 from cryjax.data.subjects import numbered
 
-LEVEL = 0.95
 # A detector is judged by its sensitivity where it has this specificity.
 SPECIFICITY = 0.8
 # A label of several is said to be there from this probability on.
 THRESHOLD = 0.5
 CALIBRATION_BINS = 15
-# Weights worked on at a time: few enough that what is made of them stays under 100 MB.
-BLOCK = 2**20
 
 # (targets, scores, weights [resamples, recordings]) -> [resamples]
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
-def _members(true: np.ndarray, classes: int) -> np.ndarray:
+def memberships(true: np.ndarray, classes: int) -> np.ndarray:
     """bool [recordings, classes]: which classes a recording is of."""
     return true.astype(bool) if true.ndim == 2 else true[:, None] == np.arange(classes)
 
@@ -39,7 +33,7 @@ def _members(true: np.ndarray, classes: int) -> np.ndarray:
 def _hits(true: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """bool [recordings]: whether the class with the highest score is one of the recording's."""
     top = scores.argmax(axis=1)
-    return _members(true, scores.shape[1])[np.arange(len(top)), top]
+    return memberships(true, scores.shape[1])[np.arange(len(top)), top]
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -71,7 +65,7 @@ def accuracy(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.nd
 
 def balanced_accuracy(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mean over the classes of a resample of their recall; single-label, shapes as `accuracy`."""
-    members = _members(true, scores.shape[1])
+    members = memberships(true, scores.shape[1])
     found = weights @ (members & _hits(true, scores)[:, None])
     return _macro(_ratio(found, weights @ members).T)
 
@@ -85,8 +79,8 @@ def f1(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     alarms lower the recall of other classes already. Shapes as `accuracy`.
     """
     classes = scores.shape[1]
-    members = _members(true, classes)
-    said = scores >= THRESHOLD if true.ndim == 2 else _members(scores.argmax(axis=1), classes)
+    members = memberships(true, classes)
+    said = scores >= THRESHOLD if true.ndim == 2 else memberships(scores.argmax(axis=1), classes)
     of_class = weights @ members
     values = _ratio(2 * (weights @ (members & said)), of_class + weights @ said)
     return _macro(np.where(of_class > 0, values, np.nan).T)
@@ -141,7 +135,7 @@ def _precision(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> 
 def _one_against_rest(
     metric: Metric, true: np.ndarray, scores: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    pairs = zip(_members(true, scores.shape[1]).T, scores.T, strict=True)
+    pairs = zip(memberships(true, scores.shape[1]).T, scores.T, strict=True)
     return _macro(np.stack([metric(member, score, weights) for member, score in pairs]))
 
 
@@ -206,27 +200,9 @@ def calibration_error(true: np.ndarray, scores: np.ndarray, weights: np.ndarray)
     """
     confidence = scores.max(axis=1).astype(float)
     edges = np.arange(1, CALIBRATION_BINS) / CALIBRATION_BINS
-    inside = _members(np.digitize(confidence, edges, right=True), CALIBRATION_BINS)
+    inside = memberships(np.digitize(confidence, edges, right=True), CALIBRATION_BINS)
     gaps = weights @ (inside * (_hits(true, scores) - confidence)[:, None])
     return np.abs(gaps).sum(axis=1) / weights.sum(axis=1)
-
-
-def subject_weights(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Draws as many subjects as there are, with replacement, `resamples` times.
-
-    Args:
-      subjects: [recordings].
-      resamples: how many.
-      seed: of the draw.
-
-    Returns:
-      [resamples, recordings]: how often each recording's subject was drawn.
-    """
-    group, people = numbered(subjects)
-    drawn = np.random.default_rng(seed).integers(people, size=(resamples, people))
-    counts = np.zeros((resamples, people))
-    np.add.at(counts, (np.arange(resamples)[:, None], drawn), 1.0)
-    return counts[:, group]
 
 
 def by_subject(
@@ -278,170 +254,15 @@ def headlines(
     return found
 
 
-def _bootstrap(
-    true: np.ndarray,
-    scores: np.ndarray,
-    subjects: np.ndarray,
-    resamples: int,
-    seed: int,
-    positive: int,
-    probabilities: bool,
-) -> dict[str, np.ndarray]:
-    """metric -> [seeds, 1 + resamples]: of the recordings as they are, then of each resample."""
-    seeds = scores if scores.ndim == 3 else scores[None]
-    once = np.ones((1, len(true)))
-    weights = np.concatenate([once, subject_weights(subjects, resamples, seed)])
-    rows = max(1, BLOCK // len(true))
-    blocks = [weights[start : start + rows] for start in range(0, len(weights), rows)]
-    told = headlines(true, scores.shape[-1], positive=positive, probabilities=probabilities)
-    return {
-        name: np.concatenate([[metric(true, one, w) for one in seeds] for w in blocks], axis=1)
-        for name, metric in told.items()
-    }
+_METRIC_NAMES = {
+    "macro_auc": "macro AUC",
+    "f1": "F1",
+    SENSITIVITY: f"sensitivity at {100 * SPECIFICITY:.0f} % specificity",
+}
 
 
-def _interval(values: np.ndarray) -> list[float]:
-    """The percentile interval at `LEVEL` of [resamples], those without a value left out."""
-    return np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-
-
-def summarise_seeds(
-    true: np.ndarray,
-    scores: np.ndarray,
-    subjects: np.ndarray,
-    *,
-    resamples: int,
-    seed: int,
-    positive: int = 1,
-    probabilities: bool = False,
-) -> dict[str, dict[str, Any]]:
-    """The headline metrics of a classifier trained with several seeds, on the same recordings.
-
-    Args:
-      true: int [recordings], or bool [recordings, classes].
-      scores: [seeds, recordings, classes].
-      subjects: [recordings].
-      resamples: behind each interval; the same subjects are drawn for every seed.
-      seed: of the bootstrap.
-      positive: index of the class to detect, of two.
-      probabilities: whether the scores are.
-
-    Returns:
-      metric -> its mean over seeds ('value'), the percentile interval of that mean at `LEVEL`
-      ('interval'), which is over subjects and not over seeds, and its standard deviation over
-      seeds ('spread', divided by S - 1; 0 for one seed).
-    """
-    found = _bootstrap(true, scores, subjects, resamples, seed, positive, probabilities)
-    return {
-        name: {
-            "value": float(values[:, 0].mean()),
-            "interval": _interval(values[:, 1:].mean(axis=0)),
-            "spread": float(values[:, 0].std(ddof=1)) if len(values) > 1 else 0.0,
-        }
-        for name, values in found.items()
-    }
-
-
-def summarise(
-    true: np.ndarray,
-    scores: np.ndarray,
-    labels: Sequence[str],
-    subjects: np.ndarray,
-    *,
-    resamples: int,
-    seed: int,
-    positive: int = 1,
-    probabilities: bool = False,
-) -> dict[str, Any]:
-    """The metrics of result.json.
-
-    Args:
-      true: int [recordings], indices into `labels`; or bool [recordings, classes].
-      scores: [recordings, classes], the highest wins.
-      labels: names of the classes.
-      subjects: [recordings].
-      probabilities: whether the scores are; then their calibration is told, or, of several labels,
-        what `THRESHOLD` makes of them.
-      resamples, seed, positive: as of `summarise_seeds`.
-
-    Returns:
-      Each headline metric; under 'intervals' its percentile interval at the level of `LEVEL`; the
-      share of recordings that have the most frequent class; the confusion matrix, rows true, or of
-      several labels [[tn, fp], [fn, tp]] of each (None without probabilities); counts.
-    """
-    found = _bootstrap(true, scores, subjects, resamples, seed, positive, probabilities)
-    summary: dict[str, Any] = {name: float(values[0, 0]) for name, values in found.items()}
-    summary["intervals"] = {name: _interval(values[0, 1:]) for name, values in found.items()}
-    confusion = None
-    if true.ndim == 1:
-        if len(labels) == 2:
-            summary["positive"] = labels[positive]
-        said = scores.argmax(axis=1)
-        confusion = confusion_matrix(true, said, labels=range(len(labels))).tolist()
-    elif probabilities:
-        pairs = zip(true.T, (scores >= THRESHOLD).T, strict=True)
-        confusion = [confusion_matrix(*pair, labels=[False, True]).tolist() for pair in pairs]
-    return summary | {
-        "majority_accuracy": float(_members(true, len(labels)).mean(axis=0).max()),
-        "confusion": confusion,
-        "labels": list(labels),
-        "n_recordings": len(true),
-        "n_subjects": len(np.unique(subjects)),
-        "resamples": resamples,
-    }
-
-
-def differences(
-    true: np.ndarray,
-    scores: np.ndarray,
-    others: np.ndarray,
-    subjects: np.ndarray,
-    *,
-    resamples: int,
-    seed: int,
-    positive: int = 1,
-    probabilities: bool = False,
-) -> dict[str, dict[str, Any]]:
-    """How much better one classifier is than another on the same recordings: a paired bootstrap.
-
-    Args:
-      true: int [recordings], or bool [recordings, classes].
-      scores: [recordings, classes] of the one, or [seeds, recordings, classes]: then the mean of
-        a metric over its seeds is compared.
-      others: of the other, likewise; its seeds may be more or fewer.
-      subjects: [recordings].
-      resamples, seed, positive, probabilities: as of `summarise_seeds`; the same subjects are
-        drawn for both. Of a calibration error less is better.
-
-    Returns:
-      metric -> {'value', 'interval'} of the difference.
-    """
-    options = (subjects, resamples, seed, positive, probabilities)
-    one, other = _bootstrap(true, scores, *options), _bootstrap(true, others, *options)
-    gaps = {name: one[name].mean(axis=0) - other[name].mean(axis=0) for name in one}
-    return {
-        name: {"value": float(gap[0]), "interval": _interval(gap[1:])} for name, gap in gaps.items()
-    }
-
-
-def table(result: dict[str, Any]) -> str:
-    """The headline numbers, with their intervals, for a person to read."""
-
-    def cell(value: float, interval: list[float], sign: str = "") -> str:
-        return f"{value:{sign}.3f} [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]"
-
-    names = list(result["intervals"])
-    width = max(map(len, names)) + 2
-    floor = result.get("floor")
-    one = [result["init"] or "from scratch"]
-    heads = ["pre-trained", "untrained (floor)", "difference"] if floor else one
-    lines = [" " * (width + 2) + "".join(f"{head:<26}" for head in heads).rstrip()]
-    for name in names:
-        cells = [cell(result[name], result["intervals"][name])]
-        if floor:
-            difference = floor["difference"][name]
-            cells.append(cell(floor[name], floor["intervals"][name]))
-            cells.append(cell(difference["value"], difference["interval"], "+"))
-        lines.append(f"  {name:<{width}}" + "".join(f"{c:<26}" for c in cells).rstrip())
-    lines.append(f"  {'majority_accuracy':<{width}}{result['majority_accuracy']:.3f}")
-    return "\n".join(lines)
+def metric_name(metric: str, classes: int) -> str:
+    """A metric for a reader: 'macro_auc' -> 'macro AUC', and 'AUC' where there are two classes."""
+    if metric == "macro_auc" and classes == 2:
+        return "AUC"
+    return _METRIC_NAMES.get(metric, metric.replace("_", " "))

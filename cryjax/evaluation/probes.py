@@ -177,7 +177,7 @@ def probe(
             raise TooFewLabels(
                 "1 subject in 'train'; a probe needs 2, to choose its penalty by subject"
             )
-    rows, scores, penalties, trained = [], [], [], []
+    tested, scores, penalties, trained = [], [], [], []
     for number, (train, test) in enumerate(parts, 1):
         names = labels[train].astype(str)
         train = train[folds_lib.take_fraction(names, subjects[train], fraction, label_seed)]
@@ -196,11 +196,11 @@ def probe(
         model, penalty = fit(
             features[train], labels[train], subjects[train], classifier=classifier, seed=seed
         )
-        rows.append(test)
+        tested.append(test)
         scores.append(_scores(model, features[test], classes))
         penalties.append(penalty)
         trained.append(len(train))
-    rows = np.concatenate(rows)
+    rows = np.concatenate(tested)
     if len(set(labels[rows])) < 2:
         raise TooFewLabels(
             f"the {len(rows)} recordings to score are of one class; nothing can be told apart: "
@@ -208,10 +208,10 @@ def probe(
         )
     order = np.argsort(rows)
     rows = rows[order]
-    tested = len(set(subjects[rows]))
-    if tested < FEW_SUBJECTS:
+    people = len(set(subjects[rows]))
+    if people < FEW_SUBJECTS:
         said.append(
-            f"only {tested} test subjects: the intervals are rough, and say nothing of other people"
+            f"only {people} test subjects: the intervals are rough, and say nothing of other people"
         )
     return ProbeResult(
         rows,

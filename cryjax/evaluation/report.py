@@ -17,7 +17,13 @@ import numpy as np
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from cryjax.evaluation import figures, tables
+from cryjax.evaluation import tables
+from cryjax.evaluation.figures.experiment import label_efficiency_figure, rocs_figure
+from cryjax.evaluation.figures.maps import FEWEST, map_figure, project
+from cryjax.evaluation.figures.style import BLUE, short
+from cryjax.evaluation.figures.training import training_figure
+from cryjax.evaluation.metrics import metric_name
+from cryjax.evaluation.results import Experiment, Scores, Task, method_name
 
 # Not worth a panel in a report; and as many panels and runs as stay readable.
 _DULL = {"step", "learning_rate", "gradient_norm", "clips_per_second", "seconds"}
@@ -113,19 +119,19 @@ def _html_table(table: tables.Table) -> str:
     return _scrolled(table.caption, f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>")
 
 
-def _confusion(name: str, labels: Sequence[str], scores: tables.Scores) -> str:
+def _confusion(name: str, labels: Sequence[str], scores: Scores) -> str:
     """A confusion matrix as a table: counts, on a ground shaded by the share of the true class."""
     said = scores.scores.argmax(axis=1)
     counts = confusion_matrix(scores.true, said, labels=range(len(labels)))
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    blue = np.array([int(figures.BLUE[i : i + 2], 16) for i in (1, 3, 5)])
+    blue = np.array([int(BLUE[i : i + 2], 16) for i in (1, 3, 5)])
 
     def cell(count: int, part: float) -> str:
         ground = "".join(f"{x:02x}" for x in (255 + part * (blue - 255)).astype(int))
         ink = "fff" if part > 0.85 else "000"
         return f'<td style="background:#{ground};color:#{ink}">{count}</td>'
 
-    names = [html.escape(figures.short(label, 24)) for label in labels]
+    names = [html.escape(short(label, 24)) for label in labels]
     kind = ' class="turned"' if sum(map(len, names)) > 30 else ""
     heads = "".join(f'<th scope="col"><span{kind}>{label}</span></th>' for label in names)
     body = "".join(
@@ -155,7 +161,7 @@ def _grid(parts: Iterable[str], kind: str = "grid") -> str:
     return f'<div class="{kind}">{"".join(parts)}</div>'
 
 
-def _results(experiment: tables.Experiment, task: tables.Task, note: str) -> Iterable[str]:
+def _results(experiment: Experiment, task: Task, note: str) -> Iterable[str]:
     """The tables of a task, and its curves over the labels."""
     lines = [line for line in experiment.lines if line.task == task.name]
     if not lines:
@@ -165,10 +171,10 @@ def _results(experiment: tables.Experiment, task: tables.Task, note: str) -> Ite
     yield "<h3>Label efficiency</h3>" + _grid(
         (
             _figure(
-                f"{task.name}, {tables.method_name(method)}: "
-                f"{figures.metric_name(metric, len(task.labels))} over the share of the training "
+                f"{task.name}, {method_name(method)}: "
+                f"{metric_name(metric, len(task.labels))} over the share of the training "
                 "labels, a line an encoder, as in the tables above.",
-                figures.label_efficiency_figure,
+                label_efficiency_figure,
                 experiment.lines,
                 experiment.tasks,
                 metric,
@@ -181,9 +187,9 @@ def _results(experiment: tables.Experiment, task: tables.Task, note: str) -> Ite
     )
 
 
-def _errors(experiment: tables.Experiment, task: tables.Task, note: str) -> Iterable[str]:
+def _errors(experiment: Experiment, task: Task, note: str) -> Iterable[str]:
     """The ROC curves of a task, and its confusion matrices."""
-    found: dict[str, dict[str, tables.Scores]] = {}
+    found: dict[str, dict[str, Scores]] = {}
     for (row, method, own), scores in experiment.scores.items():
         if own == task.name:
             found.setdefault(method, {})[row] = scores
@@ -192,11 +198,11 @@ def _errors(experiment: tables.Experiment, task: tables.Task, note: str) -> Iter
     mean = " Means of the one-against-rest curves." if len(task.labels) > 2 else ""
     yield f"<h3>ROC curves</h3><p>With all labels, first seed.{mean}</p>" + _grid(
         _figure(
-            f"{task.name}, {tables.method_name(method)}: sensitivity over 1 − specificity of "
+            f"{task.name}, {method_name(method)}: sensitivity over 1 − specificity of "
             f"{', '.join(rows)}.",
-            figures.rocs_figure,
+            rocs_figure,
             {row: (own.true, own.scores) for row, own in rows.items()},
-            f"{figures.short(task.name, 30)}, {tables.method_name(method)}",
+            f"{short(task.name, 30)}, {method_name(method)}",
             positive=task.positive,
             note=note,
         )
@@ -205,7 +211,7 @@ def _errors(experiment: tables.Experiment, task: tables.Task, note: str) -> Iter
     how = "With all labels, first seed. Counts, on a ground shaded by the share of the true class."
     yield f"<h3>Confusion matrices</h3><p>{how}</p>" + _grid(
         (
-            _confusion(f"{row}, {tables.method_name(method)}", task.labels, scores)
+            _confusion(f"{row}, {method_name(method)}", task.labels, scores)
             for method, rows in found.items()
             for row, scores in rows.items()
         ),
@@ -213,19 +219,19 @@ def _errors(experiment: tables.Experiment, task: tables.Task, note: str) -> Iter
     )
 
 
-def _maps(experiment: tables.Experiment, note: str) -> Iterable[str]:
+def _maps(experiment: Experiment, note: str) -> Iterable[str]:
     """Embeddings laid out in a plane, by label and by subject."""
     for (row, task), own in experiment.embeddings.items():
         yield f"<h3>{html.escape(f'{row}, {task}')}</h3>"
-        if len(own.features) < figures.FEWEST or not np.isfinite(own.features).all():
+        if len(own.features) < FEWEST or not np.isfinite(own.features).all():
             yield "<p>No map: too few recordings, or embeddings that are not finite.</p>"
             continue
-        kept, points = figures.project(own.features)
+        kept, points = project(own.features)
         yield f"<p>{len(kept)} of {len(own.features)} recordings.</p>" + _grid(
             (
                 _figure(
                     f"Map of the embeddings of {row} on {task}, coloured by {by}.",
-                    figures.map_figure,
+                    map_figure,
                     points,
                     np.asarray(names)[kept],
                     f"by {by}",
@@ -251,7 +257,7 @@ def _runs(training: Mapping[str, Sequence[Mapping[str, Any]]], note: str) -> Ite
         if panels:
             yield _figure(
                 f"Course of {', '.join(panels)} in training {name}.",
-                figures.training_figure,
+                training_figure,
                 history,
                 caption=name,
                 note=note,
@@ -261,7 +267,7 @@ def _runs(training: Mapping[str, Sequence[Mapping[str, Any]]], note: str) -> Ite
             )
 
 
-def _again(experiment: tables.Experiment) -> Iterable[str]:
+def _again(experiment: Experiment) -> Iterable[str]:
     """The data and what it takes to make the experiment again."""
     if experiment.data:
         head = list(dict.fromkeys(name for counts in experiment.data for name in counts))
@@ -278,13 +284,13 @@ def _again(experiment: tables.Experiment) -> Iterable[str]:
         yield f"<details><summary>{html.escape(name)}</summary>"
         yield f"<pre tabindex='0'>{shown}</pre></details>"
     if experiment.versions:
-        rows = list(experiment.versions.items())
+        rows = [list(item) for item in experiment.versions.items()]
         yield "<h3>Versions</h3>" + _html_table(
             tables.Table("What ran", ["package", "version"], rows)
         )
 
 
-def write_report(experiment: tables.Experiment, path: pathlib.Path) -> None:
+def write_report(experiment: Experiment, path: pathlib.Path) -> None:
     """Writes the report, one file of HTML. A piece that is missing is left out."""
     title = html.escape(experiment.title)
     note = "synthetic data" if experiment.synthetic else ""

@@ -1,4 +1,4 @@
-"""The tables of an experiment: what they hold, as table.csv and as table.md."""
+"""The tables of an experiment, as table.csv and as table.md."""
 
 import csv
 import dataclasses
@@ -11,144 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from cryjax.evaluation import figures
-from cryjax.evaluation.metrics import LEVEL, SENSITIVITY
+from cryjax.evaluation.bootstrap import LEVEL
+from cryjax.evaluation.metrics import SENSITIVITY, metric_name
+from cryjax.evaluation.results import (
+    Comparison,
+    Estimate,
+    Experiment,
+    Line,
+    Task,
+    chance,
+    method_name,
+)
 
 SYNTHETIC = (
     "SYNTHETIC DATA: these recordings were computed. The numbers check the software and say "
     "nothing of infants."
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A number and how sure it is.
-
-    Attributes:
-      value: mean over seeds.
-      interval: at `LEVEL`, from a bootstrap over subjects.
-      spread: standard deviation over seeds.
-    """
-
-    value: float
-    interval: tuple[float, float]
-    spread: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One cell of the experiment: an encoder, how it is used, a task, a share of the labels.
-
-    Attributes:
-      row: 'scratch', 'supervised', 'simclr', 'supervised+adapted' or 'simclr+adapted'.
-      method: 'probe' or 'finetune'.
-      task: name.
-      fraction: of the training labels, in (0, 1].
-      seeds: behind each estimate.
-      n_train: labelled training recordings, mean over folds and seeds.
-      metrics: name -> estimate.
-      difference: name -> estimate of how much better than 'scratch' with the same method, task and
-        fraction; empty for 'scratch' itself.
-    """
-
-    row: str
-    method: str
-    task: str
-    fraction: float
-    seeds: int
-    n_train: int
-    metrics: dict[str, Estimate]
-    difference: dict[str, Estimate]
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """How much better a row is than another: the same method, task and fraction, paired."""
-
-    row: str
-    other: str
-    method: str
-    task: str
-    fraction: float
-    difference: dict[str, Estimate]
-
-
-@dataclasses.dataclass(frozen=True)
-class Scores:
-    """Test recordings with all labels and the first seed.
-
-    Attributes:
-      true: int [recordings], indices into the labels of the task.
-      scores: [recordings, classes], the highest wins.
-      subjects: [recordings].
-    """
-
-    true: np.ndarray
-    scores: np.ndarray
-    subjects: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class EmbeddingSet:
-    """Embedded recordings: features [recordings, features], labels and subjects [recordings]."""
-
-    features: np.ndarray
-    labels: np.ndarray
-    subjects: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What is told apart, and on how much.
-
-    Attributes:
-      majority_accuracy: the share of the commonest class among the test recordings.
-      positive: index of the label to detect, of two.
-    """
-
-    name: str
-    labels: tuple[str, ...]
-    n_recordings: int
-    n_subjects: int
-    n_test_recordings: int
-    n_test_subjects: int
-    majority_accuracy: float
-    positive: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """All that is reported.
-
-    Attributes:
-      title: of the report.
-      synthetic: whether any of the data is.
-      tasks: in the order of the report.
-      lines: in the order of the tables' rows.
-      comparisons: of rows other than with the one from scratch.
-      scores: (row, method, task) -> scores.
-      embeddings: (row, task) -> embeddings.
-      training: name of a run -> the lines of its metrics.jsonl.
-      configs: name -> config.
-      versions: package -> version.
-      data: one a dataset: name, split, recordings, subjects, hours, labels.
-      commands: that make it again.
-      notes: warnings, shown first.
-    """
-
-    title: str
-    synthetic: bool
-    tasks: tuple[Task, ...]
-    lines: tuple[Line, ...]
-    comparisons: tuple[Comparison, ...]
-    scores: dict[tuple[str, str, str], Scores]
-    embeddings: dict[tuple[str, str], EmbeddingSet]
-    training: dict[str, list[dict[str, Any]]]
-    configs: dict[str, dict[str, Any]]
-    versions: dict[str, str]
-    data: tuple[dict[str, Any], ...]
-    commands: tuple[str, ...]
-    notes: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,10 +60,6 @@ def _cell(estimate: Estimate | None, sign: str = "") -> str:
     return f"{_number(estimate.value, sign)}{star} [{low}, {high}]"
 
 
-def method_name(method: str) -> str:
-    return figures.METHOD_NAMES.get(method, method)
-
-
 def headline(lines: Sequence[Line]) -> str:
     """The metric of the tables and curves: the AUC where it is there."""
     names = list(dict.fromkeys(name for line in lines for name in line.metrics))
@@ -203,7 +77,7 @@ def _by_fraction(task: Task, lines: Sequence[Line], method: str) -> Iterable[Tab
         size = np.mean([line.n_train for (_, own), line in cells.items() if own == fraction])
         head.append(f"{100 * fraction:g} % (n = {size:.0f})")
 
-    name = f"{figures.metric_name(metric, len(task.labels))}, {method_name(method)}"
+    name = f"{metric_name(metric, len(task.labels))}, {method_name(method)}"
     own = {key: line.metrics.get(metric) for key, line in cells.items()}
     body = [[row, *(_cell(own.get((row, share))) for share in fractions)] for row in rows]
     yield Table(name, head, body)
@@ -228,7 +102,7 @@ def _by_comparison(
             if found.method == method
         }
         fractions = sorted({fraction for _, fraction in cells})
-        name = f"{figures.metric_name(metric, len(task.labels))}, {method_name(method)}"
+        name = f"{metric_name(metric, len(task.labels))}, {method_name(method)}"
         yield Table(
             f"{name}: other differences",
             ["encoders", *(f"{100 * fraction:g} %" for fraction in fractions)],
@@ -251,13 +125,13 @@ def tables_of(experiment: Experiment, task: Task) -> list[Table]:
     most = max((line.fraction for line in lines), default=1.0)
     full = [line for line in lines if line.fraction == most]
     names = list(dict.fromkeys(name for line in full for name in line.metrics))
-    head = ["encoder", *(figures.metric_name(name, len(task.labels)) for name in names)]
+    head = ["encoder", *(metric_name(name, len(task.labels)) for name in names)]
     rows = [
         [f"{line.row}, {method_name(line.method)}", *(_cell(line.metrics.get(n)) for n in names)]
         for line in full
     ]
-    chance = [figures.chance(name, task) for name in names]
-    rows.append(["majority class, chance", *("–" if x is None else _number(x) for x in chance)])
+    by_chance = [chance(name, task) for name in names]
+    rows.append(["majority class, chance", *("–" if x is None else _number(x) for x in by_chance)])
     return [*tables, Table(f"All metrics with {100 * most:g} % of the labels", head, rows)]
 
 
@@ -305,7 +179,7 @@ def write_csv(experiment: Experiment, path: pathlib.Path) -> None:
     for line in experiment.lines:
         for name, own in line.metrics.items():
             gain = line.difference.get(name)
-            numbers = [own.value, *own.interval, own.spread, line.seeds, line.n_train]
+            numbers: list[Any] = [own.value, *own.interval, own.spread, line.seeds, line.n_train]
             numbers += [gain.value, *gain.interval] if gain else [""] * 3
             # NumPy's scalars would be written with their type.
             plain = [x.item() if isinstance(x, np.generic) else x for x in numbers]

@@ -151,7 +151,7 @@ def missing(task: Task, division: Division) -> list[str]:
       UserError: where there is but one class to learn.
     """
     said = []
-    has = targets_of(division.train.labels, task.classes).any(axis=0)
+    has = np.any(targets_of(division.train.labels, task.classes), axis=0)
     if has.sum() < 2:
         raise TooFewLabels(
             f"the training recordings have {has.sum()} of the {len(task.classes)} classes; take "
@@ -165,7 +165,7 @@ def missing(task: Task, division: Division) -> list[str]:
         if chosen_by.sum() < 2:
             said.append("one class among those to choose by: the last step is taken")
     scored = division.test if len(division.test) else division.validation
-    held = targets_of(scored.labels, task.classes).any(axis=0)
+    held = np.any(targets_of(scored.labels, task.classes), axis=0)
     if not held.all():
         names = [name for name, found in zip(task.classes, held, strict=True) if not found]
         said.append(f"no recording of {', '.join(names)} is scored: no metric tells of it")

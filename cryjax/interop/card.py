@@ -62,7 +62,7 @@ def config(description: Description) -> str:
 
 def _measured(result: dict[str, Any]) -> str:
     """The metrics of a result.json with their intervals, and what to know of them, as Markdown."""
-    from cryjax.evaluation.figures import metric_name  # brings all of Matplotlib
+    from cryjax.evaluation.metrics import metric_name
 
     lines = [
         f"On {result['n_recordings']} recordings of {result['n_subjects']} subjects, none of whom "

@@ -16,6 +16,7 @@ from cryjax.audio.frontend import FrontEnd
 from cryjax.command.errors import UserError
 from cryjax.data import cutting
 from cryjax.training import checkpoints, steps
+from cryjax.training.trained import load_pretrained, load_trained
 
 # Of datasets that did not say how long their segments were.
 _SEGMENT_SECONDS = 10.0
@@ -98,11 +99,11 @@ def read_run(run: str, *, encoder_only: bool = False) -> Source:
     meta = checkpoints.read_meta(run)
     classifies = bool(meta["labels"]) and not encoder_only
     if classifies:
-        trained = checkpoints.load_trained(run, listed=False)
+        trained = load_trained(run, listed=False)
         pretrained, head = trained.pretrained, trained.head
         variables = {"encoder": pretrained.variables, "head": trained.variables}
     else:
-        pretrained, head = checkpoints.load_pretrained(run, listed=False), None
+        pretrained, head = load_pretrained(run, listed=False), None
         variables = {"encoder": pretrained.variables}
     encoder = pretrained.encoder.clone(dtype=jnp.float32)
     config = meta["config"]["encoder"]

@@ -31,7 +31,7 @@ _FILTER_TOLERANCE = 1e-4
 
 def _names(layers: int, blocks: int) -> dict[str, tuple[str, ...]]:
     """PyTorch's name of each layer -> its path in ours."""
-    names = {"bn0": ("norm0",), "fc1": ("dense",)}
+    names: dict[str, tuple[str, ...]] = {"bn0": ("norm0",), "fc1": ("dense",)}
     for block in range(1, blocks + 1):
         for layer in range(1, layers + 1):
             for theirs, ours in (("conv", "conv"), ("bn", "norm")):
@@ -273,7 +273,7 @@ def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray], kind: s
         import safetensors.numpy
     except ImportError as error:
         raise UserError('safetensors is missing: pip install "cryjax[export]"') from error
-    stored = {
+    stored: dict[str, Any] = {
         # The front end's filters are small, and what a file is known by.
         name: x if name.split(".")[0] in _FRONT_END else weights.store(x, kind, axis=0)
         for name, x in tensors.items()

@@ -63,7 +63,7 @@ def answers(
     """The same of a fresh process, which runs `script` with: arguments, inputs, outputs."""
     with tempfile.TemporaryDirectory() as folder:
         given, found = pathlib.Path(folder) / "inputs.npz", pathlib.Path(folder) / "outputs.npz"
-        np.savez(given, **inputs)
+        np.savez(given, allow_pickle=False, **inputs)
         command = [sys.executable, "-c", script, *arguments, str(given), str(found)]
         # An accelerator is this process's; and only a CPU computes in full precision everywhere.
         environment = {**os.environ, "JAX_PLATFORMS": "cpu"}

@@ -16,6 +16,9 @@ The choice is made where the program is lowered, not where it is traced: a progr
 compiled by a process that has only a CPU.
 """
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -56,11 +59,12 @@ def _sum_of_shifted(patches: jax.Array, size: int) -> jax.Array:
     margin = size // 2
     parts = patches.reshape(batch, height, width, size, size, -1)
     parts = jnp.pad(parts, ((0, 0), (margin, margin), (margin, margin), (0, 0), (0, 0), (0, 0)))
-    return sum(
+    shifted = (
         parts[:, size - 1 - i :, size - 1 - j :][:, :height, :width, i, j]
         for i in range(size)
         for j in range(size)
     )
+    return functools.reduce(operator.add, shifted)
 
 
 def _in_groups(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -111,7 +115,7 @@ def _gradients_by_matmul(
     size, _, _, features = kernel.shape
     flat = kernel.reshape(-1, features)
 
-    def add(total: jax.Array, group: tuple[jax.Array, jax.Array]):
+    def add(total: jax.Array, group: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         rows, cotangents = _patches(group[0], size).reshape(-1, len(flat)), group[1]
         product = jnp.matmul(
             rows.T, cotangents.reshape(-1, features), preferred_element_type=jnp.float32
@@ -137,11 +141,13 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.platform_dependent(x, kernel, cpu=_convolve_by_matmul, default=_convolve_native)
 
 
-def _forward(x: jax.Array, kernel: jax.Array):
+def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return convolve(x, kernel), (x, kernel)
 
 
-def _backward(residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array):
+def _backward(
+    residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     return lax.platform_dependent(
         *residuals, cotangent, cpu=_gradients_by_matmul, default=_gradients_native
     )

@@ -10,6 +10,8 @@ Tiles are transformed a few hundred at a time, so that they stay in the cache be
 transforms.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,7 +84,7 @@ class _Pieces:
         example = number // self._down * self._examples
         return example, number % self._down * self.height, 0, 0
 
-    def cut(self, maps: jax.Array, margin: int, height: int):
+    def cut(self, maps: jax.Array, margin: int, height: int) -> Callable[[jax.Array], jax.Array]:
         """number of a piece -> it, with a margin of its neighbours, or of zeros.
 
         Args:

@@ -8,7 +8,6 @@ A supervised run has a second folder, `best`, without optimizers: what it did be
 had at its end. Whoever reads another run's model takes it from there, if it is there.
 """
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -20,10 +19,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint import args
 
-from cryjax.audio.frontend import FrontEnd
 from cryjax.command.errors import UserError
-from cryjax.models.encoders import Encoder, make_encoder
-from cryjax.models.heads import Classifier
 from cryjax.training.steps import TrainState
 
 FOLDER = "checkpoints"
@@ -180,7 +176,8 @@ class Checkpoints:
             name: args.StandardRestore(_shapes(tree, sharding))
             for name, tree in _items(state).items()
         }
-        restored, reason = None, ""
+        restored: Any = None
+        reason = ""
         try:
             restored = self._manager.restore(
                 step, args=args.Composite(meta=args.JsonRestore(), **items)
@@ -213,24 +210,25 @@ class Checkpoints:
         self._manager.close()
 
 
-def _newest(run: str) -> tuple[pathlib.Path, int]:
-    """The folder of a run's newest checkpoint, and its step."""
+def newest(run: str) -> pathlib.Path:
+    """The folder of a run's newest model. Raises UserError where there is none."""
     home = pathlib.Path(run).absolute()
     if not (home / FOLDER).is_dir():
         raise UserError(f"{run}: holds no checkpoints; give the --workdir of a training run")
     for folder in (home / BEST, home / FOLDER):
         found = [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
         if found:
-            return folder / str(max(found)), max(found)
+            return folder / str(max(found))
     raise UserError(f"{run}: no checkpoint was finished yet; let the run reach its first save")
 
 
 def read_meta(run: str) -> dict[str, Any]:
     """The `meta` item of a run's newest checkpoint. Raises UserError where there is none."""
-    return _meta(_newest(run)[0])
+    return meta_of(newest(run))
 
 
-def _meta(folder: pathlib.Path) -> dict[str, Any]:
+def meta_of(folder: pathlib.Path) -> dict[str, Any]:
+    """The `meta` item of a checkpoint, by its folder. Raises UserError where it is damaged."""
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             return checkpointer.restore(folder / "meta")
@@ -275,7 +273,7 @@ def restore_item(
     Raises:
       UserError: where the checkpoint's leaves are not those of `target`, naming the first.
     """
-    folder = folder or _newest(run)[0]
+    folder = folder or newest(run)
     try:
         saved = leaf_shapes(ocp.StandardCheckpointHandler().metadata(folder / item).tree)
     except Exception as error:  # whatever Orbax and its storage raise of a torn file
@@ -300,116 +298,6 @@ def restore_item(
             restored = checkpointer.restore(folder / item, _shapes(target, sharding))
     except Exception as error:  # the same
         raise _unreadable(folder, type(error).__name__) from error
-    if wrong := _damaged({item: restored}, _meta(folder)):
+    if wrong := _damaged({item: restored}, meta_of(folder)):
         raise _unreadable(folder, wrong[0])
     return restored
-
-
-@dataclasses.dataclass(frozen=True)
-class Pretrained:
-    """An encoder with all that is needed to use it.
-
-    Attributes:
-      encoder: [batch, frames, mels] -> [batch, features].
-      variables: {'params', 'batch_stats'} of it.
-      settings: of the front end that it was trained with.
-      window_samples: length of the crops that it was trained on.
-      synthetic: whether synthetic audio went into it.
-    """
-
-    encoder: Encoder
-    variables: Any
-    settings: FrontEnd
-    window_samples: int
-    synthetic: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A classifier with all that is needed to use it.
-
-    Attributes:
-      pretrained: its encoder.
-      head: [batch, features] -> logits [batch, classes].
-      variables: {'params'} of the head.
-      labels: names of the classes.
-      multi_label: whether a recording may have several.
-    """
-
-    pretrained: Pretrained
-    head: Classifier
-    variables: Any
-    labels: tuple[str, ...]
-    multi_label: bool
-
-
-def untrained(
-    encoder: dict[str, Any], settings: FrontEnd, window_seconds: float, seed: int
-) -> Pretrained:
-    """A randomly initialised encoder: the floor that any pre-training must beat.
-
-    Args:
-      encoder: arguments of `make_encoder`.
-      settings: of the front end.
-      window_seconds: of the windows it will see.
-      seed: of the initialisation.
-    """
-    made = make_encoder(**encoder)
-    variables = jax.jit(made.init)(jax.random.key(seed), jnp.zeros((1, 64, settings.mels)))
-    return Pretrained(
-        made, dict(variables), settings, round(window_seconds * settings.sample_rate), False
-    )
-
-
-def untrained_like(run: str, seed: int) -> Pretrained:
-    """`untrained`, of a run's encoder, front end and window."""
-    return _untrained_by(read_meta(run), seed)
-
-
-def _untrained_by(meta: dict[str, Any], seed: int) -> Pretrained:
-    config = meta["config"]
-    return untrained(
-        config["encoder"], FrontEnd(**meta["front_end"]), config["crop"]["seconds"], seed
-    )
-
-
-def load_pretrained(
-    run: str, *, listed: bool = True, folder: pathlib.Path | None = None
-) -> Pretrained:
-    """The encoder of a run's newest checkpoint, from its `encoder` and `meta` alone.
-
-    Args:
-      run: its work directory.
-      listed: whether to log what became of every leaf.
-      folder: of the checkpoint; the newest if None.
-    """
-    folder = folder or _newest(run)[0]
-    meta = _meta(folder)
-    fresh = _untrained_by(meta, 0)
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    variables = restore_item(
-        run, "encoder", fresh.variables, sharding, listed=listed, folder=folder
-    )
-    return dataclasses.replace(fresh, variables=variables, synthetic=bool(meta["synthetic"]))
-
-
-def load_trained(run: str, *, listed: bool = True) -> Trained:
-    """A run's classifier. Raises UserError where the run trained none."""
-    folder = _newest(run)[0]  # once: a run that is training may save meanwhile
-    meta = _meta(folder)
-    if not meta["labels"]:
-        raise UserError(f"{run} has no classifier; give the --workdir of a fine-tuned run")
-    pretrained = load_pretrained(run, listed=listed, folder=folder)
-    head = Classifier(len(meta["labels"]))
-    key, embedding = jax.random.key(0), jnp.zeros((1, pretrained.encoder.features))
-    target = {"params": {"head": jax.eval_shape(head.init, key, embedding)["params"]}}
-    target["batch_stats"] = {}
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    restored = restore_item(run, "head", target, sharding, listed=listed, folder=folder)
-    return Trained(
-        pretrained,
-        head,
-        {"params": restored["params"]["head"]},
-        tuple(meta["labels"]),
-        meta["multi_label"],
-    )

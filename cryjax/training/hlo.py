@@ -117,7 +117,8 @@ def _sizes(shape: str) -> list[tuple[int, bool]]:
 
 
 def _dimensions(shape: str) -> list[int]:
-    return [int(n) for n in _ARRAY.search(shape)[3].split(",") if n]
+    """Of the first array of a shape."""
+    return [int(n) for n in _ARRAY.findall(shape)[0][2].split(",") if n]
 
 
 def _touched(size: int, out: int, window: dict[str, str], place: int) -> int:
@@ -140,7 +141,7 @@ def _touched(size: int, out: int, window: dict[str, str], place: int) -> int:
 
 def _convolution(instruction: _Instruction, shapes: dict[str, str]) -> int:
     """Operations of a convolution; on a TPU a matrix product is one too."""
-    left, right, result = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest).groups()
+    ((left, right, result),) = re.findall(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
     a, b = (_dimensions(shapes[name]) for name in instruction.operands)
     out = _dimensions(instruction.shape)
     fields = re.search(r"window=\{([^}]*)\}", instruction.rest)

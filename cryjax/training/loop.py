@@ -1,6 +1,7 @@
 """The loop: batches in, steps out, metrics and checkpoints on the way. No mathematics."""
 
 import dataclasses
+import functools
 import signal
 import threading
 import time
@@ -26,7 +27,7 @@ STOPPED = 75
 class Stopped(SystemExit):
     """A run that was told to stop: its checkpoint is saved, and the same command goes on."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(STOPPED)
 
 
@@ -50,9 +51,9 @@ class _StopSignal:
     def __enter__(self) -> "_StopSignal":
         self._together = jax.process_count() > 1
         self._told = False
-        numbers = (signal.SIGINT,) if self._together else (signal.SIGTERM, signal.SIGINT)
+        numbers = [signal.SIGINT] if self._together else [signal.SIGTERM, signal.SIGINT]
         if threading.current_thread() is not threading.main_thread():
-            numbers = ()  # Python delivers signals to the main thread alone
+            numbers = []  # Python delivers signals to the main thread alone
         self._old = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
@@ -303,14 +304,14 @@ def train(
             every = schedule.evaluate_every
             if every and evaluate and (last or step % every == 0):
                 read()
-                workdir.log(step, pause(lambda current=state, at=step: evaluate(current, at)))
+                workdir.log(step, pause(functools.partial(evaluate, state, step)))
                 last = last or enough()
             ends = stops or last
             if ends or (schedule.checkpoint_every and step % schedule.checkpoint_every == 0):
                 read()
                 # With the metrics that no line has yet.
                 kept = meta | {"window": window.metrics}
-                pause(lambda current=state, at=step, kept=kept: checkpoints.save(current, at, kept))
+                pause(functools.partial(checkpoints.save, state, step, kept))
             if ends:
                 break
     checkpoints.wait()

@@ -1,6 +1,8 @@
 """NT-Xent, the contrastive loss of SimCLR (Chen et al., 2020, equation 1), and classification."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,8 @@ _DENSE_LIMIT = 2**24
 _TILE = 512
 # Stands for minus infinity, of which a difference would not be a number.
 _LOW = -1e30
+# Of each row: the largest similarity so far, and the sum over columns of exp(similarity - largest).
+_Sums = tuple[jax.Array, jax.Array]
 
 
 def unit_norm(x: jax.Array) -> jax.Array:
@@ -79,7 +83,16 @@ def _rows_of(tiles: jax.Array, count: int) -> jax.Array:
     return tiles.reshape(-1, *tiles.shape[2:])[:count]
 
 
-def _over_tiles(function, carry, rows, columns, own, temperature: float, size: int, mirrored: bool):
+def _over_tiles(
+    function: Callable[..., Any],
+    carry: Any,
+    rows: jax.Array,
+    columns: jax.Array,
+    own: jax.Array,
+    temperature: float,
+    size: int,
+    mirrored: bool,
+) -> Any:
     """Folds `function(carry, i, j, row, column, similarity, hidden)` over the similarity's tiles.
 
     Args:
@@ -97,12 +110,12 @@ def _over_tiles(function, carry, rows, columns, own, temperature: float, size: i
     count = columns.shape[0]
     rows, own = _tiles(rows, size), _tiles(own, size, count)
     if mirrored:
-        columns, places = rows, np.triu_indices(len(rows))
+        columns, places = rows, np.stack(np.triu_indices(len(rows)))
     else:
         columns = _tiles(columns, size)
         places = np.indices((len(rows), len(columns))).reshape(2, -1)
 
-    def visit(carry, tile):
+    def visit(carry: Any, tile: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
         i, j = tile
         place = j * size + jnp.arange(size)
         hidden = (own[i][:, None] == place[None, :]) | (place >= count)[None, :]
@@ -111,13 +124,21 @@ def _over_tiles(function, carry, rows, columns, own, temperature: float, size: i
         similarity = _similarity(row, column, temperature)
         return function(carry, i, j, row, column, similarity, hidden), None
 
-    return lax.scan(visit, carry, tuple(jnp.asarray(p, jnp.int32) for p in places))[0]
+    first, second = (jnp.asarray(p, jnp.int32) for p in places)
+    return lax.scan(visit, carry, (first, second))[0]
 
 
-def _normalisers(rows, columns, own, temperature: float, size: int, mirrored: bool) -> jax.Array:
+def _normalisers(
+    rows: jax.Array,
+    columns: jax.Array,
+    own: jax.Array,
+    temperature: float,
+    size: int,
+    mirrored: bool,
+) -> jax.Array:
     """[2b]: log of the sum over the other columns of exp(similarity), in one pass over tiles."""
 
-    def add(state, place, similarity, axis):
+    def add(state: _Sums, place: jax.Array, similarity: jax.Array, axis: int) -> _Sums:
         """Takes a tile into the running maxima and sums of the rows at `place`."""
         top, total = state
         new = jnp.maximum(top[place], similarity.max(axis))
@@ -125,7 +146,15 @@ def _normalisers(rows, columns, own, temperature: float, size: int, mirrored: bo
         total = total.at[place].set(total[place] * jnp.exp(top[place] - new) + terms)
         return top.at[place].set(new), total
 
-    def visit(state, i, j, _row, _column, similarity, hidden):
+    def visit(
+        state: _Sums,
+        i: jax.Array,
+        j: jax.Array,
+        _row: jax.Array,
+        _column: jax.Array,
+        similarity: jax.Array,
+        hidden: jax.Array,
+    ) -> _Sums:
         similarity = jnp.where(hidden, _LOW, similarity)
         state = add(state, i, similarity, 1)
         # The same tile turned over holds the terms of the rows at j; on the diagonal it is itself.
@@ -139,11 +168,13 @@ def _normalisers(rows, columns, own, temperature: float, size: int, mirrored: bo
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _tiled(rows, temperature: float, axis_name: str | None, size: int):
+def _tiled(rows: jax.Array, temperature: float, axis_name: str | None, size: int) -> jax.Array:
     return _tiled_forward(rows, temperature, axis_name, size)[0]
 
 
-def _tiled_forward(rows, temperature, axis_name, size):
+def _tiled_forward(
+    rows: jax.Array, temperature: float, axis_name: str | None, size: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     columns = _gather_views(rows, axis_name)
     own = _own_columns(rows.shape[0] // 2, axis_name)
     normaliser = _normalisers(rows, columns, own, temperature, size, axis_name is None)
@@ -151,7 +182,13 @@ def _tiled_forward(rows, temperature, axis_name, size):
     return _mean_over_devices(loss, axis_name), (rows, normaliser)
 
 
-def _tiled_backward(temperature, axis_name, size, residuals, cotangent):
+def _tiled_backward(
+    temperature: float,
+    axis_name: str | None,
+    size: int,
+    residuals: tuple[jax.Array, jax.Array],
+    cotangent: jax.Array,
+) -> tuple[jax.Array]:
     """The gradient of the global mean, times the number of devices, as `pmean` of it expects.
 
     With p_ij = exp(s_ij - lse_i) for the softmax, the similarity being symmetric, row i receives
@@ -165,7 +202,15 @@ def _tiled_backward(temperature, axis_name, size, residuals, cotangent):
     mirrored = axis_name is None
     mine, theirs = _tiles(normaliser, size), _tiles(others, size)
 
-    def visit(pull, i, j, row, column, similarity, hidden):
+    def visit(
+        pull: jax.Array,
+        i: jax.Array,
+        j: jax.Array,
+        row: jax.Array,
+        column: jax.Array,
+        similarity: jax.Array,
+        hidden: jax.Array,
+    ) -> jax.Array:
         weight = jnp.exp(similarity - mine[i][:, None]) + jnp.exp(similarity - theirs[j][None, :])
         weight = jnp.where(hidden, 0.0, weight)
         pull = pull.at[i].add(jnp.matmul(weight, column, precision="highest"))

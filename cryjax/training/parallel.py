@@ -44,7 +44,7 @@ def join_processes() -> None:
     coordinator = os.environ.get("CRYJAX_COORDINATOR", "")
     if not coordinator:
         return
-    where = {}
+    where: dict[str, Any] = {}
     if coordinator != "auto":
         try:
             count = int(os.environ["CRYJAX_PROCESSES"])
@@ -56,7 +56,7 @@ def join_processes() -> None:
                 f"CRYJAX_COORDINATOR={coordinator} needs CRYJAX_PROCESSES, how many there are, and "
                 "CRYJAX_PROCESS, from 0 up to that; launch/local.sh sets all three"
             )
-        where = {
+        where |= {
             "coordinator_address": coordinator,
             "num_processes": count,
             "process_id": process,
@@ -161,7 +161,7 @@ class Parallel:
         """Where state lies: whole on every device."""
         return NamedSharding(self._mesh, P())
 
-    def wrap(self, step: Callable) -> Callable:
+    def wrap(self, step: Callable) -> jax.stages.Wrapped:
         """The compiled step over all devices: `(state, batch, key) -> (state, metrics)`.
 
         Args:
@@ -205,8 +205,11 @@ class Parallel:
             lambda x: jax.make_array_from_process_local_data(self.replicated, np.asarray(x)), tree
         )
 
-    def shard(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Puts this process's part of a batch on its devices, each its share, in order."""
+    def shard(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Puts this process's part of a batch on its devices, each its share, in order.
+
+        Under pmap that is done by the step: what comes back is still on the host.
+        """
         if self.kind == "pmap":
             local = self.devices // self.processes
             return {

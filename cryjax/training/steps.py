@@ -24,8 +24,7 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """All that a step reads and writes.
 
     Attributes:
@@ -106,31 +105,34 @@ def _gradients(
     parts = jnp.stack([x.reshape(chunks, batch // chunks, *x.shape[1:]) for x in views], axis=1)
     parts = parts.reshape(chunks, 2 * batch // chunks, *views[0].shape[1:])
 
-    def encode(params, part):
+    def encode(params: Any, part: jax.Array) -> tuple[jax.Array, Any]:
         embeddings, changed = encoder.apply(
             {"params": params["encoder"], "batch_stats": batch_stats},
             part,
             train=True,
             mutable=["batch_stats"],
         )
-        return head.apply({"params": params["head"]}, embeddings), changed["batch_stats"]
+        projections: Any = head.apply({"params": params["head"]}, embeddings)
+        return projections, changed["batch_stats"]
 
-    def halves(projections):
+    def halves(projections: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[chunks, 2 x batch / chunks, features] -> the two views, [batch, features] each."""
         split = projections.reshape(chunks, 2, batch // chunks, -1)
         return split[:, 0].reshape(batch, -1), split[:, 1].reshape(batch, -1)
 
-    def loss_and_projections(projections):
+    def loss_and_projections(
+        projections: jax.Array,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         first, second = halves(projections)
         return loss_of(first, second), (first, second)
 
     differentiate = functools.partial(jax.value_and_grad, has_aux=True)
     if chunks == 1:
 
-        def whole(params):
+        def whole(params: Any) -> tuple[jax.Array, Any]:
             projections, stats = encode(params, parts[0])
-            loss, projections = loss_and_projections(projections[None])
-            return loss, (stats, projections)
+            loss, views = loss_and_projections(projections[None])
+            return loss, (stats, views)
 
         (loss, (stats, projections)), gradients = differentiate(whole)(params)
         return loss, gradients, stats, projections
@@ -138,7 +140,7 @@ def _gradients(
     projections = jax.lax.map(lambda part: encode(params, part)[0], parts)
     (loss, projections), cotangents = differentiate(loss_and_projections)(projections)
 
-    def pull_back(total, chunk):
+    def pull_back(total: Any, chunk: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
         part, cotangent = chunk
         _, pull, stats = jax.vjp(lambda params: encode(params, part), params, has_aux=True)
         return jax.tree.map(jnp.add, total, pull(cotangent)[0]), stats
@@ -257,7 +259,7 @@ def supervised_step(
     if mixup:
         x, targets = augment.mixup(keys[:, 1], x, targets, mixup)
 
-    def loss_of(params):
+    def loss_of(params: Any) -> tuple[jax.Array, Any]:
         embeddings, changed = encoder.clone(axis_name=axis_name).apply(
             {"params": params["encoder"], "batch_stats": state.batch_stats["encoder"]},
             x,
@@ -269,7 +271,7 @@ def supervised_step(
                 keys[:, 2], embeddings
             )
             embeddings = jnp.where(kept, embeddings / (1.0 - dropout), 0.0)
-        logits = head.apply({"params": params["head"]}, embeddings)
+        logits: Any = head.apply({"params": params["head"]}, embeddings)
         return loss(logits, targets).mean(), (logits, changed["batch_stats"])
 
     (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
@@ -282,7 +284,7 @@ def supervised_step(
     if axis_name is not None:
         gradients, metrics = jax.lax.pmean((gradients, metrics), axis_name)
 
-    def live(tree):
+    def live(tree: Any) -> Any:
         return jax.tree.map(lambda x, scale: x if scale else jnp.zeros_like(x), tree, scales)
 
     updates, opt_state = optimizer.update(live(gradients), state.opt_state, live(state.params))
@@ -310,9 +312,9 @@ def embed(
     settings: frontend.FrontEnd,
 ) -> jax.Array:
     """Embeds windows in eval mode: [batch, samples] -> float32 [batch, features]."""
-    return encoder.apply(
-        variables, frontend.log_mel(frontend.to_float(audio), settings), train=False
-    )
+    spectrogram = frontend.log_mel(frontend.to_float(audio), settings)
+    embedding: Any = encoder.apply(variables, spectrogram, train=False)
+    return embedding
 
 
 def outputs(
@@ -340,7 +342,7 @@ def outputs(
     embedding = embed(variables["encoder"], audio, encoder=encoder, settings=settings)
     if head is None:
         return {"embedding": embedding}
-    logits = head.apply(variables["head"], embedding)
+    logits: Any = head.apply(variables["head"], embedding)
     probabilities = nn.sigmoid(logits) if multi_label else nn.softmax(logits)
     return {"embedding": embedding, "probabilities": probabilities}
 

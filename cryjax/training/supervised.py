@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from typing import Any
 
+import jax
 import numpy as np
 
 from cryjax.command import config as config_lib
@@ -106,7 +107,12 @@ def build(config: Any, targets: np.ndarray, *, multi_label: bool) -> Supervised:
         return max(config.freeze.blocks - ((step - 1) // thaw if thaw else 0), 0)
 
     def step_of(blocks_frozen: int) -> steps.StepFunction:
-        def step(state, batch, key, axis_name=None):
+        def step(
+            state: steps.TrainState,
+            batch: steps.Batch,
+            key: jax.Array,
+            axis_name: str | None = None,
+        ) -> tuple[steps.TrainState, steps.Metrics]:
             return steps.supervised_step(
                 state,
                 batch,

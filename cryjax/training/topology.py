@@ -98,7 +98,8 @@ def find_slice(name: str) -> Slice:
     if set(sides.split("x")) == {"1"}:
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
-        devices = list(topologies.get_topology_desc(name, "tpu", **options).devices)
+        description = topologies.get_topology_desc(name, "tpu", **options)
+        devices: list[jax.Device] = list(description.devices)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split()).removeprefix("INVALID_ARGUMENT: ")
         raise UserError(
@@ -208,7 +209,7 @@ def compile_step(step: Callable, where: Slice, shapes: tuple[Any, Any, Any]) -> 
     spread = parallel.Parallel("jit", where.devices)
     lowered = spread.wrap(step).lower(*spread.abstract(*shapes))
     try:
-        compiled = lowered.compile()
+        compiled: Any = lowered.compile()  # a TPU's always tells its memory and its text
     except jax.errors.JaxRuntimeError as error:
         needed = needed_memory(str(error))
         if needed is None:

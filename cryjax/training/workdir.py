@@ -86,7 +86,7 @@ class Workdir:
         """
         self.path = pathlib.Path(path)
         self.writes = writes
-        self._events = None
+        self._events: EventsWriter | None = None
         file = self.path / "config.json"
         if file.exists() and any(True for name in left for _ in self.path.glob(name)):
             old = json.loads(file.read_text(encoding="utf-8"))

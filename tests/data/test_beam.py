@@ -11,8 +11,9 @@ import soundfile
 
 import programs
 from cryjax.command.errors import UserError
-from cryjax.data import preparing, records, synthetic
+from cryjax.data import preparing, records
 from cryjax.data.manifest import Row
+from cryjax.data.synthetic.clips import of_cries
 
 pytest.importorskip("apache_beam", reason='Apache Beam is missing: pip install "cryjax[beam]"')
 
@@ -104,7 +105,7 @@ def prepare(directory, items, runner=None):
 
 
 def test_synthetic_clips(tmp_path):
-    items = list(enumerate(synthetic.cries(6, 0)))
+    items = list(enumerate(of_cries(6, 0)))
     assert prepare(tmp_path / "local", {"a": items}) == prepare(
         tmp_path / "beam", {"a": items}, RUNNER
     )
@@ -126,7 +127,7 @@ def test_a_worker_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(preparing, "make", make)
     with pytest.raises(RuntimeError, match="a worker fails"):
-        prepare(tmp_path / "data", {"train": list(enumerate(synthetic.cries(3, 0)))}, RUNNER)
+        prepare(tmp_path / "data", {"train": list(enumerate(of_cries(3, 0)))}, RUNNER)
     assert not list(tmp_path.iterdir())
 
 
@@ -134,7 +135,7 @@ def test_a_worker_that_fails_leaves_nothing(tmp_path, monkeypatch):
     "source",
     [
         Row(pathlib.Path("/a b/\udcff\n.wav"), "ä\r\n\u2028.wav", "x;y", '"', "train"),
-        synthetic.cries(3, 5)[2],
+        of_cries(3, 5)[2],
     ],
 )
 def test_an_item_is_a_line(source):

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from sklearn import linear_model, metrics, model_selection, pipeline, preprocessing
 
-from cryjax.data import clinical, synthetic
+from cryjax.data import synthetic
+from cryjax.data.synthetic import clinical, cries
+from cryjax.data.synthetic.clips import (
+    breaths,
+    clinical_injury,
+    clinical_triggers,
+    clinical_unlabelled,
+)
 
 RATE = 8_000
 SEED = 5
@@ -28,7 +35,7 @@ def by_subject(clips):
 
 
 def expirations(clip):
-    return [breath for breath in synthetic.breaths(clip) if breath.expiration]
+    return [breath for breath in breaths(clip) if breath.expiration]
 
 
 def is_odd(breath):
@@ -56,16 +63,16 @@ def measures(clip):
 @functools.cache
 def features(examples):
     """Recordings, and `measures` [clips, numbers] with the mean of the others where one lacks."""
-    clips = synthetic.clinical_injury(examples, SEED)
+    clips = clinical_injury(examples, SEED)
     found = np.array([list(measures(clip).values()) for clip in clips])
     return clips, np.where(np.isnan(found), np.nanmean(found, axis=0), found)
 
 
 @pytest.mark.parametrize("examples", [1, 2, 7, 60, 1_000])
 def test_newborns_are_recorded_in_turn_and_a_tenth_are_injured(examples):
-    clips = synthetic.clinical_injury(examples, SEED)
+    clips = clinical_injury(examples, SEED)
     assert [clip.index for clip in clips] == list(range(examples))
-    assert clips == synthetic.clinical_injury(1_200, SEED)[:examples]
+    assert clips == clinical_injury(1_200, SEED)[:examples]
     held = by_subject(clips)
     assert list(held) == [f"newborn{i:04d}" for i in range(len(held))]
     sizes = [len(each) for each in held.values()]
@@ -84,29 +91,29 @@ def test_full_size_is_about_a_thousand_newborns():
 
 
 def test_triggers_are_another_label_of_the_same_audio():
-    injuries, triggers = synthetic.clinical_injury(40, SEED), synthetic.clinical_triggers(40, SEED)
+    injuries, triggers = clinical_injury(40, SEED), clinical_triggers(40, SEED)
     for one, other in zip(injuries, triggers, strict=True):
         assert dataclasses.replace(one, corpus=other.corpus, label=other.label) == other
     for i in (0, 17, 39):
         assert injuries[i].render(RATE).tobytes() == triggers[i].render(RATE).tobytes()
-        assert synthetic.breaths(injuries[i]) == synthetic.breaths(triggers[i])
+        assert breaths(injuries[i]) == breaths(triggers[i])
     labels = collections.Counter(clip.label for clip in triggers)
-    assert set(labels) == set(synthetic.CRIES) and max(labels.values()) - min(labels.values()) <= 1
+    assert set(labels) == set(cries.CRIES) and max(labels.values()) - min(labels.values()) <= 1
     for held in list(by_subject(triggers).values())[:-1]:
         assert len({clip.label for clip in held}) == 3
 
 
 def test_unlabelled_recordings_are_in_a_fifth_of_labelled_newborns():
-    labelled = {clip.subject for clip in synthetic.clinical_injury(240, SEED)}
-    clips = synthetic.clinical_unlabelled(720, SEED)
-    assert clips == synthetic.clinical_unlabelled(1_000, SEED)[:720]
+    labelled = {clip.subject for clip in clinical_injury(240, SEED)}
+    clips = clinical_unlabelled(720, SEED)
+    assert clips == clinical_unlabelled(1_000, SEED)[:720]
     assert {clip.label for clip in clips} == {""}
     again = [clip for clip in clips if clip.subject in labelled]
     assert len(again) == 720 // 5
     assert {number(clip) for clip in again} == set(range(36)) and len(labelled) >= 36
     assert all(number(clip) >= 100_000 for clip in clips if clip.subject not in labelled)
     assert set(collections.Counter(clip.subject for clip in clips).values()) == {4}
-    known = {clip.render(RATE).tobytes() for clip in synthetic.clinical_injury(8, SEED)}
+    known = {clip.render(RATE).tobytes() for clip in clinical_injury(8, SEED)}
     assert not known & {clip.render(RATE).tobytes() for clip in again[:8]}
 
 
@@ -183,7 +190,7 @@ def pitch_hz(x, seconds, lowest=250, highest=1_000):
 def test_injury_is_heard(severity):
     """In the same cries of the same newborns, without and with one."""
     higher, quieter = [], []
-    for clip in synthetic.clinical_injury(50, SEED):
+    for clip in clinical_injury(50, SEED):
         semitones, quiet = [], []
         for value in (0.0, 1.5):
             severity(value)
@@ -205,11 +212,11 @@ def test_injury_is_heard(severity):
 def one_breath(**fields):
     """One expiration of a steady voice, before the vocal tract, [samples]."""
     rng = np.random.default_rng(0)
-    infant = synthetic._Infant(rng)
+    infant = cries.Infant(rng)
     infant.jitter = infant.shimmer = infant.breath = 0.0
     plain = {"pitch_hz": 400.0, "onset_seconds": 0.05, "arc_semitones": 0.0, "peak": 0.5}
-    breath = synthetic.Breath(True, 0.0, 1.0, **plain | {"rough": 0.0} | fields)
-    return synthetic._source(breath, infant, 1.0, rng, RATE)
+    breath = cries.Breath(True, 0.0, 1.0, **plain | {"rough": 0.0} | fields)
+    return cries.source(breath, infant, 1.0, rng, RATE)
 
 
 def test_a_glide_is_a_leap_of_the_pitch():
@@ -229,7 +236,7 @@ def test_biphonation_is_a_second_pitch():
 
 def test_hyperphonation_is_within_its_range_and_heard():
     heard = []
-    for clip in synthetic.clinical_injury(600, SEED):
+    for clip in clinical_injury(600, SEED):
         for breath in expirations(clip):
             if breath.pitch_hz >= 1_000 and breath.seconds > 0.3:
                 middle = [breath.start + share * breath.seconds for share in (0.3, 0.7)]
@@ -242,9 +249,9 @@ def test_hyperphonation_is_within_its_range_and_heard():
 def test_sites_are_heard_and_newborns_differ_less_within_one():
     """By the colour and the level of the noise before the first breath."""
     bands = collections.defaultdict(list)
-    for clip in synthetic.clinical_injury(200, SEED)[::2]:
+    for clip in clinical_injury(200, SEED)[::2]:
         x = clip.render(RATE)
-        start = round(synthetic.breaths(clip)[0].start * RATE)
+        start = round(breaths(clip)[0].start * RATE)
         power = np.abs(np.fft.rfft(x[: min(start, 400)] / x.std(), 512)) ** 2
         found = np.log([band.mean() for band in np.array_split(power[8:248], 12)])
         bands[clinical.newborn(SEED, number(clip)).site].append(found)

@@ -1,8 +1,5 @@
 """What is decoded is what was recorded, or a reason in one line; nothing else is ever made up."""
 
-import io
-import pathlib
-import shutil
 import subprocess
 
 import numpy as np
@@ -10,40 +7,10 @@ import pytest
 import scipy.signal
 import soundfile
 import soxr
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from cryjax.data import decode as decoding
 from cryjax.data.decode import Unusable, decode, to_int16
-
-RATE = 16_000
-needs_ffmpeg = pytest.mark.skipif(
-    shutil.which("ffmpeg") is None, reason="ffmpeg is not installed; it is optional"
-)
-
-
-def noise(seconds=1.0, channels=None, rate=RATE, level=0.1, seed=0):
-    shape = (round(seconds * rate),) if channels is None else (round(seconds * rate), channels)
-    return np.clip(np.random.default_rng(seed).normal(size=shape) * level, -0.99, 0.99)
-
-
-def sine(hertz, rate, seconds=1.0, level=0.5):
-    return level * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
-
-
-def chirp(rate=RATE, seconds=2.0):
-    time = np.arange(round(seconds * rate)) / rate
-    return 0.5 * scipy.signal.chirp(time, 100, seconds, 4_000)
-
-
-def pcm16(waveform):
-    return np.round(waveform * 32767).astype(np.int16)
-
-
-def encoded(waveform, kind, subtype, rate=RATE):
-    buffer = io.BytesIO()
-    soundfile.write(buffer, waveform, rate, format=kind, subtype=subtype)
-    return buffer.getvalue()
+from recordings import RATE, chirp, encoded, needs_ffmpeg, noise, pcm16, sine, unusable
 
 
 @pytest.mark.parametrize(
@@ -197,14 +164,6 @@ def test_blocks_leave_no_seam_in_a_codec(tmp_path, monkeypatch, kind, subtype):
     np.testing.assert_allclose(decode(path, RATE).astype(int), to_int16(whole), rtol=0, atol=1)
 
 
-def unusable(path, sample_rate=RATE):
-    with pytest.raises(Unusable) as caught:
-        decode(path, sample_rate)
-    reason = str(caught.value)
-    assert reason and "\n" not in reason and len(reason) < 80
-    return reason
-
-
 def test_reasons_of_paths(tmp_path):
     assert unusable(tmp_path / "none.wav") == "no such file"
     assert unusable(tmp_path) == "no such file"
@@ -212,14 +171,6 @@ def test_reasons_of_paths(tmp_path):
     assert "too long" in unusable(tmp_path / ("a" * 300))
     (tmp_path / "empty.wav").touch()
     assert unusable(tmp_path / "empty.wav") == "an empty file"
-
-
-@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.raw", "a.txt", "a"])
-@pytest.mark.parametrize("content", [b"\x00" * 4096, b"RIFF", bytes(range(256)) * 16, b"a text\n"])
-def test_garbage_cannot_be_decoded(tmp_path, monkeypatch, name, content):
-    (tmp_path / name).write_bytes(content)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert "cannot decode" in unusable(tmp_path / name)
 
 
 @pytest.mark.parametrize("samples", [0, 1, RATE // 20 - 1])
@@ -267,91 +218,6 @@ def test_too_long(tmp_path, monkeypatch):
     assert len(decode(tmp_path / "a.flac", RATE)) == 2 * RATE
     soundfile.write(tmp_path / "a.flac", noise(2.01), RATE)
     assert "longer than" in unusable(tmp_path / "a.flac")
-
-
-TRUNCATED = [
-    ("WAV", "PCM_16"),
-    ("WAV", "PCM_24"),
-    ("FLAC", "PCM_16"),
-    ("OGG", "VORBIS"),
-    ("OGG", "OPUS"),
-    ("MP3", "MPEG_LAYER_III"),
-    ("AIFF", "PCM_16"),
-    ("CAF", "ALAC_16"),
-]
-
-
-@pytest.fixture
-def poisoned_memory(monkeypatch):
-    """Memory that nobody filled is far from any audio here."""
-    empty = np.empty
-
-    def poisoned(*args, **kwargs):
-        array = empty(*args, **kwargs)
-        if array.dtype.kind == "f":
-            array.fill(1.0)
-        return array
-
-    monkeypatch.setattr(np, "empty", poisoned)
-
-
-# The second takes a codec so few bytes that its header and its last page are all there is.
-@pytest.mark.parametrize("waveform", [noise(3.7), chirp(seconds=2.2)], ids=["noise", "chirp"])
-@pytest.mark.parametrize("ffmpeg", [False, pytest.param(True, marks=needs_ffmpeg)])
-@pytest.mark.parametrize(("kind", "subtype"), TRUNCATED)
-def test_of_a_truncated_file_only_true_audio_comes(
-    tmp_path, monkeypatch, poisoned_memory, kind, subtype, ffmpeg, waveform
-):
-    if not ffmpeg:
-        monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(decoding, "_BLOCK_SECONDS", 1)
-    content = encoded(waveform, kind, subtype)
-    whole, _ = soundfile.read(io.BytesIO(content), dtype="float32")
-    path = tmp_path / "a"
-    lengths = [0]
-    for share in (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999):
-        path.write_bytes(content[: round(share * len(content))])
-        try:
-            decoded = decode(path, RATE)
-        except Unusable as error:
-            assert "\n" not in str(error)
-            continue
-        lengths.append(len(decoded))
-        assert len(decoded) <= len(whole)
-        # A codec's frames overlap, so what stands last may lack its other half, as in any player.
-        lossless = subtype in ("PCM_16", "PCM_24", "ALAC_16")
-        sure = len(decoded) if lossless else max(len(decoded) - 2_880, 0)
-        np.testing.assert_allclose(
-            decoded[:sure].astype(int), to_int16(whole[:sure]), rtol=0, atol=0 if lossless else 1
-        )
-        assert np.abs(decoded / 32768).max() <= np.abs(whole).max() + 0.1
-    assert lengths == sorted(lengths)
-    # libsndfile gives up on a truncated FLAC file, and on an Ogg file of one page.
-    if kind not in ("FLAC", "OGG"):
-        assert lengths[-1] > 0.7 * len(whole)
-
-
-@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
-def test_of_a_file_with_a_hole_what_lies_around_it_comes(tmp_path, poisoned_memory, subtype):
-    # The last page of an Ogg file says how long it is, so this one claims more than there is.
-    content = encoded(noise(10.0), "OGG", subtype)
-    whole, _ = soundfile.read(io.BytesIO(content), dtype="float32")
-    (tmp_path / "a.ogg").write_bytes(content[: len(content) // 2] + content[-len(content) // 3 :])
-    decoded = decode(tmp_path / "a.ogg", RATE)
-    assert 0.3 * len(whole) < len(decoded) < 0.95 * len(whole)
-    for part in (slice(0, 3 * RATE), slice(-RATE, None)):
-        np.testing.assert_allclose(decoded[part].astype(int), to_int16(whole[part]), atol=1)
-    assert np.abs(decoded / 32768).max() <= np.abs(whole).max() + 0.1
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
-def test_a_truncated_wav_is_exactly_the_prefix(tmp_path, share):
-    audio = pcm16(noise(2.0))
-    content = encoded(audio, "WAV", "PCM_16")
-    header = len(content) - audio.nbytes
-    cut = round(share * len(content))
-    (tmp_path / "a.wav").write_bytes(content[:cut])
-    np.testing.assert_array_equal(decode(tmp_path / "a.wav", RATE), audio[: (cut - header) // 2])
 
 
 @needs_ffmpeg
@@ -404,38 +270,3 @@ def test_without_ffmpeg_the_reason_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "a.m4a").write_bytes(b"\x00\x00\x00\x20ftypM4A " + bytes(100))
     assert "ffmpeg, if installed, might" in unusable(tmp_path / "a.m4a")
-
-
-SMALL = {
-    "WAV": encoded(noise(0.2), "WAV", "PCM_16"),
-    "WAV float": encoded(noise(0.2, channels=2), "WAV", "FLOAT", 44_100),
-    "FLAC": encoded(noise(0.2), "FLAC", "PCM_16"),
-    "OGG": encoded(noise(0.2), "OGG", "VORBIS", 22_050),
-    "AIFF": encoded(noise(0.2), "AIFF", "PCM_24"),
-}
-
-
-@pytest.mark.parametrize("kind", SMALL)
-@settings(
-    max_examples=150,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(data=st.data())
-def test_damage_is_unusable_or_sound_but_never_a_fault(tmp_path, monkeypatch, kind, data):
-    monkeypatch.setenv("PATH", str(tmp_path))  # without ffmpeg
-    content = bytearray(SMALL[kind])
-    # Most of what can go wrong is in a header.
-    place = st.integers(0, 127) | st.integers(0, len(content) - 1)
-    for at, value in data.draw(st.lists(st.tuples(place, st.integers(0, 255)), max_size=6)):
-        content[at] = value
-    if data.draw(st.booleans()):
-        del content[data.draw(place) :]
-    path = pathlib.Path(tmp_path, "a")
-    path.write_bytes(content)
-    try:
-        decoded = decode(path, RATE)
-    except Unusable as error:
-        assert "\n" not in str(error)
-    else:
-        assert decoded.dtype == np.int16 and decoded.ndim == 1 and decoded.any()

@@ -16,9 +16,10 @@ import soundfile
 import tensorflow_datasets as tfds
 
 from cryjax.command.errors import UserError
-from cryjax.data import preparing, records, synthetic
+from cryjax.data import preparing, records
 from cryjax.data.manifest import Row
 from cryjax.data.preparing import Recording
+from cryjax.data.synthetic.clips import of_cries
 
 RATE = 1_000
 
@@ -304,7 +305,7 @@ def by_recording(directory):
 
 def test_workers_do_not_change_what_is_written(tmp_path, rows):
     soundfile.write(rows[1].path, np.zeros(16_000), 16_000)  # silent
-    items = list(enumerate([*rows, *synthetic.cries(12, 0)]))
+    items = list(enumerate([*rows, *of_cries(12, 0)]))
     for workers in (1, 2):
         streams = {
             "train": preparing.recordings(items[:4], 16_000, workers),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cryjax.command.errors import UserError
 from cryjax.data import subjects
-from cryjax.evaluation import folds, metrics
+from cryjax.evaluation import bootstrap, folds
 
 KEY = bytes(range(32))
 
@@ -67,7 +67,7 @@ def test_nothing_is_dealt_by_name(places, seed, random):
     for deal in (
         lambda s: folds.grouped_folds(labels, s, 3, seed),
         lambda s: [(folds.take_fraction(labels, s, 0.4, seed),) * 2],
-        lambda s: [(metrics.subject_weights(s, 5, seed),) * 2],
+        lambda s: [(bootstrap.subject_weights(s, 5, seed),) * 2],
     ):
         for ours, theirs in zip(deal(one), deal(other), strict=True):
             np.testing.assert_array_equal(ours[0], theirs[0])

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from cryjax.data import synthetic
+from cryjax.data.synthetic import cries, signals, sounds
+from cryjax.data.synthetic.clips import breaths, of_cries, of_sounds
 
 RATE = 8_000
 SEED = 5
@@ -31,7 +33,7 @@ def energy(waveform, rate, seconds=0.02):
 
 
 def expirations(clip):
-    return [breath for breath in synthetic.breaths(clip) if breath.expiration]
+    return [breath for breath in breaths(clip) if breath.expiration]
 
 
 @pytest.mark.parametrize("corpus", synthetic.CORPORA)
@@ -79,10 +81,10 @@ def test_clips_are_sound(corpus, shortest, rate):
 
 @pytest.mark.parametrize("examples", [1, 2, 3, 10, 19, 20, 39, 500])
 def test_labels_are_balanced_and_mixed_within_subjects(examples):
-    clips = synthetic.cries(examples, SEED)
+    clips = of_cries(examples, SEED)
     assert [clip.index for clip in clips] == list(range(examples))
     labels = collections.Counter(clip.label for clip in clips)
-    assert set(labels) <= set(synthetic.CRIES)
+    assert set(labels) <= set(cries.CRIES)
     assert max(labels.values()) - min(labels.values()) <= 1
     subjects = collections.defaultdict(list)
     for clip in clips:
@@ -94,11 +96,11 @@ def test_labels_are_balanced_and_mixed_within_subjects(examples):
 
 def test_sounds_are_labelled_by_what_they_hold(monkeypatch):
     held = []
-    event = synthetic._event
+    event = sounds._event
     monkeypatch.setattr(
-        synthetic, "_event", lambda kind, *rest: held.append(kind) or event(kind, *rest)
+        sounds, "_event", lambda kind, *rest: held.append(kind) or event(kind, *rest)
     )
-    clips = synthetic.sounds(60, SEED)
+    clips = of_sounds(60, SEED)
     counts = collections.Counter()
     for clip in clips:
         held.clear()
@@ -106,14 +108,14 @@ def test_sounds_are_labelled_by_what_they_hold(monkeypatch):
         assert clip.label == ";".join(sorted(set(held))) and 1 <= len(held) <= 4
         counts[len(held)] += 1
     assert len(counts) == 4
-    assert {kind for clip in clips for kind in clip.label.split(";")} == set(synthetic.KINDS)
+    assert {kind for clip in clips for kind in clip.label.split(";")} == set(sounds.KINDS)
     assert len({clip.subject for clip in clips}) == 60
 
 
 def test_kinds_of_sounds_sound_different():
     """Of the energy over a clip's spectrum, noise has little in its strongest hundredth."""
     peaked = collections.defaultdict(list)
-    for clip in synthetic.sounds(300, SEED):
+    for clip in of_sounds(300, SEED):
         if clip.label in ("tone", "noise"):
             power = np.sort(np.abs(np.fft.rfft(clip.render(RATE))) ** 2)
             peaked[clip.label].append(power[-len(power) // 100 :].sum() / power.sum())
@@ -123,7 +125,7 @@ def test_kinds_of_sounds_sound_different():
 
 def test_harmonics_are_a_sum_of_cosines_under_the_limit():
     pitch = np.full(4_000, 333.0)
-    x, phase = synthetic._harmonics(pitch, RATE, 1.2)
+    x, phase = signals.harmonics(pitch, RATE, 1.2)
     # 333 Hz times 10 lies under the band in which harmonics fade, times 12 over the limit.
     expected = sum(k**-1.2 * np.cos(k * phase) for k in range(1, 11))
     fade = (3_800 - 11 * 333) / (0.05 * 3_800)
@@ -134,7 +136,7 @@ def test_harmonics_are_a_sum_of_cosines_under_the_limit():
 def test_a_rising_pitch_leaves_nothing_between_its_harmonics():
     """Harmonics over the Nyquist frequency would fold back there."""
     pitch = np.geomspace(700, 3_500, 2 * RATE)
-    x, _ = synthetic._harmonics(pitch, RATE, 0.3)
+    x, _ = signals.harmonics(pitch, RATE, 0.3)
     power = np.abs(librosa.stft(x, n_fft=512, hop_length=128, window="blackmanharris")) ** 2
     frequency = librosa.fft_frequencies(sr=RATE, n_fft=512)[:, None]
     now = pitch[np.minimum(np.arange(power.shape[1]) * 128, len(pitch) - 1)]
@@ -149,8 +151,8 @@ def test_a_rising_pitch_leaves_nothing_between_its_harmonics():
 def test_tones_and_chirps_keep_clear_of_the_nyquist_frequency(rate):
     """So do the harmonics of a stack; noise and clicks fill the band by design."""
     for seed in range(40):
-        kind = synthetic.KINDS[seed % 5]
-        x = synthetic._event(kind, np.random.default_rng(seed), rate // 2, rate)
+        kind = sounds.KINDS[seed % 5]
+        x = sounds._event(kind, np.random.default_rng(seed), rate // 2, rate)
         assert np.isfinite(x).all() and np.abs(x).max() == pytest.approx(1)
         if kind in ("tone", "chirp", "stack"):
             power = np.abs(np.fft.rfft(x * np.blackman(len(x)))) ** 2
@@ -182,15 +184,15 @@ def test_pitch_is_what_the_clip_says():
 
 def test_pitch_follows_the_label_within_a_subject_and_the_subject_more():
     semitones = collections.defaultdict(lambda: collections.defaultdict(list))
-    for clip in synthetic.cries(1_200, SEED):
+    for clip in of_cries(1_200, SEED):
         for breath in expirations(clip):
             semitones[clip.subject][clip.label].append(12 * np.log2(breath.pitch_hz))
     difference = [np.mean(by["pain"]) - np.mean(by["discomfort"]) for by in semitones.values()]
-    table = synthetic.CRIES["pain"].pitch_semitones - synthetic.CRIES["discomfort"].pitch_semitones
+    table = cries.CRIES["pain"].pitch_semitones - cries.CRIES["discomfort"].pitch_semitones
     error = np.std(difference) / np.sqrt(len(difference))
     assert abs(np.mean(difference) - table) < 3.5 * error and error < 0.2
     between = np.std([np.mean(by["hunger"]) for by in semitones.values()])
-    shifts = np.std([cry.pitch_semitones for cry in synthetic.CRIES.values()])
+    shifts = np.std([cry.pitch_semitones for cry in cries.CRIES.values()])
     assert between > 1.5 * shifts
 
 
@@ -212,11 +214,11 @@ def test_measured_pitch_is_higher_in_pain():
 
 def test_expirations_are_longer_in_pain_by_the_tables_ratio():
     seconds = collections.defaultdict(list)
-    for clip in synthetic.cries(1_500, SEED):
+    for clip in of_cries(1_500, SEED):
         seconds[clip.label].append(np.log(expirations(clip)[0].seconds))
     for label in ("hunger", "discomfort"):
         ratio = np.mean(seconds["pain"]) - np.mean(seconds[label])
-        table = np.log(synthetic.CRIES["pain"].first_seconds / synthetic.CRIES[label].first_seconds)
+        table = np.log(cries.CRIES["pain"].first_seconds / cries.CRIES[label].first_seconds)
         error = np.sqrt(np.var(seconds["pain"]) + np.var(seconds[label])) / np.sqrt(500)
         assert abs(ratio - table) < 3.5 * error and error < 0.1 * table
 
@@ -226,7 +228,7 @@ def test_breaths_are_heard_where_the_clip_says():
     for clip, x in rendered("cries", 60):
         level = energy(x, RATE)
         time = np.arange(len(x)) / RATE
-        planned = synthetic.breaths(clip)
+        planned = breaths(clip)
         for one, other in itertools.pairwise(planned):
             assert one.start + one.seconds <= other.start
         assert planned[0].start > 0 and planned[-1].start + planned[-1].seconds <= len(x) / RATE
@@ -248,7 +250,7 @@ def test_subjects_share_their_traits():
     """The place of recording, heard in the pauses, is one a subject."""
     spectra = collections.defaultdict(list)
     for clip, x in rendered("cries", 60):
-        start = round(synthetic.breaths(clip)[0].start * RATE)
+        start = round(breaths(clip)[0].start * RATE)
         power = np.abs(np.fft.rfft(x[: min(start, 400)], 512)) ** 2
         bands = np.log([band.mean() for band in np.array_split(power[8:248], 12)])
         spectra[clip.subject].append(bands - bands.mean())

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from cryjax.evaluation import figures, metrics
-from cryjax.evaluation.tables import Estimate, Line, Task
+from cryjax.evaluation import metrics
+from cryjax.evaluation.figures import experiment, maps
+from cryjax.evaluation.figures.classifier import confusion_figure, roc_figure
+from cryjax.evaluation.figures.spectrograms import views_figure
+from cryjax.evaluation.figures.training import training_figure
+from cryjax.evaluation.results import Estimate, Line, Task
 
 
 def pixels(path):
@@ -21,14 +25,14 @@ def test_each_is_written_and_follows_its_data(tmp_path):
     history.append({"step": 30, "neighbour_accuracy": 0.5})
     true, score = rng.integers(2, size=50), rng.normal(size=50)
     makers = {
-        "views": lambda p, k: figures.views_figure(p, views * k, hop_seconds=0.01),
-        "training": lambda p, k: figures.training_figure(
+        "views": lambda p, k: views_figure(p, views * k, hop_seconds=0.01),
+        "training": lambda p, k: training_figure(
             p, [line | {"loss": k * line["step"]} for line in history]
         ),
-        "confusion": lambda p, k: figures.confusion_figure(
+        "confusion": lambda p, k: confusion_figure(
             p, [[9 * k, 1], [3, 7]], ["cry", "no cry"], "title"
         ),
-        "roc": lambda p, k: figures.roc_figure(p, true, score + k * true, "title"),
+        "roc": lambda p, k: roc_figure(p, true, score + k * true, "title"),
     }
     for name, make in makers.items():
         one, other = (pixels(make(tmp_path / f"{name}{k}.png", k))[:, :, :3] for k in (1, 2))
@@ -37,8 +41,8 @@ def test_each_is_written_and_follows_its_data(tmp_path):
 
 
 def test_note_is_shown(tmp_path):
-    plain = figures.roc_figure(tmp_path / "a.png", [0, 1], [0.0, 1.0], "title")
-    noted = figures.roc_figure(tmp_path / "b.png", [0, 1], [0.0, 1.0], "title", note="synthetic")
+    plain = roc_figure(tmp_path / "a.png", [0, 1], [0.0, 1.0], "title")
+    noted = roc_figure(tmp_path / "b.png", [0, 1], [0.0, 1.0], "title", note="synthetic")
     corner = (slice(-20, None), slice(-120, None))
     assert np.any(pixels(plain)[corner] != pixels(noted)[corner])
 
@@ -71,33 +75,26 @@ def efficiency_lines(value=0.7, rows=("scratch", "simclr", "other")):
 
 def test_label_efficiency(tmp_path):
     lines = efficiency_lines()
-    whole = pixels(figures.label_efficiency_figure(tmp_path / "a.png", lines, TASKS))
-    other = figures.label_efficiency_figure(tmp_path / "b.png", efficiency_lines(0.8), TASKS)
+    whole = pixels(experiment.label_efficiency_figure(tmp_path / "a.png", lines, TASKS))
+    other = experiment.label_efficiency_figure(tmp_path / "b.png", efficiency_lines(0.8), TASKS)
     assert np.any(whole != pixels(other))
-    only = figures.label_efficiency_figure(
+    only = experiment.label_efficiency_figure(
         tmp_path / "c.png", lines, TASKS, only=("injury", "probe"), note="synthetic"
     )
     assert pixels(only).shape[1] < whole.shape[1]
     some = [line for line in lines if (line.task, line.method) != ("injury", "probe")]
-    figures.label_efficiency_figure(tmp_path / "d.png", some, TASKS)
+    experiment.label_efficiency_figure(tmp_path / "d.png", some, TASKS)
     nan = float("nan")
     gap = Line("simclr", "probe", "injury", 1.0, 1, 9, {"f1": Estimate(nan, (nan, nan))}, {})
-    pixels(figures.label_efficiency_figure(tmp_path / "e.png", [gap], TASKS[:1], "f1"))
-    pixels(figures.label_efficiency_figure(tmp_path / "f.png", [gap], TASKS[:1], "accuracy"))
+    pixels(experiment.label_efficiency_figure(tmp_path / "e.png", [gap], TASKS[:1], "f1"))
+    pixels(experiment.label_efficiency_figure(tmp_path / "f.png", [gap], TASKS[:1], "accuracy"))
 
 
 def test_rows_differ_in_colour_and_marker():
     rows = ["scratch", "supervised", "supervised+adapted", "simclr", "simclr+adapted", "x", "y"]
-    styles = figures._row_styles(rows)
+    styles = experiment._row_styles(rows)
     for key in ("color", "marker"):
         assert len({style[key] for style in styles.values()}) == len(rows)
-
-
-def test_metric_names():
-    assert figures.metric_name("macro_auc", 2) == "AUC"
-    assert figures.metric_name("macro_auc", 3) == "macro AUC"
-    assert figures.metric_name("balanced_accuracy", 3) == "balanced accuracy"
-    assert figures.metric_name(metrics.SENSITIVITY, 2) == "sensitivity at 80 % specificity"
 
 
 @pytest.mark.parametrize(("classes", "positive"), [(2, 0), (2, 1), (4, 1)])
@@ -105,7 +102,7 @@ def test_area_under_roc_is_macro_auc(classes, positive):
     rng = np.random.default_rng(classes)
     true = rng.integers(classes, size=200)
     scores = rng.normal(size=(200, classes)) + np.eye(classes)[true]
-    x, y = figures._roc(true, scores, positive)
+    x, y = experiment._roc(true, scores, positive)
     if classes == 2:
         margin = scores[:, positive] - scores[:, 1 - positive]
         expected = metrics.auc(true == positive, margin, np.ones((1, 200)))[0]
@@ -118,25 +115,27 @@ def test_rocs(tmp_path):
     rng = np.random.default_rng(0)
     true = rng.integers(3, size=40)
     found = {row: (true, rng.normal(size=(40, 3))) for row in ("scratch", "simclr")}
-    one = pixels(figures.rocs_figure(tmp_path / "a.png", found, "title"))
+    one = pixels(experiment.rocs_figure(tmp_path / "a.png", found, "title"))
     found["simclr"] = (true, np.eye(3)[true])
-    assert np.any(one != pixels(figures.rocs_figure(tmp_path / "b.png", found, "title")))
-    figures.rocs_figure(tmp_path / "c.png", {"scratch": (true * 0, found["scratch"][1])}, "title")
+    assert np.any(one != pixels(experiment.rocs_figure(tmp_path / "b.png", found, "title")))
+    experiment.rocs_figure(
+        tmp_path / "c.png", {"scratch": (true * 0, found["scratch"][1])}, "title"
+    )
 
 
 def test_maps(tmp_path):
     rng = np.random.default_rng(0)
     label = rng.integers(2, size=60)
     features = rng.normal(size=(60, 70)).astype(np.float32) + 20 * label[:, None]
-    kept, points = figures.project(features, most=40)
+    kept, points = maps.project(features, most=40)
     assert len(kept) == len(points) == 40 and np.all(np.diff(kept) > 0)
-    np.testing.assert_array_equal(points, figures.project(features, most=40)[1])
+    np.testing.assert_array_equal(points, maps.project(features, most=40)[1])
     # Clusters far apart stay apart.
     groups = [points[label[kept] == group] for group in (0, 1)]
     between = np.linalg.norm(groups[0].mean(0) - groups[1].mean(0))
     assert between > max(np.linalg.norm(group - group.mean(0), axis=1).mean() for group in groups)
     names = np.array(["_a", "$b$", "", *map(str, range(17))])[np.arange(40) % 20]
-    all_grey = pixels(figures.map_figure(tmp_path / "a.png", points, names, "by label", most=0))
-    colours = pixels(figures.map_figure(tmp_path / "b.png", points, names, "by label"))
+    all_grey = pixels(maps.map_figure(tmp_path / "a.png", points, names, "by label", most=0))
+    colours = pixels(maps.map_figure(tmp_path / "b.png", points, names, "by label"))
     spread = [np.ptp(picture[..., :3], axis=-1).max() for picture in (all_grey, colours)]
     assert spread[0] < 0.01 < 0.5 < spread[1]

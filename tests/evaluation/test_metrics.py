@@ -1,6 +1,4 @@
-"""Weighted metrics against scikit-learn, and the bootstrap against what it promises."""
-
-import tracemalloc
+"""Weighted metrics against scikit-learn, and against what their definitions say."""
 
 import numpy as np
 import pytest
@@ -10,31 +8,10 @@ from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sk
 
 from cryjax.evaluation import metrics
+from scored import example, example_of_many, softmax
 
 ALL = metrics.HEADLINES | {"calibration_error": metrics.calibration_error}
 OF_MANY = {name: metrics.HEADLINES[name] for name in ("accuracy", "macro_auc", "average_precision")}
-BOOTSTRAP = {"resamples": 200, "seed": 0}
-
-
-def example(seed=0, recordings=60, classes=3, subjects=12):
-    rng = np.random.default_rng(seed)
-    true = rng.integers(classes, size=recordings)
-    scores = rng.normal(size=(recordings, classes)).round(1)  # rounded: ties occur
-    scores[np.arange(recordings), true] += 0.8
-    return true, scores, rng.integers(subjects, size=recordings), rng
-
-
-def example_of_many(seed=0, recordings=120, classes=4, subjects=20):
-    """Multi-label targets, each class rarer than the one before, and probabilities."""
-    rng = np.random.default_rng(seed)
-    true = rng.random((recordings, classes)) < 0.6 / np.arange(1, classes + 1)
-    scores = 1 / (1 + np.exp(1.0 - 2.0 * true - rng.normal(size=true.shape)))
-    return true, scores.round(2), rng.integers(subjects, size=recordings), rng
-
-
-def softmax(logits):
-    risen = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return risen / risen.sum(axis=1, keepdims=True)
 
 
 @st.composite
@@ -245,147 +222,6 @@ def test_perfect_and_random_classifiers(many):
     assert metrics.f1(true, noise, once)[0] == pytest.approx(f1, abs=0.02)
 
 
-def test_weights_draw_whole_subjects():
-    subjects = np.array(["a", "b", "a", "c", "c", "c"])
-    weights = metrics.subject_weights(subjects, 500, seed=0)
-    np.testing.assert_array_equal(weights[:, 0], weights[:, 2])
-    np.testing.assert_array_equal(weights[:, 3], weights[:, 5])
-    # As many subjects as there are, each as often as the others.
-    np.testing.assert_array_equal(weights[:, [0, 1, 3]].sum(axis=1), 3)
-    np.testing.assert_allclose(weights[:, [0, 1, 3]].mean(axis=0), 1.0, atol=0.15)
-
-
-def test_interval_covers_the_truth_where_one_over_recordings_would_not():
-    """Subjects differ in how often they are classified rightly; the mean over all is known."""
-    rng = np.random.default_rng(0)
-    subjects, each, truth, apart = 40, 25, 0.6, 0.3
-    covered, widths = {"subject": 0, "recording": 0}, {"subject": 0.0, "recording": 0.0}
-    for trial in range(100):
-        rates = rng.choice([truth - apart, truth + apart], size=subjects)
-        right = rng.random((subjects, each)) < rates[:, None]
-        scores = np.stack([right.ravel(), ~right.ravel()], axis=1).astype(float)
-        true = np.zeros(subjects * each, int)
-        recordings = np.arange(len(true))
-        for unit, group in (("subject", recordings // each), ("recording", recordings)):
-            weights = metrics.subject_weights(group, 200, seed=trial)
-            low, high = metrics._interval(metrics.accuracy(true, scores, weights))
-            covered[unit] += low <= truth <= high
-            widths[unit] += high - low
-    assert covered["subject"] >= 88  # 95 expected, a little less with a percentile interval
-    assert covered["recording"] <= 70
-    # The variance of a subject's mean is that of its rate, and what is left of p (1 - p).
-    one = truth * (1 - truth)
-    of_subject = apart**2 + (one - apart**2) / each
-    ratio = np.sqrt(of_subject / (one / each))
-    assert widths["subject"] / widths["recording"] == pytest.approx(ratio, rel=0.1)
-    assert ratio > 3
-
-
-def test_summary():
-    true, scores, subjects, _ = example(classes=2)
-    labels = ["no", "yes"]
-    summary = metrics.summarise(true, scores, labels, subjects, resamples=300, seed=0)
-    assert set(summary["intervals"]) == {*metrics.HEADLINES, metrics.SENSITIVITY}
-    for name, (low, high) in summary["intervals"].items():
-        assert 0 <= low < summary[name] < high <= 1
-    assert summary["majority_accuracy"] == pytest.approx(max(true.mean(), 1 - true.mean()))
-    confusion = np.array(summary["confusion"])
-    assert confusion.sum() == summary["n_recordings"] == 60
-    assert np.trace(confusion) / 60 == pytest.approx(summary["accuracy"])
-    np.testing.assert_array_equal(confusion.sum(axis=1), np.bincount(true))
-    assert summary["n_subjects"] == len(set(subjects)) and summary["labels"] == labels
-
-
-def test_positive_class():
-    true, scores, subjects, _ = example(classes=2)
-    scores[:, 1] += 0.03  # no ties between classes, which the first would win
-    keys = [metrics.SENSITIVITY, "average_precision", "accuracy", "macro_auc", "f1"]
-    found = {}
-    for positive in (0, 1):
-        options = BOOTSTRAP | {"positive": positive}
-        summary = metrics.summarise(true, scores, ["ill", "well"], subjects, **options)
-        assert summary["positive"] == ["ill", "well"][positive]
-        found[positive] = [summary[key] for key in keys]
-        # The same classifier with its classes named the other way round.
-        options["positive"] = 1 - positive
-        turned = metrics.summarise(1 - true, scores[:, ::-1], ["a", "b"], subjects, **options)
-        assert [turned[key] for key in keys] == pytest.approx(found[positive])
-        # And it reaches the comparisons.
-        of_seeds = metrics.summarise_seeds(
-            true, scores[None], subjects, **BOOTSTRAP, positive=positive
-        )
-        gaps = metrics.differences(true, scores, -scores, subjects, **BOOTSTRAP, positive=positive)
-        worse = metrics.summarise(true, -scores, "ab", subjects, **BOOTSTRAP, positive=positive)
-        for key in keys:
-            assert of_seeds[key]["value"] == summary[key]
-            assert gaps[key]["value"] == pytest.approx(summary[key] - worse[key])
-    assert found[0][:2] != pytest.approx(found[1][:2])
-    assert found[0][2:] == pytest.approx(found[1][2:])
-
-
-def test_calibration_is_told_of_probabilities_only():
-    true, scores, subjects, _ = example()
-    probabilities = softmax(scores)
-    without = metrics.summarise(true, probabilities, "abc", subjects, **BOOTSTRAP)
-    options = BOOTSTRAP | {"probabilities": True}
-    summary = metrics.summarise(true, probabilities, "abc", subjects, **options)
-    assert summary.keys() - without.keys() == {"calibration_error"}
-    low, high = summary["intervals"]["calibration_error"]
-    assert 0 < low < high < 1
-    sharper = softmax(5 * scores)
-    gap = metrics.differences(true, sharper, probabilities, subjects, **options)
-    assert gap["calibration_error"]["value"] > 0.1
-
-
-@pytest.mark.parametrize("probabilities", [False, True])
-@pytest.mark.parametrize("classes", [1, 2, 4])
-def test_summary_of_several_labels(classes, probabilities):
-    true, scores, subjects, _ = example_of_many(classes=classes)
-    labels = ["cry", "cough", "sneeze", "laugh"][:classes]
-    options = BOOTSTRAP | {"probabilities": probabilities}
-    summary = metrics.summarise(true, scores, labels, subjects, **options)
-    assert set(summary["intervals"]) == {*OF_MANY} | ({"f1"} if probabilities else set())
-    for name, (low, high) in summary["intervals"].items():
-        assert 0 <= low < summary[name] < high <= 1
-    assert summary["average_precision"] == pytest.approx(sk.average_precision_score(true, scores))
-    assert summary["macro_auc"] == pytest.approx(sk.roc_auc_score(true, scores))
-    assert summary["majority_accuracy"] == true.sum(axis=0).max() / 120
-    assert summary["labels"] == labels and summary["n_recordings"] == 120
-    assert summary["n_subjects"] == len(set(subjects)) and "positive" not in summary
-    if not probabilities:
-        assert summary["confusion"] is None
-        return
-    if classes > 1:
-        expected = sk.multilabel_confusion_matrix(true, scores >= 0.5)
-        np.testing.assert_array_equal(summary["confusion"], expected)
-    assert len(summary["confusion"]) == classes
-    for label, ((tn, fp), (fn, tp)) in enumerate(summary["confusion"]):
-        said = scores[:, label] >= 0.5
-        assert tp + fn == true[:, label].sum() and tp + fp == said.sum()
-        assert tp == (true[:, label] & said).sum() and tn + fp + fn + tp == 120
-
-
-def test_summary_is_the_same_in_blocks(monkeypatch):
-    true, scores, subjects, _ = example(classes=2)
-    whole = metrics.summarise(true, scores, "ab", subjects, **BOOTSTRAP)
-    for block in (1, 60 * 7):  # one resample at a time; 7, which do not divide 201
-        monkeypatch.setattr(metrics, "BLOCK", block)
-        parts = metrics.summarise(true, scores, "ab", subjects, **BOOTSTRAP)
-        np.testing.assert_allclose([*parts["intervals"].values()], [*whole["intervals"].values()])
-
-
-def test_memory_does_not_grow_with_the_resamples():
-    true, scores, subjects, _ = example(recordings=20000, classes=2, subjects=500)
-    resamples = 300
-    weights = resamples * len(true) * 8  # bytes
-    tracemalloc.start()
-    metrics.summarise(true, scores, "ab", subjects, resamples=resamples, seed=0)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    # The weights, and a copy while they are drawn; a metric of all at once takes three more.
-    assert weights < peak < 2.5 * weights
-
-
 def test_by_subject():
     subjects = np.array(["b", "a", "b", "c", "b"])
     true = np.array([1, 0, 1, 0, 1])
@@ -402,63 +238,8 @@ def test_by_subject():
     assert metrics.by_subject(many, scores, subjects) is None
 
 
-def test_differences_are_paired():
-    true, scores, subjects, rng = example(recordings=300, subjects=30)
-    nearly = scores + 1e-6 * rng.normal(size=scores.shape)
-    same = metrics.differences(true, scores, scores, subjects, **BOOTSTRAP)
-    assert same["accuracy"] == {"value": 0.0, "interval": [0.0, 0.0]}
-    close = metrics.differences(true, scores, nearly, subjects, **BOOTSTRAP)
-    alone = metrics.summarise(true, scores, ["a", "b", "c"], subjects, **BOOTSTRAP)
-    width = np.diff(close["macro_auc"]["interval"]) / np.diff(alone["intervals"]["macro_auc"])
-    assert width < 0.3  # what the two share cancels
-    worse = metrics.differences(true, scores, rng.normal(size=scores.shape), subjects, **BOOTSTRAP)
-    assert worse["macro_auc"]["interval"][0] > 0.1
-
-
-def of_seeds(seeds, many=False):
-    true, scores, subjects, rng = example_of_many() if many else example(recordings=200)
-    noise = rng.normal(size=(seeds, *scores.shape)) * np.arange(1, seeds + 1)[:, None, None]
-    return true, scores + 0.3 * noise, subjects, rng
-
-
-@pytest.mark.parametrize("many", [False, True])
-def test_mean_over_seeds(many):
-    true, scores, subjects, _ = of_seeds(3, many)
-    found = metrics.summarise_seeds(true, scores, subjects, **BOOTSTRAP)
-    labels = [str(label) for label in range(scores.shape[-1])]
-    alone = [metrics.summarise(true, one, labels, subjects, **BOOTSTRAP) for one in scores]
-    for name, of in found.items():
-        values = [one[name] for one in alone]
-        assert of["value"] == pytest.approx(np.mean(values))
-        assert of["spread"] == pytest.approx(np.sqrt(np.var(values) * 3 / 2)) and of["spread"] > 0
-        assert of["interval"][0] < of["value"] < of["interval"][1]
-    assert found.keys() == alone[0]["intervals"].keys()
-
-
-def test_the_same_subjects_are_drawn_for_every_seed():
-    """Equal seeds tell what one tells; subjects of their own would make the interval narrower."""
-    true, scores, subjects, _ = example()
-    alone = metrics.summarise(true, scores, "abc", subjects, **BOOTSTRAP)
-    for seeds in (1, 4):
-        again = np.repeat(scores[None], seeds, axis=0)
-        for name, of in metrics.summarise_seeds(true, again, subjects, **BOOTSTRAP).items():
-            assert of["value"] == pytest.approx(alone[name])
-            assert of["interval"] == pytest.approx(alone["intervals"][name])
-            assert of["spread"] == pytest.approx(0.0, abs=1e-12)
-
-
-@pytest.mark.parametrize("many", [False, True])
-def test_differences_of_seeds(many):
-    true, scores, subjects, rng = of_seeds(3, many)
-    others = rng.normal(size=(2, *scores.shape[1:]))
-    found = metrics.differences(true, scores, others, subjects, **BOOTSTRAP)
-    one = metrics.summarise_seeds(true, scores, subjects, **BOOTSTRAP)
-    other = metrics.summarise_seeds(true, others, subjects, **BOOTSTRAP)
-    assert found.keys() == one.keys()
-    for name, of in found.items():
-        assert of["value"] == pytest.approx(one[name]["value"] - other[name]["value"])
-        assert of["interval"][0] < of["value"] < of["interval"][1]
-    # Seeds of one side, a single run on the other; and pairing, whatever the number of seeds.
-    twice = np.repeat(scores[:1], 2, axis=0)
-    for of in metrics.differences(true, twice, scores[0], subjects, **BOOTSTRAP).values():
-        assert [of["value"], *of["interval"]] == pytest.approx([0.0, 0.0, 0.0], abs=1e-12)
+def test_metric_names():
+    assert metrics.metric_name("macro_auc", 2) == "AUC"
+    assert metrics.metric_name("macro_auc", 3) == "macro AUC"
+    assert metrics.metric_name("balanced_accuracy", 3) == "balanced accuracy"
+    assert metrics.metric_name(metrics.SENSITIVITY, 2) == "sensitivity at 80 % specificity"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cryjax.evaluation import report, tables
-from cryjax.evaluation.tables import (
+from cryjax.evaluation.results import (
     Comparison,
     EmbeddingSet,
     Estimate,

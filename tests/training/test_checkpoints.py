@@ -11,6 +11,7 @@ from cryjax.audio import frontend
 from cryjax.command.errors import UserError
 from cryjax.models import ProjectionHead, make_encoder
 from cryjax.training import checkpoints, optimizers, parallel, steps
+from cryjax.training.trained import load_pretrained, untrained_like
 
 ENCODER = {"name": "cnn6", "width": 1 / 32, "dtype": "float32"}
 META = {
@@ -83,7 +84,7 @@ def hurt(folder, how):
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(run, states, how):
     hurt(run / "checkpoints" / "3", how)
     with pytest.raises(UserError, match=r"checkpoints/3: damaged .* the one before it is taken"):
-        checkpoints.load_pretrained(str(run))
+        load_pretrained(str(run))
     saved = checkpoints.Checkpoints(run)
     restored = saved.restore(states[0], parallel.Parallel().replicated)
     assert int(restored.step) == 2 and saved.latest == 2
@@ -128,7 +129,7 @@ def test_encoder_needs_neither_head_nor_optimizer(run, states):
     for item in ("head", "optimizer"):
         for path in sorted((run / "checkpoints" / "3" / item).rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
-    found = checkpoints.load_pretrained(str(run))
+    found = load_pretrained(str(run))
     assert_equal(found.variables["params"], states[2].params["encoder"])
     assert_equal(found.variables["batch_stats"], states[2].batch_stats["encoder"])
     assert found.settings == frontend.PRESETS["small_8k"]
@@ -153,7 +154,7 @@ def test_missing_runs_are_named(tmp_path):
 
 
 def test_untrained_is_another_encoder_of_the_same_form(run, states):
-    found = checkpoints.untrained_like(str(run), seed=5)
+    found = untrained_like(str(run), seed=5)
     trained = states[2].params["encoder"]
     assert jax.tree.map(np.shape, found.variables["params"]) == jax.tree.map(np.shape, trained)
     kernel = found.variables["params"]["block1"]["conv1"]["kernel"]

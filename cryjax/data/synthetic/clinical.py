@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-SET = 2  # in seeds, beside those of `synthetic`
+SET = 2  # in seeds, beside those of `clips`
 SITES = 5
 _FEWEST, _MOST = 3, 8  # recordings of a newborn, labelled
 _UNLABELLED = 4  # recordings of a newborn
@@ -31,7 +31,7 @@ _FIRST_UNLABELLED = 100_000
 # site tells injury with a ROC AUC of 0.53, and in a few hundred recordings chance does more.
 _BLOCK = 10
 _ODDS = np.array([0.8, 0.9, 1.0, 1.1, 1.2])
-# In the place of a clip's index in seeds, as `synthetic._TRAITS`.
+# In the place of a clip's index in seeds, as `clips._TRAITS`.
 _BLOCKS, _PLACES = 2**32 - 2, 2**32 - 3
 
 

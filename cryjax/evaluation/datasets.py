@@ -1,0 +1,161 @@
+"""The datasets of an experiment: opened, or first prepared, and checked against each other."""
+
+import functools
+import hashlib
+import json
+import pathlib
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from cryjax.audio import frontend
+from cryjax.command.errors import UserError
+from cryjax.data.records import Prepared, open_prepared, read_info
+from cryjax.data.subjects import check_one_key
+from cryjax.evaluation import folds, tasks
+from cryjax.training.workdir import write_json
+
+
+class Datasets:
+    """The datasets that a config of `cryjax.reproduce` names; what it has prepared is in a folder.
+
+    Attributes:
+      notes: what a reader should know of them.
+      used: by name, those that the rows of the config need, once `open` has checked them.
+    """
+
+    def __init__(self, config: Any, folder: pathlib.Path):
+        self._config = config
+        self._folder = folder
+        self.notes: list[str] = []
+        self.used: dict[str, Prepared] = {}
+
+    def _open(self, name: str, described: str) -> Prepared:
+        """A prepared dataset: given as one, or as what `prepare` makes it of."""
+        if not described.startswith("--"):
+            return open_prepared(described)
+        out = self._folder / "data" / name
+        rate = frontend.resolve(self._config.pretrain.front_end).sample_rate
+        command = [sys.executable, "-m", "cryjax.prepare", *shlex.split(described)]
+        done = subprocess.run(
+            [*command, f"--out={out}", f"--sample_rate={rate}"],
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+        self.notes += [
+            f"{name}: {line}"
+            for line in done.stdout.splitlines()
+            if line.startswith(("caveat", "licence", "skipped", "of these"))
+        ]
+        if done.returncode:
+            said = [line for line in done.stderr.splitlines() if "error:" in line]
+            raise UserError(f"preparing '{name}' failed: {said[-1] if said else done.stderr}")
+        return open_prepared(out)
+
+    @functools.cached_property
+    def general(self) -> Prepared:
+        return self._open("general", self._config.general)
+
+    @functools.cached_property
+    def labelled(self) -> Prepared:
+        described = self._config.labelled
+        return self._open("labelled", described) if described else self.general
+
+    @functools.cached_property
+    def unlabelled(self) -> Prepared:
+        return self._open("unlabelled", self._config.unlabelled)
+
+    @functools.cached_property
+    def tasks(self) -> dict[str, tasks.Task]:
+        """The tasks by name."""
+        found = {}
+        for name, described in self._config.tasks.items():
+            prepared = self._open(name, described.data)
+            recipe = self._config.tune.copy_and_resolve_references()
+            recipe.update({"positive": described.positive, "task": "single"})
+            found[name] = tasks.open_task(recipe, prepared.index(), prepared)
+        return found
+
+    def folds(self, task: str) -> int:
+        """How often a task is divided: by config.folds, or by its own splits."""
+        index = self.tasks[task].prepared.index()
+        own = set(index.splits[index.labels != ""])
+        return self._config.folds or (len(own) if folds.has_own_folds(own) else 1)
+
+    @functools.cached_property
+    def tested(self) -> dict[str, set[str]]:
+        """What holds test subjects, as `pretrain` takes it -> those subjects.
+
+        With folds every labelled subject is tested in one of them.
+        """
+        named = [
+            f"{task.prepared.directory}{'' if self.folds(name) > 1 else ':test'}"
+            for name, task in self.tasks.items()
+        ]
+        return {name: folds.subjects_of(name) for name in named}
+
+    def excluded(self, prepared: Prepared) -> str:
+        """The part of `tested` that a dataset to train on without labels holds."""
+        held = set(prepared.index().subjects)
+        return ",".join(name for name, subjects in self.tested.items() if subjects & held)
+
+    def open(self) -> None:
+        """Opens all data, so that a mistake in the last of them is told before hours of training.
+
+        Raises:
+          UserError: where one is missing, at another rate, or has labels of test subjects.
+        """
+        rate = frontend.resolve(self._config.pretrain.front_end).sample_rate
+        rows = self._config.rows
+        used = {name: task.prepared for name, task in self.tasks.items()}
+        if any(row.startswith("simclr") for row in rows):
+            used["general"] = self.general
+        if any(row.startswith("supervised") for row in rows):
+            used["labelled"] = self.labelled
+        if any(row.endswith("+adapted") for row in rows):
+            used["unlabelled"] = self.unlabelled
+        for name, prepared in used.items():
+            if "," in str(prepared.directory) or ":" in str(prepared.directory):
+                raise UserError(
+                    f"{prepared.directory}: ',' and ':' in a path would be read as a list; take "
+                    "another --workdir, or another folder of data"
+                )
+            if prepared.sample_rate != rate:
+                raise UserError(
+                    f"{name}, {prepared.directory}, is at {prepared.sample_rate} Hz and "
+                    f"config.pretrain.front_end at {rate} Hz; prepare it with --sample_rate={rate}"
+                )
+        check_one_key({str(p.directory): p.subject_key for p in used.values()})
+        everybody = set().union(*self.tested.values())
+        if "labelled" in used:
+            known = everybody & set(self.labelled.index("train").subjects)
+            if known:
+                raise UserError(
+                    f"{len(known)} test subject(s), as {sorted(known)[0]!r}, are in the labelled "
+                    "data of supervised pre-training; leave them out (prepare --exclude)"
+                )
+        if "unlabelled" in used and not self.excluded(self.unlabelled):
+            self.notes.append(
+                "no test subject is named in the unlabelled recordings, so none was left out of "
+                "adaptation: they have to be other people's"
+            )
+        self._recognise(used)
+        self.used = used
+
+    def _recognise(self, used: Mapping[str, Prepared]) -> None:
+        """Raises UserError where a dataset is no longer what the folder's cells were made of."""
+        file = self._folder / "datasets.json"
+        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        now = {}
+        for name, prepared in used.items():
+            info = json.dumps(read_info(prepared.directory), sort_keys=True)
+            now[name] = hashlib.sha256(info.encode()).hexdigest()
+            if before.get(name, now[name]) != now[name]:
+                raise UserError(
+                    f"'{name}', {prepared.directory}, was prepared anew since {self._folder} was "
+                    "begun; take another --workdir"
+                )
+        write_json(file, before | now)

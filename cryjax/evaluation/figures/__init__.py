@@ -1,0 +1,1 @@
+"""Figures that a run leaves behind, as PNG, each file those of one thing."""

@@ -1,0 +1,74 @@
+"""What a classifier takes for what: its confusion matrix and, of a detector, its ROC curve."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
+
+from cryjax.evaluation.figures.style import BLUE, GREY, plain, save
+
+
+def confusion_figure(
+    path: pathlib.Path,
+    confusion: Sequence[Sequence[int]],
+    labels: Sequence[str],
+    title: str,
+    *,
+    note: str = "",
+) -> pathlib.Path:
+    """A confusion matrix: counts, on a ground shaded by the share of the true class.
+
+    Args:
+      path: of the PNG.
+      confusion: [true, said] counts.
+      labels: names of the classes.
+      title: over it.
+      note: for the corner.
+    """
+    counts = np.asarray(confusion)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = 2.2 + 0.5 * len(labels)
+    figure = Figure(figsize=(side + 0.9, side), layout="constrained")
+    ax = figure.subplots()
+    image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if share[row, column] > 0.55 else "black"
+        ax.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
+    ax.set_xticks(range(len(labels)), labels, fontsize=8)
+    if max(map(len, labels)) > 3:
+        for tick in ax.get_xticklabels():
+            tick.set(rotation=45, ha="right")
+    ax.set_yticks(range(len(labels)), labels, fontsize=8)
+    ax.set_xlabel("classified as")
+    ax.set_ylabel("true class")
+    ax.set_title(title, fontsize=9)
+    figure.colorbar(image, ax=ax, label="share of the true class", shrink=0.8)
+    return save(figure, path, note)
+
+
+def roc_figure(
+    path: pathlib.Path, true: np.ndarray, score: np.ndarray, title: str, *, note: str = ""
+) -> pathlib.Path:
+    """The ROC curve of a detector.
+
+    Args:
+      path: of the PNG.
+      true: int [recordings], 1 is positive.
+      score: [recordings], higher is more positive.
+      title: over it.
+      note: for the corner.
+    """
+    false_positive, true_positive, _ = roc_curve(true, score)
+    figure = Figure(figsize=(4.2, 4.2), layout="constrained")
+    ax = figure.subplots()
+    ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="chance")
+    ax.step(false_positive, true_positive, where="post", color=BLUE, lw=1.5, label="classifier")
+    ax.set_xlabel("1 − specificity")
+    ax.set_ylabel("sensitivity")
+    ax.set_aspect("equal")
+    ax.set_title(title, fontsize=9)
+    ax.legend(loc="lower right", fontsize=8, frameon=False)
+    plain(ax)
+    return save(figure, path, note)

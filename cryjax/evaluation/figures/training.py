@@ -1,0 +1,71 @@
+"""The course of a training run."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from cryjax.evaluation.figures.style import BLUE, plain, save
+
+# Metrics of a training run worth a panel: name in metrics.jsonl, title.
+PRETRAINING = (
+    ("loss", "loss"),
+    ("contrastive_accuracy", "contrastive accuracy"),
+    ("effective_rank", "effective rank of the projections"),
+    ("neighbour_accuracy", "nearest neighbour's label, other subject"),
+    ("alignment", "alignment (distance² of positives)"),
+    ("uniformity", "uniformity"),
+    ("gradient_norm", "gradient norm"),
+    ("clips_per_second", "clips per second"),
+)
+# The same of a supervised run.
+SUPERVISED = (
+    ("loss", "loss"),
+    ("batch_accuracy", "accuracy on batches"),
+    ("validation_macro_auc", "validation macro AUC"),
+    ("validation_accuracy", "validation accuracy"),
+    ("validation_average_precision", "validation average precision"),
+    ("gradient_norm", "gradient norm"),
+    ("learning_rate", "learning rate"),
+    ("clips_per_second", "clips per second"),
+)
+
+
+def training_figure(
+    path: pathlib.Path,
+    history: Sequence[Mapping[str, float]],
+    *,
+    note: str = "",
+    names: Sequence[tuple[str, str]] = PRETRAINING,
+    columns: int = 4,
+    panel: tuple[float, float] = (3.1, 2.3),
+) -> pathlib.Path:
+    """The course of a run's metrics over its steps.
+
+    Args:
+      path: of the PNG.
+      history: the lines of metrics.jsonl.
+      note: for the corner.
+      names: of the metrics worth a panel, as (name in metrics.jsonl, title).
+      columns: of panels, at most.
+      panel: width and height of one, in inches.
+    """
+    panels = [
+        (title, [(line["step"], line[name]) for line in history if name in line])
+        for name, title in names
+    ]
+    panels = [(title, points) for title, points in panels if points]
+    columns = max(min(columns, len(panels)), 1)  # a run may end before its first line
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(panel[0] * columns, panel[1] * rows + 0.2), layout="constrained")
+    for place, (title, points) in enumerate(panels, 1):
+        ax = figure.add_subplot(rows, columns, place)
+        ax.plot(*zip(*points, strict=True), color=BLUE, lw=1.2, marker="." * (len(points) < 20))
+        ax.set_title(title, fontsize=9)
+        ax.tick_params(labelsize=8)
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.grid(alpha=0.25, lw=0.5)
+        plain(ax)
+    figure.supxlabel("step", fontsize=9)
+    return save(figure, path, note)

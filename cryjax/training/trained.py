@@ -1,0 +1,124 @@
+"""The models of runs, with all that is needed to use them: encoders, and classifiers on them."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cryjax.audio.frontend import FrontEnd
+from cryjax.command.errors import UserError
+from cryjax.models.encoders import Encoder, make_encoder
+from cryjax.models.heads import Classifier
+from cryjax.training.checkpoints import meta_of, newest, read_meta, restore_item
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """An encoder with all that is needed to use it.
+
+    Attributes:
+      encoder: [batch, frames, mels] -> [batch, features].
+      variables: {'params', 'batch_stats'} of it.
+      settings: of the front end that it was trained with.
+      window_samples: length of the crops that it was trained on.
+      synthetic: whether synthetic audio went into it.
+    """
+
+    encoder: Encoder
+    variables: Any
+    settings: FrontEnd
+    window_samples: int
+    synthetic: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A classifier with all that is needed to use it.
+
+    Attributes:
+      pretrained: its encoder.
+      head: [batch, features] -> logits [batch, classes].
+      variables: {'params'} of the head.
+      labels: names of the classes.
+      multi_label: whether a recording may have several.
+    """
+
+    pretrained: Pretrained
+    head: Classifier
+    variables: Any
+    labels: tuple[str, ...]
+    multi_label: bool
+
+
+def untrained(
+    encoder: dict[str, Any], settings: FrontEnd, window_seconds: float, seed: int
+) -> Pretrained:
+    """A randomly initialised encoder: the floor that any pre-training must beat.
+
+    Args:
+      encoder: arguments of `make_encoder`.
+      settings: of the front end.
+      window_seconds: of the windows it will see.
+      seed: of the initialisation.
+    """
+    made = make_encoder(**encoder)
+    variables = jax.jit(made.init)(jax.random.key(seed), jnp.zeros((1, 64, settings.mels)))
+    return Pretrained(
+        made, dict(variables), settings, round(window_seconds * settings.sample_rate), False
+    )
+
+
+def untrained_like(run: str, seed: int) -> Pretrained:
+    """`untrained`, of a run's encoder, front end and window."""
+    return _untrained_by(read_meta(run), seed)
+
+
+def _untrained_by(meta: dict[str, Any], seed: int) -> Pretrained:
+    config = meta["config"]
+    return untrained(
+        config["encoder"], FrontEnd(**meta["front_end"]), config["crop"]["seconds"], seed
+    )
+
+
+def load_pretrained(
+    run: str, *, listed: bool = True, folder: pathlib.Path | None = None
+) -> Pretrained:
+    """The encoder of a run's newest checkpoint, from its `encoder` and `meta` alone.
+
+    Args:
+      run: its work directory.
+      listed: whether to log what became of every leaf.
+      folder: of the checkpoint; the newest if None.
+    """
+    folder = folder or newest(run)
+    meta = meta_of(folder)
+    fresh = _untrained_by(meta, 0)
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    variables = restore_item(
+        run, "encoder", fresh.variables, sharding, listed=listed, folder=folder
+    )
+    return dataclasses.replace(fresh, variables=variables, synthetic=bool(meta["synthetic"]))
+
+
+def load_trained(run: str, *, listed: bool = True) -> Trained:
+    """A run's classifier. Raises UserError where the run trained none."""
+    folder = newest(run)  # once: a run that is training may save meanwhile
+    meta = meta_of(folder)
+    if not meta["labels"]:
+        raise UserError(f"{run} has no classifier; give the --workdir of a fine-tuned run")
+    pretrained = load_pretrained(run, listed=listed, folder=folder)
+    head = Classifier(len(meta["labels"]))
+    key, embedding = jax.random.key(0), jnp.zeros((1, pretrained.encoder.features))
+    target = {"params": {"head": jax.eval_shape(head.init, key, embedding)["params"]}}
+    target["batch_stats"] = {}
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    restored = restore_item(run, "head", target, sharding, listed=listed, folder=folder)
+    return Trained(
+        pretrained,
+        head,
+        {"params": restored["params"]["head"]},
+        tuple(meta["labels"]),
+        meta["multi_label"],
+    )
