@@ -29,7 +29,7 @@ from cryjax.command import program
 from cryjax.command.errors import UserError
 from cryjax.data import loader
 from cryjax.data.records import Index, Prepared, open_prepared
-from cryjax.evaluation import bootstrap, metrics, tasks
+from cryjax.evaluation import bootstrap, metrics, pictures, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
 from cryjax.evaluation.figures.classifier import confusion_figure, roc_figure
 from cryjax.evaluation.figures.training import SUPERVISED, training_figure
@@ -278,6 +278,21 @@ def run(
             best.wait()  # before the step's own checkpoint says that it is done
         return found
 
+    pictured = division.validation if len(division.validation) else division.train
+    embedder = Embedder(
+        functools.partial(steps.embed, encoder=parts.encoder, settings=settings),
+        round(config.crop.seconds * settings.sample_rate),
+        devices=devices,
+    )
+
+    def picture(current: steps.TrainState, step: int) -> None:
+        found = embedder(current.encoder, prepared.at(pictured), most=pictures.MOST)
+        pictures.embeddings(workdir, step, found, note="synthetic data" if synthetic else "")
+
+    pictures_every = plan.in_steps(config.pictures_every)
+    if pictures_every and workdir.writes and not workdir.metrics_file.exists():
+        picture(state, 0)
+
     @functools.cache
     def step_of(frozen: int) -> steps.StepFunction:
         return spread.wrap(parts.step_of(frozen))
@@ -301,6 +316,7 @@ def run(
             log_every=max(plan.in_steps(config.log_every), 1),
             checkpoint_every=plan.in_steps(config.checkpoint_every),
             evaluate_every=plan.in_steps(config.evaluate_every) if len(division.validation) else 0,
+            pictures_every=pictures_every,
         ),
         parallel=spread,
         checkpoints=saved,
@@ -309,6 +325,7 @@ def run(
         learning_rate=plan.learning_rate,
         batch_size=config.batch_size,
         evaluate=evaluate,
+        pictures=picture,
         enough=lambda: best_step(history, selected, config.patience)[1],
         skip=config.nonfinite == "skip",
         recordings=lambda step: loader.recordings(

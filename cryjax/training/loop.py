@@ -39,6 +39,7 @@ class Schedule:
     log_every: int
     checkpoint_every: int
     evaluate_every: int = 0
+    pictures_every: int = 0
 
 
 class _StopSignal:
@@ -183,6 +184,7 @@ def train(
     learning_rate: Callable[[int], float],
     batch_size: int,
     evaluate: Callable[[TrainState, int], dict[str, float]] | None = None,
+    pictures: Callable[[TrainState, int], None] | None = None,
     enough: Callable[[], bool] = lambda: False,
     skip: bool = False,
     recordings: Callable[[int], str] = lambda _: "unknown",
@@ -203,6 +205,8 @@ def train(
       batch_size: global.
       evaluate: (state, step) -> metrics that take longer, every `evaluate_every` steps and at the
         end, if ever.
+      pictures: (state, step) -> None, shows what the first process has to show of a state, every
+        `pictures_every` steps and at the end, if ever.
       enough: asked at a resumed start and after each evaluation; ends the run early. All
         processes must say the same.
       skip: whether to go on after an update that was not finite, and so not made.
@@ -306,6 +310,10 @@ def train(
                 read()
                 workdir.log(step, pause(functools.partial(evaluate, state, step)))
                 last = last or enough()
+            every = schedule.pictures_every
+            if every and pictures and first_process and (last or step % every == 0):
+                read()
+                pause(lambda current=state, at=step: pictures(current, at))
             ends = stops or last
             if ends or (schedule.checkpoint_every and step % schedule.checkpoint_every == 0):
                 read()

@@ -1,6 +1,7 @@
 """What all figures share: colours, safe for colour-blind readers, and how one is written."""
 
 import pathlib
+from typing import BinaryIO, TypeVar
 
 from matplotlib import axes as axes_lib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -10,8 +11,11 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
 SKY, AMBER, GREEN, PURPLE, BLACK = "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#000000"
 PALE = "#c8c8c8"
 
+# A file, or an open one in memory.
+Place = TypeVar("Place", pathlib.Path, BinaryIO)
 
-def save(figure: Figure, path: pathlib.Path, note: str, *, dpi: int = 110) -> pathlib.Path:
+
+def save(figure: Figure, path: Place, note: str, *, dpi: int = 110) -> Place:
     """Writes a figure, with a note in its corner; without pyplot, so no state is left behind."""
     if note:
         figure.text(0.995, 0.005, note, ha="right", va="bottom", fontsize=8, color=ORANGE)
