@@ -382,6 +382,7 @@ def report(workdir: Workdir, result: dict[str, Any], found: Embeddings, task: ta
             workdir.figure("roc"),
             task.true(found.labels),
             found.features[:, 1],
+            found.subjects,
             f"'{task.classes[1]}', {title}",
             note=note,
         )

@@ -21,13 +21,14 @@ def embeddings(workdir: Workdir, step: int, found: Embeddings, *, note: str) -> 
     """Adds embeddings to the projector, and a map of them to the images."""
     if len(found.labels) < FEWEST:
         return
-    labels = [label or "(none)" for label in found.labels]
+    # A tab or a new line would be another column or row.
+    labels = [" ".join(label.split()) or "(none)" for label in found.labels]
     folder = workdir.path / _FOLDER / f"{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
     rows = ("\t".join(f"{x:.5g}" for x in row) for row in found.features)
     (folder / "tensors.tsv").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-    # One column, and so without a heading; a tab or a new line would be another column or row.
-    named = "".join(f"{' '.join(label.split())}\n" for label in labels)
+    # One column, and so without a heading.
+    named = "".join(f"{label}\n" for label in labels)
     (folder / "metadata.tsv").write_text(named, encoding="utf-8")
     _describe(workdir.path)
 
@@ -35,7 +36,7 @@ def embeddings(workdir: Workdir, step: int, found: Embeddings, *, note: str) -> 
     parts = PCA(2, svd_solver="full").fit(found.features)
     points = parts.transform(found.features)
     share = 100 * np.nan_to_num(parts.explained_variance_ratio_).sum()
-    title = f"embeddings after {step} steps: two components, {share:.0f} % of the variance"
+    title = f"step {step}: two components, {share:.0f} % of the variance"
     drawn = io.BytesIO()
     map_figure(drawn, points, labels, title, note=note)
     workdir.image(step, "embeddings", drawn.getvalue())
