@@ -221,7 +221,8 @@ def run(
 
     def picture(current: steps.TrainState, step: int) -> None:
         drawn = io.BytesIO()
-        workdir.image(step, "views", viewed.draw(drawn, step, note).getvalue())
+        viewed.draw(drawn, step, note)
+        workdir.image(step, "views", drawn.getvalue())
         if labelled:
             found = embedder(current.encoder, labelled[0], most=pictures.MOST)
             pictures.embeddings(workdir, step, found, note=note)

@@ -96,7 +96,9 @@ class Progress:
         done, seconds = self.done - self._from, self._clock() - self._since
         if speed and done and seconds > 0:
             rate = done / seconds
-            words.append(f"{rate * self._of_each:.3g} {self._unit}/s")
+            speed_said = rate * self._of_each
+            shown = f"{speed_said:,.0f}" if speed_said >= 100 else f"{speed_said:.3g}"
+            words.append(f"{shown} {self._unit}/s")
             if not ended and self._total and self._total > self.done:
                 words.append(f"{tqdm.tqdm.format_interval((self._total - self.done) / rate)} left")
         if ended:

@@ -69,7 +69,7 @@ def _leaves(name: str, value: ast.expr) -> Iterator[tuple[str, str]]:
         yield name, ast.unparse(value)
         return
     for key, part in zip(group.keys, group.values, strict=True):
-        yield from _leaves(f"{name}.{ast.literal_eval(key)}", part)
+        yield from _leaves(f"{name}.{ast.literal_eval(key or ast.Constant(''))}", part)
 
 
 def fields(path: pathlib.Path) -> list[Field]:
@@ -97,12 +97,14 @@ def fields(path: pathlib.Path) -> list[Field]:
     )
     if function is None:
         raise UserError(f"--config={path}: has no get_config; give a recipe, as those of configs/")
-    found, above, end = [], "", 0
+    found: list[Field] = []
+    above, end = "", 0
     for node in function.body:
         if not isinstance(node, ast.Assign) or not (name := _dotted(node.targets[0])):
             continue
         # The comment directly above; without one, and with no empty line between, the one before.
-        place, lines = node.lineno - 1, []
+        place = node.lineno - 1
+        lines: list[str] = []
         while place in comments:
             lines.insert(0, comments[place])
             place -= 1
@@ -110,7 +112,7 @@ def fields(path: pathlib.Path) -> list[Field]:
             above = " ".join(lines)
         elif node.lineno != end + 1:
             above = ""
-        end = node.end_lineno
+        end = node.end_lineno or 0
         found += [Field(*leaf, above) for leaf in _leaves(name, node.value)]
     return found
 
@@ -122,7 +124,8 @@ def _wrapped(text: str, indent: int) -> list[str]:
 
 def _of_recipe(path: pathlib.Path) -> list[str]:
     """The fields, those of one comment together below it."""
-    lines, comment = [], ""
+    lines: list[str] = []
+    comment = ""
     for field in fields(path):
         if field.comment and field.comment != comment:
             lines += ["", *_wrapped(field.comment, 2)]

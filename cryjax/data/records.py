@@ -150,7 +150,10 @@ class Writer:
 
         def kept(split: str) -> Iterator[tuple[str, dict[str, Any]]]:
             source = Source(builder.as_data_source(split=split))
-            for example in progress.over(source, f"without copies, {split}:", unit="segments"):
+            examples = (source[row] for row in range(len(source)))
+            for example in progress.over(
+                examples, f"without copies, {split}:", len(source), unit="segments"
+            ):
                 if example["recording"] not in without:
                     yield keyed(example)
 

@@ -313,7 +313,7 @@ def train(
             every = schedule.pictures_every
             if every and pictures and first_process and (last or step % every == 0):
                 read()
-                pause(lambda current=state, at=step: pictures(current, at))
+                pause(functools.partial(pictures, state, step))
             ends = stops or last
             if ends or (schedule.checkpoint_every and step % schedule.checkpoint_every == 0):
                 read()

@@ -26,9 +26,9 @@ def save(figure: Figure, path: Place, note: str, *, dpi: int = 110) -> Place:
     figure.savefig(drawn, dpi=dpi)
     # With a palette of its own, 256 colours, it takes half the bytes and looks the same.
     with Image.open(drawn) as image:
-        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-            path, format="png", optimize=True, dpi=(dpi, dpi)
-        )
+        image.convert("RGB").quantize(
+            256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        ).save(path, format="png", optimize=True, dpi=(dpi, dpi))
     return path
 
 
