@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +26,7 @@ from cryjax.audio import frontend
 from cryjax.command import config as config_lib
 from cryjax.command import program
 from cryjax.command.errors import UserError
+from cryjax.command.files import whole
 from cryjax.data import loader
 from cryjax.data.records import Index, Prepared, open_prepared
 from cryjax.evaluation import bootstrap, metrics, pictures, tasks
@@ -43,16 +43,27 @@ from cryjax.training import (
     summary,
     supervised,
 )
+from cryjax.training.best import Best
 from cryjax.training.trained import load_trained
 from cryjax.training.workdir import Workdir, code
 
 
 def as_trained(config: Any) -> Any:
-    """The config with the encoder, front end and window of the run that `config.init` names."""
+    """The config with the encoder, front end and window of the run that `config.init` names.
+
+    Without one, with the encoder's rates those of the head: nothing was learnt that a low rate
+    would keep.
+    """
+    if not config.init and config.freeze.blocks:
+        raise UserError(
+            f"config.freeze.blocks={config.freeze.blocks} without config.init would freeze "
+            "random weights; give --config.init=RUN, or take 0"
+        )
+    config = config.copy_and_resolve_references()
     if not config.init:
+        config.encoder_rate = config.layer_decay = 1.0
         return config
     meta = checkpoints.read_meta(config.init)
-    config = config.copy_and_resolve_references()
     config.encoder.update(meta["config"]["encoder"])
     config.front_end = meta["config"]["front_end"]
     config.crop.seconds = meta["config"]["crop"]["seconds"]
@@ -107,37 +118,14 @@ class Judge:
         }
 
 
-def best_step(
-    history: Sequence[Mapping[str, float]], metric: str, patience: int
-) -> tuple[int, bool]:
-    """The step that did best on validation so far, the first of equals; 0 where none was scored.
-
-    Args:
-      history: lines of metrics.jsonl.
-      metric: in them; the more the better.
-      patience: scores without a better one after which it is enough; 0 is never.
-
-    Returns:
-      The step, and whether it is enough.
-    """
-    lines = [line for line in history if np.isfinite(line.get(metric, np.nan))]
-    if not lines:
-        return 0, False
-    best = max(lines, key=lambda line: (line[metric], -line["step"]))["step"]
-    since = sum(line["step"] > best for line in lines)
-    return int(best), bool(patience) and since >= patience
-
-
 def write_predictions(path: pathlib.Path, found: Embeddings, classes: tuple[str, ...]) -> None:
     """A row for each scored recording: its number, subject, label and probabilities."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with whole(path, newline="") as file:
         table = csv.writer(file)
         table.writerow(["recording", "subject", "label", *(f"p({name})" for name in classes)])
         rows = zip(found.recordings, found.subjects, found.labels, found.features, strict=True)
         for recording, subject, label, probabilities in rows:
             table.writerow([recording, subject, label, *(f"{p:.9g}" for p in probabilities)])
-    partial.replace(path)
 
 
 def described(
@@ -173,31 +161,14 @@ def summarise(found: Embeddings, task: tasks.Task, config: Any) -> dict[str, Any
     return result
 
 
-def run(
-    config: Any, workdir_path: str, *, devices: list[jax.Device] | None = None
-) -> dict[str, Any]:
-    """Trains, or goes on training, in a work directory, and scores the test recordings.
+def open_data(config: Any) -> tuple[tasks.Task, tasks.Division]:
+    """The task of `config.data`, and who is trained on, chosen by and scored.
 
-    Args:
-      config: validated.
-      workdir_path: of the run.
-      devices: to train on; all of all processes if None.
-
-    Returns:
-      The content of result.json.
+    Raises:
+      UserError: where the dataset does not suit the config.
     """
-    config = as_trained(config)
     prepared = open_prepared(config.data)
     settings = frontend.resolve(config.front_end)
-    if not config.init:
-        if config.freeze.blocks:
-            raise UserError(
-                f"config.freeze.blocks={config.freeze.blocks} without config.init would freeze "
-                "random weights; give --config.init=RUN, or take 0"
-            )
-        # Nothing was learnt that a low rate would keep.
-        config = config.copy_and_resolve_references()
-        config.encoder_rate = config.layer_decay = 1.0
     if prepared.sample_rate != settings.sample_rate:
         whose = f"that of {config.init}" if config.init else f"config.front_end={config.front_end}"
         raise UserError(
@@ -213,6 +184,26 @@ def run(
             f"config.patience={config.patience} waits for a better score, and there is none: set "
             "config.validation and config.evaluate_every, or patience=0"
         )
+    return task, division
+
+
+def run(
+    config: Any, workdir_path: str, *, devices: list[jax.Device] | None = None
+) -> dict[str, Any]:
+    """Trains, or goes on training, in a work directory, and scores the test recordings.
+
+    Args:
+      config: validated.
+      workdir_path: of the run.
+      devices: to train on; all of all processes if None.
+
+    Returns:
+      The content of result.json.
+    """
+    config = as_trained(config)
+    task, division = open_data(config)
+    prepared = task.prepared
+    settings = frontend.resolve(config.front_end)
     targets = tasks.targets_of(division.train.labels, task.classes)
     warnings = tasks.missing(task, division)
     spread = parallel.Parallel(config.parallel, devices)
@@ -230,7 +221,6 @@ def run(
 
     base = jax.random.key(config.seed)
     saved = checkpoints.Checkpoints(workdir.path)
-    best = checkpoints.Checkpoints(workdir.path, folder=checkpoints.BEST, keep=1)
     state, started = start.start_state(
         jax.jit(parts.init)(base),
         config.init,
@@ -240,7 +230,6 @@ def run(
         averaged=config.average_decay > 0,
     )
     workdir.rewind(int(state.step))
-    best.rewind(int(state.step))
     summary.show(
         started,
         described(config, division, task, synthetic=synthetic),
@@ -263,20 +252,7 @@ def run(
         "synthetic": synthetic,
     }
     judge = Judge(task, parts, config, devices)
-    selected = f"validation_{config.select}"
-
-    # Every process keeps its own: all must choose the same step, and only one writes the file.
-    history = [line for line in workdir.metrics() if line["step"] <= int(state.step)]
-    if best.latest is None:  # lost with a step that is done again: what it was cannot be told
-        history = []
-
-    def evaluate(current: steps.TrainState, step: int) -> dict[str, float]:
-        found = judge.metrics(current, division.validation)
-        history.append({"step": step, **found})
-        if best_step(history, selected, 0)[0] == step:
-            best.save_model(current, step, meta)
-            best.wait()  # before the step's own checkpoint says that it is done
-        return found
+    best = Best(workdir, config, int(state.step), meta)
 
     pictured = division.validation if len(division.validation) else division.train
     embedder = Embedder(
@@ -324,9 +300,11 @@ def run(
         meta=meta,
         learning_rate=plan.learning_rate,
         batch_size=config.batch_size,
-        evaluate=evaluate,
+        evaluate=lambda current, step: best.take(
+            current, step, judge.metrics(current, division.validation)
+        ),
         pictures=picture,
-        enough=lambda: best_step(history, selected, config.patience)[1],
+        enough=best.enough,
         skip=config.nonfinite == "skip",
         recordings=lambda step: loader.recordings(
             sources,
@@ -336,11 +314,8 @@ def run(
             step=step,
         ),
     )
-    if best.latest is None:  # nothing to choose by: the end is what there is
-        best.save_model(state, int(state.step), meta)
-    step = best.latest
+    step = best.close(state)
     saved.close()
-    best.close()
     del state
 
     scored = division.test if len(division.test) else division.validation

@@ -30,6 +30,7 @@ from absl import flags
 from cryjax import load
 from cryjax.command import program, progress
 from cryjax.command.errors import UserError
+from cryjax.command.files import whole
 from cryjax.data import cutting, decode, guard
 from cryjax.interop.model import Model
 
@@ -330,11 +331,8 @@ def write_windows(table: Table, score: Score, model: Model) -> None:
 def write_embeddings(path: pathlib.Path, rows: list[np.ndarray], model: Model) -> None:
     """[recordings, features] as .npy."""
     stacked = np.stack(rows) if rows else np.zeros((0, model.description.features), np.float32)
-    partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("wb") as file:
+    with whole(path, "wb") as file:
         np.save(file, stacked, allow_pickle=False)
-    partial.replace(path)
 
 
 def draw(score: Score, model: Model, folder: pathlib.Path, place: int) -> None:

@@ -248,6 +248,20 @@ def check_flags() -> None:
         raise UserError("--beam_options are those of a --beam_runner; name one")
 
 
+def report(out: pathlib.Path, info: dict[str, Any], *, files: bool) -> None:
+    """Says what the dataset holds and what is not in it; `files` have names that are not in it."""
+    what = "synthetic, " if info["synthetic"] else ""
+    print(f"{out}: {what}{info['sample_rate']} Hz\n{preparing.summary_table(info)}")
+    if info["skipped"]:
+        which = "" if _MAPPING.value or not files else "; --mapping=FILE.csv tells which files"
+        print(f"skipped {info['skipped']} recordings: see {out / 'skipped.csv'}{which}")
+    if info.get("contradicting"):  # not in datasets of old
+        print(
+            f"of these, {info['contradicting']} are the same audio under different labels or "
+            "subjects, and none is used: mend the manifest, or leave out all but one of each"
+        )
+
+
 def main(_: list[str]) -> None:
     check_flags()
     if _WRITE_MANIFEST.value:
@@ -308,16 +322,7 @@ def main(_: list[str]) -> None:
             info = beam.run(preparation, out, items, runner)
         else:
             info = preparation.run(out, streams, total=total)
-    what = "synthetic, " if info["synthetic"] else ""
-    print(f"{out}: {what}{info['sample_rate']} Hz\n{preparing.summary_table(info)}")
-    if info["skipped"]:
-        which = "" if _MAPPING.value or not rows else "; --mapping=FILE.csv tells which files"
-        print(f"skipped {info['skipped']} recordings: see {out / 'skipped.csv'}{which}")
-    if info.get("contradicting"):  # not in datasets of old
-        print(
-            f"of these, {info['contradicting']} are the same audio under different labels or "
-            "subjects, and none is used: mend the manifest, or leave out all but one of each"
-        )
+    report(out, info, files=bool(rows))
     if _MAPPING.value:
         write_mapping(rows, renamed, out)
 

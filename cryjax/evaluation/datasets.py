@@ -12,10 +12,10 @@ from typing import Any
 
 from cryjax.audio import frontend
 from cryjax.command.errors import UserError
+from cryjax.command.files import write_json
 from cryjax.data.records import Prepared, open_prepared, read_info
 from cryjax.data.subjects import check_one_key
 from cryjax.evaluation import folds, tasks
-from cryjax.training.workdir import write_json
 
 
 class Datasets:

@@ -17,17 +17,15 @@ import sklearn
 
 from cryjax import __version__
 from cryjax.command.errors import UserError
+from cryjax.command.files import whole
 from cryjax.data.records import Prepared
 from cryjax.evaluation import bootstrap, results, tasks
 
 
 def save_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
-    """Writes arrays so that the file is always whole: beside it first, then renamed over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    """Writes arrays by name into an .npz file."""
+    with whole(path, "wb") as file:
         np.savez_compressed(file, **arrays)
-    partial.replace(path)
 
 
 @dataclasses.dataclass(frozen=True)

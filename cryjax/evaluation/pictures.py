@@ -9,6 +9,7 @@ import pathlib
 import numpy as np
 from sklearn.decomposition import PCA
 
+from cryjax.command.files import whole
 from cryjax.evaluation.embeddings import Embeddings
 from cryjax.evaluation.figures.maps import FEWEST, map_figure
 from cryjax.training.workdir import Workdir
@@ -50,6 +51,5 @@ def _describe(home: pathlib.Path) -> None:
         f'  metadata_path: "{path.with_name("metadata.tsv").relative_to(home).as_posix()}"\n}}\n'
         for path in sorted((home / _FOLDER).glob("*/tensors.tsv"))
     ]
-    partial = home / "projector_config.partial"
-    partial.write_text("".join(entries), encoding="utf-8")
-    partial.replace(home / "projector_config.pbtxt")
+    with whole(home / "projector_config.pbtxt") as file:
+        file.write("".join(entries))

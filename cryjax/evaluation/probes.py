@@ -119,6 +119,29 @@ def fit(
     return search.best_estimator_, float(penalties[search.best_index_])
 
 
+def _divide(
+    labels: np.ndarray, subjects: np.ndarray, folds: int, splits: np.ndarray | None, seed: int
+) -> tuple[folds_lib.Parts, list[str]]:
+    """What to fit on and what to score, in turn, and what a reader should know; as `probe`."""
+    count, said = len(set(subjects)), []
+    if splits is None:
+        parts = folds_lib.grouped_folds(labels, subjects, folds, seed)
+        if not parts:
+            raise TooFewLabels(
+                f"{len(labels)} recordings of {count} subjects cannot be divided into folds with "
+                "every class; a probe needs two recordings of a class at least"
+            )
+        if len(parts) < folds:
+            said.append(f"{len(parts)} folds instead of {folds}: there are {count} subjects")
+    else:
+        parts = folds_lib.own_split(subjects, splits)
+        if min(len(set(subjects[train])) for train, _ in parts) < 2:
+            raise TooFewLabels(
+                "1 subject in 'train'; a probe needs 2, to choose its penalty by subject"
+            )
+    return parts, said
+
+
 def probe(
     features: np.ndarray,
     labels: np.ndarray,
@@ -161,22 +184,7 @@ def probe(
             f"{count} subject(s); a probe needs 3 at least: it is fitted on some, its penalty "
             "chosen on others, and scored on others. Fill in the manifest's column 'subject'"
         )
-    said = []
-    if splits is None:
-        parts = folds_lib.grouped_folds(labels, subjects, folds, seed)
-        if not parts:
-            raise TooFewLabels(
-                f"{len(labels)} recordings of {count} subjects cannot be divided into folds with "
-                "every class; a probe needs two recordings of a class at least"
-            )
-        if len(parts) < folds:
-            said.append(f"{len(parts)} folds instead of {folds}: there are {count} subjects")
-    else:
-        parts = folds_lib.own_split(subjects, splits)
-        if min(len(set(subjects[train])) for train, _ in parts) < 2:
-            raise TooFewLabels(
-                "1 subject in 'train'; a probe needs 2, to choose its penalty by subject"
-            )
+    parts, said = _divide(labels, subjects, folds, splits, seed)
     tested, scores, penalties, trained = [], [], [], []
     for number, (train, test) in enumerate(parts, 1):
         names = labels[train].astype(str)

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
+from cryjax.command.files import whole
 from cryjax.evaluation import tables
 from cryjax.evaluation.figures.experiment import label_efficiency_figure, rocs_figure
 from cryjax.evaluation.figures.maps import FEWEST, map_figure, project
@@ -329,4 +330,5 @@ def write_report(experiment: Experiment, path: pathlib.Path) -> None:
             parts.append(f"<p>{_MOST_RUNS} of {len(experiment.training)} runs.</p>")
         parts.append(_grid(_runs(experiment.training, note)))
     parts += [*_again(experiment), "</main>\n</body>\n</html>\n"]
-    tables.write(path, "".join(parts))
+    with whole(path, newline="") as file:
+        file.write("".join(parts))

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import io
 import math
 import pathlib
 import textwrap
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cryjax.command.files import whole
 from cryjax.evaluation.bootstrap import LEVEL
 from cryjax.evaluation.metrics import SENSITIVITY, metric_name
 from cryjax.evaluation.results import (
@@ -34,14 +34,6 @@ class Table:
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
-
-
-def write(path: pathlib.Path, content: str) -> None:
-    """Writes a text so that the file is always whole: beside it first, then renamed over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(content, encoding="utf-8", newline="")
-    partial.replace(path)
 
 
 def _number(value: float, sign: str = "") -> str:
@@ -171,8 +163,11 @@ def reading(lines: Sequence[Line]) -> str:
 
 def write_csv(experiment: Experiment, path: pathlib.Path) -> None:
     """Writes every number, at full precision: one row a line and metric."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    with whole(path, newline="") as file:
+        _write_rows(experiment, csv.writer(file, lineterminator="\n"))
+
+
+def _write_rows(experiment: Experiment, writer: Any) -> None:
     head = ["row", "method", "task", "fraction", "metric", "value", "low", "high", "spread"]
     head += ["seeds", "n_train", "difference", "difference_low", "difference_high"]
     writer.writerow(head)
@@ -184,7 +179,6 @@ def write_csv(experiment: Experiment, path: pathlib.Path) -> None:
             # NumPy's scalars would be written with their type.
             plain = [x.item() if isinstance(x, np.generic) else x for x in numbers]
             writer.writerow([line.row, line.method, line.task, line.fraction, name, *plain])
-    write(path, file.getvalue())
 
 
 def write_markdown(experiment: Experiment, path: pathlib.Path) -> None:
@@ -211,4 +205,5 @@ def write_markdown(experiment: Experiment, path: pathlib.Path) -> None:
             cells.insert(1, ["-" * width for width in widths])
             rows = [" | ".join(map(str.ljust, row, widths)) for row in cells]
             parts += [f"### {plain(table.caption)}", "\n".join(f"| {row} |" for row in rows)]
-    write(path, "\n\n".join(parts) + "\n")
+    with whole(path, newline="") as file:
+        file.write("\n\n".join(parts) + "\n")

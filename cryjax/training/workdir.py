@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import json
-import math
 import pathlib
 import struct
 import time
@@ -15,6 +14,7 @@ from tensorboardX.proto import event_pb2
 
 from cryjax.command import config as config_lib
 from cryjax.command.errors import UserError
+from cryjax.command.files import whole, write_json
 
 # Fields that may change when a run goes on: they alter how it is watched, not what it computes.
 MAY_CHANGE = (
@@ -28,24 +28,6 @@ MAY_CHANGE = (
 )
 
 LEFT_BY_A_RUN = ("checkpoints/[0-9]*", "metrics.jsonl", "result.json")
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: a number that there is not becomes null."""
-    if isinstance(value, Mapping):
-        return {name: _without_nan(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON so that the file is always whole: beside it first, then renamed over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".partial")
-    text = json.dumps(_without_nan(value), indent=2, sort_keys=True, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:
@@ -130,9 +112,8 @@ class Workdir:
         if not self.writes or not self.metrics_file.exists():
             return
         kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
-        partial = self.metrics_file.with_suffix(".partial")
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(self.metrics_file)
+        with whole(self.metrics_file) as file:
+            file.writelines(kept)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends a line to metrics.jsonl and scalars to TensorBoard's events."""

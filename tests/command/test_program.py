@@ -1,5 +1,6 @@
-"""Where what was compiled is kept."""
+"""What programs share: where what was compiled is kept, and how a full disk is told."""
 
+import errno
 import pathlib
 
 import jax
@@ -29,3 +30,18 @@ def test_what_the_user_says_stays(cache_dir, tmp_path):
     jax.config.update(cache_dir, str(tmp_path))
     program._keep_compiled()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+
+
+def test_a_full_disk_is_told_by_whatever_it_caused():
+    full = OSError(errno.ENOSPC, "No space left on device", "a.npz")
+    wrapped = RuntimeError("saving failed")
+    wrapped.__cause__ = ValueError("a shard")
+    wrapped.__cause__.__context__ = full
+    assert program._no_space(full) == program._no_space(wrapped)
+    assert program._no_space(full) == "No space left on device: a.npz"
+    # Of libraries in C++ only the words are left.
+    assert "quota" in program._no_space(RuntimeError("INTERNAL: write: Disk quota exceeded"))
+    assert program._no_space(OSError(errno.EACCES, "Permission denied", "a.npz")) == ""
+    circle = ValueError("of itself")
+    circle.__cause__ = circle
+    assert program._no_space(circle) == ""

@@ -1,6 +1,7 @@
 """The batch at a step is a function of (seed, step), however many hosts there are."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -148,3 +149,23 @@ def test_targets_travel_with_their_clips():
     for part in batch:
         assert set(part) == {"audio", "length", "target"}
         np.testing.assert_array_equal(part["target"], expected[part["audio"][:, 0] % 4])
+
+
+def test_a_batch_is_told_by_its_recordings():
+    """As the samples of `batches` at that step say: clip i of a source is filled with base + i."""
+
+    class Numbered(Source):
+        def __getitem__(self, i):
+            return super().__getitem__(i) | {"recording": self._base + i}
+
+    sources = [(Numbered(10), 1.0), (Numbered(20, 100), 3.0)]
+    batches = take(loader.examples(sources, samples=5, seed=1), 3, batch_size=8)
+    for step, batch in enumerate(batches):
+        said = loader.recordings(sources, ["A", "B:2"], seed=1, batch_size=8, step=step)
+        found = {
+            name: {int(n) for n in numbers.split(", ")}
+            for numbers, name in re.findall(r"([0-9, ]+) of (A|B:2)", said)
+        }
+        held = set(batch["audio"][:, 0].tolist())
+        parts = {"A": {n for n in held if n < 100}, "B:2": {n for n in held if n >= 100}}
+        assert found == {name: part for name, part in parts.items() if part}

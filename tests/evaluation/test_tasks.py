@@ -1,11 +1,13 @@
 """How a labelled dataset becomes a task: by subject, nested, with its classes in order."""
 
+import types
+
 import numpy as np
 import pytest
 
 import programs
 from cryjax.command import config as config_lib
-from cryjax.command.errors import UserError
+from cryjax.command.errors import TooFewLabels, UserError
 from cryjax.data.records import Index
 from cryjax.evaluation import tasks
 from cryjax.training import supervised
@@ -75,3 +77,41 @@ def test_class_weights_make_classes_count_the_same():
     assert (targets @ weights).mean() == pytest.approx(1.0)
     several = np.array([[1, 1], [1, 0], [0, 0], [1, 0]])
     np.testing.assert_allclose(supervised.class_weights(several, multi_label=True), [1 / 3, 3.0])
+
+
+def labelled(*names):
+    """Stands for a prepared dataset that has these labels."""
+    return types.SimpleNamespace(label_names=names, directory="DATA")
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "fields", "said"),
+    [
+        ((), [], {}, "DATA has no labels"),
+        (("ill",), ["ill"], {}, "DATA has 1 class"),
+        (("ill", "well"), ["ill;well"], {"task": "single"}, "config.task='single'"),
+        (("ill", "well"), ["ill"], {"positive": "sick"}, "no label of DATA"),
+        (("a", "b", "c"), ["a"], {"positive": "a"}, "DATA has 3 classes"),
+    ],
+)
+def test_a_dataset_that_is_no_such_task_is_refused(names, labels, fields, said):
+    held = types.SimpleNamespace(labels=np.array(labels, str))
+    with pytest.raises(UserError, match=said):
+        tasks.open_task(recipe(**fields), held, labelled(*names))
+
+
+def test_classes_that_a_part_lacks_are_told():
+    whole = index(("train", "validation", "test"))
+    task = tasks.Task(labelled("hurt", "ill", "well"), ("hurt", "ill", "well"), False)
+    found = tasks.divide(whole, recipe())
+    said = tasks.missing(task, found)
+    assert len(said) == 2 and "no training recording of hurt" in said[0]
+    assert "no recording of hurt is scored" in said[1]
+    ill = {
+        name: part[part.labels == "ill"]
+        for name, part in (("train", found.train), ("validation", found.validation))
+    }
+    one = tasks.Division(found.train, ill["validation"], found.test)
+    assert any("one class among those to choose by" in line for line in tasks.missing(task, one))
+    with pytest.raises(TooFewLabels, match="1 of the 3 classes"):
+        tasks.missing(task, tasks.Division(ill["train"], found.validation, found.test))

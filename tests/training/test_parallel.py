@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import programs
+from cryjax.command.errors import UserError
+from cryjax.training import parallel
 
 SCRIPT = pathlib.Path(__file__).with_name("devices.py")
 
@@ -119,3 +121,18 @@ def test_loss_curve(found, spread):
     for n in range(3):
         loss = found[f"sgd/{spread}/step{n}/metrics/loss"]
         np.testing.assert_allclose(loss, found[f"sgd/jit1/step{n}/metrics/loss"], rtol=2e-5)
+
+
+@pytest.mark.parametrize("where", [{}, {"CRYJAX_PROCESSES": "2", "CRYJAX_PROCESS": "2"}])
+def test_a_process_that_is_not_told_which_it_is_is_refused(monkeypatch, where):
+    for name in ("CRYJAX_PROCESSES", "CRYJAX_PROCESS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"CRYJAX_COORDINATOR": "localhost:1", **where}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="needs CRYJAX_PROCESSES, how many there are"):
+        parallel.join_processes()
+
+
+def test_only_known_ways_over_devices():
+    with pytest.raises(ValueError, match="take one of"):
+        parallel.Parallel("pjit")

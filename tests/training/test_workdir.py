@@ -8,7 +8,7 @@ from PIL import Image
 
 import programs
 from cryjax.command.errors import UserError
-from cryjax.training.workdir import Workdir, write_json
+from cryjax.training.workdir import Workdir
 
 
 def test_metrics_are_appended_and_rewound(tmp_path):
@@ -73,10 +73,3 @@ def test_other_processes_write_nothing(tmp_path):
     workdir.result({"a": 1})
     workdir.rewind(0)
     assert not (tmp_path / "run").exists()
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    write_json(tmp_path / "a.json", {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "a.json", {"a": object()})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}

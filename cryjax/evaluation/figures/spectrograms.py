@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import axes as axes_lib
 from matplotlib.figure import Figure
 
 from cryjax.evaluation.figures.style import (
@@ -59,6 +60,29 @@ def _in_columns(spectrum: np.ndarray, most: int = 1500) -> np.ndarray:
     return np.maximum.reduceat(spectrum, np.arange(0, len(spectrum), step))
 
 
+def _draw_scores(
+    ax: axes_lib.Axes, places: np.ndarray, scores: np.ndarray, labels: Sequence[str]
+) -> None:
+    """Lines of the likeliest classes over time: [windows] places, [windows, classes] scores."""
+    styles = [(c, s) for s in ("-", "--") for c in (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY)]
+    shown = np.argsort(-scores.mean(axis=0), kind="stable")[:6]
+    together = -(-len(scores) // 300)  # of more lines than that nothing is to be seen
+    starts = np.arange(0, len(scores), together)
+    counts = np.diff([*starts, len(scores)])
+    places = np.add.reduceat(places, starts) / counts
+    scores = np.add.reduceat(scores, starts) / counts[:, None]
+    over = f"\n(mean of {together} windows)" if together > 1 else ""
+    for (colour, style), label in zip(styles, sorted(shown), strict=False):
+        ax.plot(
+            places, scores[:, label], style, color=colour, marker=".",
+            markersize=5 if len(places) < 100 else 0, linewidth=1.4,
+            label=literal(short(labels[label])),
+        )  # fmt: skip
+    ax.set(ylim=(-0.03, 1.03), ylabel="probability" + over)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=6, frameon=False, fontsize=8)
+    plain(ax)
+
+
 def scores_figure(
     path: pathlib.Path,
     spectrum: np.ndarray,
@@ -106,25 +130,7 @@ def scores_figure(
     rows[0].set_ylabel(f"mel band (to {highest_hz / 1000:g} kHz)")
     rows[0].set_title(literal(title), fontsize=10)
     if scores is not None:
-        styles = [(c, s) for s in ("-", "--") for c in (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY)]
-        shown = np.argsort(-scores.mean(axis=0), kind="stable")[:6]
-        together = -(-len(scores) // 300)  # of more lines than that nothing is to be seen
-        starts = np.arange(0, len(scores), together)
-        counts = np.diff([*starts, len(scores)])
-        centres = np.add.reduceat(centres, starts) / counts
-        scores = np.add.reduceat(scores, starts) / counts[:, None]
-        over = f"\n(mean of {together} windows)" if together > 1 else ""
-        for (colour, style), label in zip(styles, sorted(shown), strict=False):
-            rows[1].plot(
-                centres / scale, scores[:, label], style, color=colour, marker=".",
-                markersize=5 if len(centres) < 100 else 0, linewidth=1.4,
-                label=literal(short(labels[label])),
-            )  # fmt: skip
-        rows[1].set(ylim=(-0.03, 1.03), ylabel="probability" + over)
-        rows[1].legend(
-            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=6, frameon=False, fontsize=8
-        )
-        plain(rows[1])
+        _draw_scores(rows[1], centres / scale, scores, labels)
     rows[-1].set_xlabel(unit)
     rows[-1].set_xlim(0, seconds / scale)
     return save(figure, path, note)
