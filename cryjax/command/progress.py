@@ -18,6 +18,13 @@ _SOONEST, _LATEST = 10.0, 300.0  # seconds between two lines
 _WORTH = 2.0  # seconds; what took less needs no line
 
 
+def _speed(rate: float, unit: str) -> str:
+    """What is slow by the time that one takes."""
+    if rate < 1:
+        return f"{1 / rate:.3g} s each"
+    return f"{rate:,.0f} {unit}/s" if rate >= 100 else f"{rate:.3g} {unit}/s"
+
+
 class Progress:
     """Counts what is done and shows it on standard error."""
 
@@ -87,7 +94,7 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(self._words(), refresh=False)
             self._bar.update(count)
-        else:
+        elif self.done != self._total:  # of which `close` tells
             self._show()
 
     def _words(self, *, speed: bool = True, ended: bool = False) -> str:
@@ -96,9 +103,7 @@ class Progress:
         done, seconds = self.done - self._from, self._clock() - self._since
         if speed and done and seconds > 0:
             rate = done / seconds
-            speed_said = rate * self._of_each
-            shown = f"{speed_said:,.0f}" if speed_said >= 100 else f"{speed_said:.3g}"
-            words.append(f"{shown} {self._unit}/s")
+            words.append(_speed(rate * self._of_each, self._unit))
             if not ended and self._total and self._total > self.done:
                 words.append(f"{tqdm.tqdm.format_interval((self._total - self.done) / rate)} left")
         if ended:

@@ -65,6 +65,8 @@ def training_figure(
         ax.set_title(title, fontsize=9)
         ax.tick_params(labelsize=8)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        if len(points) == 1:  # around which ticks would be fractions of a step
+            ax.set_xlim(points[0][0] - 1, points[0][0] + 1)
         ax.grid(alpha=0.25, lw=0.5)
         plain(ax)
     figure.supxlabel("step", fontsize=9)
