@@ -33,6 +33,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.total = "40 epochs"
     # Global batch, over all devices of all processes.
     config.batch_size = 128
+    # How often TensorBoard gets pairs of views as spectrograms, always of the same few clips, and
+    # embeddings of labelled examples, beside the start and the end; '0' leaves all pictures of
+    # recordings out, figures/views.png too.
+    config.pictures_every = "10 epochs"
+    # How often to save, and to log the means since the last time; the seed of all that is random.
     config.checkpoint_every = "5 epochs"
     config.log_every = "10 steps"
     config.seed = 0

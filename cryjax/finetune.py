@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,11 +29,21 @@ from cryjax.command.errors import UserError
 from cryjax.command.files import whole
 from cryjax.data import loader
 from cryjax.data.records import Index, Prepared, open_prepared
-from cryjax.evaluation import bootstrap, metrics, tasks
+from cryjax.evaluation import bootstrap, metrics, pictures, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
 from cryjax.evaluation.figures.classifier import confusion_figure, roc_figure
 from cryjax.evaluation.figures.training import SUPERVISED, training_figure
-from cryjax.training import checkpoints, loop, parallel, recipe, start, steps, supervised
+from cryjax.training import (
+    checkpoints,
+    loop,
+    parallel,
+    recipe,
+    start,
+    steps,
+    summary,
+    supervised,
+)
+from cryjax.training.best import Best
 from cryjax.training.trained import load_trained
 from cryjax.training.workdir import Workdir, code
 
@@ -109,64 +118,6 @@ class Judge:
         }
 
 
-def best_step(
-    history: Sequence[Mapping[str, float]], metric: str, patience: int
-) -> tuple[int, bool]:
-    """The step that did best on validation so far, the first of equals; 0 where none was scored.
-
-    Args:
-      history: lines of metrics.jsonl.
-      metric: in them; the more the better.
-      patience: scores without a better one after which it is enough; 0 is never.
-
-    Returns:
-      The step, and whether it is enough.
-    """
-    lines = [line for line in history if np.isfinite(line.get(metric, np.nan))]
-    if not lines:
-        return 0, False
-    best = max(lines, key=lambda line: (line[metric], -line["step"]))["step"]
-    since = sum(line["step"] > best for line in lines)
-    return int(best), bool(patience) and since >= patience
-
-
-class Best:
-    """What did best on validation so far, kept in the folder `best` of a run."""
-
-    def __init__(self, workdir: Workdir, config: Any, start: int, meta: dict[str, Any]):
-        """Goes on from step `start`, forgetting what came after; `meta` goes into checkpoints."""
-        self._metric, self._patience = f"validation_{config.select}", config.patience
-        self._meta = meta
-        self._saved = checkpoints.Checkpoints(workdir.path, folder=checkpoints.BEST, keep=1)
-        self._saved.rewind(start)
-        # Every process keeps its own: all must choose the same step, and only one writes the file.
-        self._history = [line for line in workdir.metrics() if line["step"] <= start]
-        if self._saved.latest is None:  # lost with a step that is done again: it cannot be told
-            self._history = []
-
-    def take(
-        self, state: steps.TrainState, step: int, metrics: dict[str, float]
-    ) -> dict[str, float]:
-        """Takes a step's metrics into account and gives them back; saves the state if best."""
-        self._history.append({"step": step, **metrics})
-        if best_step(self._history, self._metric, 0)[0] == step:
-            self._saved.save_model(state, step, self._meta)
-            self._saved.wait()  # before the step's own checkpoint says that it is done
-        return metrics
-
-    def enough(self) -> bool:
-        """Whether the config's patience is at its end."""
-        return best_step(self._history, self._metric, self._patience)[1]
-
-    def close(self, state: steps.TrainState) -> int | None:
-        """Gives the step that was best, or that of `state`, the last, where nothing told."""
-        if self._saved.latest is None:
-            self._saved.save_model(state, int(state.step), self._meta)
-        step = self._saved.latest
-        self._saved.close()
-        return step
-
-
 def write_predictions(path: pathlib.Path, found: Embeddings, classes: tuple[str, ...]) -> None:
     """A row for each scored recording: its number, subject, label and probabilities."""
     with whole(path, newline="") as file:
@@ -175,6 +126,28 @@ def write_predictions(path: pathlib.Path, found: Embeddings, classes: tuple[str,
         rows = zip(found.recordings, found.subjects, found.labels, found.features, strict=True)
         for recording, subject, label, probabilities in rows:
             table.writerow([recording, subject, label, *(f"{p:.9g}" for p in probabilities)])
+
+
+def described(
+    config: Any, division: tasks.Division, task: tasks.Task, *, synthetic: bool
+) -> list[str]:
+    """What there is to train on, to choose by and to score, in lines."""
+    parts = {
+        "to train on": division.train,
+        "to choose by": division.validation,
+        "to score": division.test,
+    }
+    counts = [
+        f"{len(set(part.recordings)):,} recordings of {len(set(part.subjects)):,} subjects {why}"
+        for why, part in parts.items()
+    ]
+    several = ", several a recording" if task.multi_label else ""
+    named = ", ".join(task.classes[:8]) + (", ..." if len(task.classes) > 8 else "")
+    return [
+        f"{config.data}{' (synthetic)' if synthetic else ''}",
+        *counts,
+        f"{len(task.classes)} classes{several}: {named}",
+    ]
 
 
 def summarise(found: Embeddings, task: tasks.Task, config: Any) -> dict[str, Any]:
@@ -248,7 +221,7 @@ def run(
 
     base = jax.random.key(config.seed)
     saved = checkpoints.Checkpoints(workdir.path)
-    state = start.start_state(
+    state, started = start.start_state(
         jax.jit(parts.init)(base),
         config.init,
         settings,
@@ -257,14 +230,17 @@ def run(
         averaged=config.average_decay > 0,
     )
     workdir.rewind(int(state.step))
-    logging.info(
-        "%s width %g; %d recordings of %d subjects to train on, %d to choose by, %d to score%s; "
-        "%d steps of %d; %s",
-        config.encoder.name, config.encoder.width,
-        len(set(division.train.recordings)), len(set(division.train.subjects)),
-        len(set(division.validation.recordings)), len(set(division.test.recordings)),
-        " (synthetic)" if synthetic else "", plan.total, config.batch_size, spread,
-    )  # fmt: skip
+    summary.show(
+        started,
+        described(config, division, task, synthetic=synthetic),
+        config,
+        examples=len(targets),
+        plan=plan,
+        encoder=parts.encoder,
+        head=parts.head,
+        state=state,
+        spread=spread,
+    )
     meta = {
         "program": "finetune",
         "version": __version__,
@@ -277,6 +253,21 @@ def run(
     }
     judge = Judge(task, parts, config, devices)
     best = Best(workdir, config, int(state.step), meta)
+
+    pictured = division.validation if len(division.validation) else division.train
+    embedder = Embedder(
+        functools.partial(steps.embed, encoder=parts.encoder, settings=settings),
+        round(config.crop.seconds * settings.sample_rate),
+        devices=devices,
+    )
+
+    def picture(current: steps.TrainState, step: int) -> None:
+        found = embedder(current.encoder, prepared.at(pictured), most=pictures.MOST)
+        pictures.embeddings(workdir, step, found, note="synthetic data" if synthetic else "")
+
+    pictures_every = plan.in_steps(config.pictures_every)
+    if pictures_every and workdir.writes and not workdir.metrics_file.exists():
+        picture(state, 0)
 
     @functools.cache
     def step_of(frozen: int) -> steps.StepFunction:
@@ -301,6 +292,7 @@ def run(
             log_every=max(plan.in_steps(config.log_every), 1),
             checkpoint_every=plan.in_steps(config.checkpoint_every),
             evaluate_every=plan.in_steps(config.evaluate_every) if len(division.validation) else 0,
+            pictures_every=pictures_every,
         ),
         parallel=spread,
         checkpoints=saved,
@@ -311,6 +303,7 @@ def run(
         evaluate=lambda current, step: best.take(
             current, step, judge.metrics(current, division.validation)
         ),
+        pictures=picture,
         enough=best.enough,
         skip=config.nonfinite == "skip",
         recordings=lambda step: loader.recordings(
@@ -364,6 +357,7 @@ def report(workdir: Workdir, result: dict[str, Any], found: Embeddings, task: ta
             workdir.figure("roc"),
             task.true(found.labels),
             found.features[:, 1],
+            found.subjects,
             f"'{task.classes[1]}', {title}",
             note=note,
         )

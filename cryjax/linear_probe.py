@@ -117,7 +117,10 @@ def draw(workdir: Workdir, summary: dict[str, Any], found: probes.ProbeResult, n
     confusion_figure(workdir.figure("confusion"), summary["confusion"], labels, title, note=note)
     if len(labels) == 2:
         score = found.scores[:, 1] - found.scores[:, 0]
-        roc_figure(workdir.figure("roc"), found.true, score, f"'{labels[1]}', {title}", note=note)
+        roc_figure(
+            workdir.figure("roc"), found.true, score, found.subjects, f"'{labels[1]}', {title}",
+            note=note,
+        )  # fmt: skip
 
 
 def main(config: Any, folder: str) -> None:

@@ -25,11 +25,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 import numpy as np
-import tqdm
 from absl import flags
 
 from cryjax import load
-from cryjax.command import program
+from cryjax.command import program, progress
 from cryjax.command.errors import UserError
 from cryjax.command.files import whole
 from cryjax.data import cutting, decode, guard
@@ -294,7 +293,7 @@ def main(argv: list[str]) -> None:
             model, _BATCH_SIZE.value, upsample=_UPSAMPLE.value, spectra=bool(_FIGURES.value)
         )
         embeddings, broken = [], 0
-        shown = tqdm.tqdm(predictor.scores(named), "predict", len(named), unit="recording")
+        shown = progress.over(predictor.scores(named), "recording", len(named), unit="recordings")
         for place, score in enumerate(shown):
             seconds = round(score.samples / rate, 3)
             if score.error:

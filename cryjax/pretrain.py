@@ -9,6 +9,7 @@ same command goes on. `--views` draws pairs of views to figures/views.png and do
 
 import dataclasses
 import functools
+import io
 import json
 import pathlib
 from typing import Any
@@ -25,12 +26,14 @@ from cryjax.command.errors import UserError
 from cryjax.data import loader
 from cryjax.data.records import Prepared, open_prepared
 from cryjax.data.subjects import check_one_key
+from cryjax.evaluation import pictures
 from cryjax.evaluation.embeddings import Embedder
 from cryjax.evaluation.figures.spectrograms import views_figure
+from cryjax.evaluation.figures.style import Place
 from cryjax.evaluation.figures.training import training_figure
 from cryjax.evaluation.folds import renamed_entries, subjects_of
 from cryjax.evaluation.probes import nearest_neighbour_accuracy
-from cryjax.training import checkpoints, loop, parallel, simclr, start, steps
+from cryjax.training import checkpoints, loop, parallel, simclr, start, steps, summary
 from cryjax.training import recipe as recipe_lib
 from cryjax.training.workdir import Workdir, code
 
@@ -59,21 +62,27 @@ def open_datasets(config: Any, sample_rate: int) -> list[tuple[Prepared, float]]
     return datasets
 
 
-def draw_views(workdir: Workdir, batch: dict[str, np.ndarray], config: Any, note: str) -> None:
-    """Draws pairs of views of the run's first clips: what the encoder will see."""
-    recipe = recipe_lib.view_recipe(config)
-    key = jax.random.fold_in(jax.random.key(config.seed), 0)
-    place = augment.MIX_GROUP
-    first, second = jax.jit(functools.partial(augment.two_views, **recipe))(
-        key, batch["audio"][:place], batch["length"][:place]
-    )
-    path = views_figure(
-        workdir.figure("views"),
-        np.stack([first, second], axis=1),
-        hop_seconds=recipe["settings"].hop_seconds,
-        note=note,
-    )
-    logging.info("views: %s", path)
+class Viewed:
+    """The run's first clips, of which views are drawn: what the encoder sees."""
+
+    def __init__(self, dataset: Any, config: Any, key: jax.Array):
+        self._dataset, self._key = dataset, key
+        recipe = recipe_lib.view_recipe(config)
+        self._hop_seconds = recipe["settings"].hop_seconds
+        self._views = jax.jit(functools.partial(augment.two_views, **recipe))
+
+    @functools.cached_property
+    def _clips(self) -> dict[str, np.ndarray]:
+        return next(
+            loader.batches(self._dataset, batch_size=augment.MIX_GROUP, threads=1, buffer=1)
+        )
+
+    def draw(self, place: Place, step: int, note: str) -> Place:
+        """Draws the pairs that a step would make of them."""
+        key = jax.random.fold_in(self._key, step)
+        pair = self._views(key, self._clips["audio"], self._clips["length"])
+        views = np.stack(pair, axis=1)
+        return views_figure(place, views, hop_seconds=self._hop_seconds, note=note)
 
 
 def without(prepared: Prepared, split: str, excluded: set[str]) -> tuple[Any, int]:
@@ -121,6 +130,17 @@ def sources_of(
     return found
 
 
+def described(split: str, prepared: Prepared, source: Any, weight: float) -> str:
+    """What a dataset brings to the run, in a line."""
+    every = prepared.splits[split]
+    of = f"of {prepared.counts[split]['subjects']:,} subjects"
+    if len(source) < every:
+        of = f"of {every:,}, excluded subjects left out"
+    often = "" if weight == 1 else f", drawn {weight:g} times as often"
+    made = " (synthetic)" if prepared.synthetic else ""
+    return f"{len(source):,} examples {of}{often}; {prepared.directory}, {split!r}{made}"
+
+
 def run(
     config: Any,
     workdir_path: str,
@@ -158,23 +178,33 @@ def run(
     weighted = [(source, weight * len(source)) for _, source, weight in sources]
     names = [str(prepared.directory) for prepared, _, _ in sources]
     dataset = loader.examples(weighted, samples=plan.clip_samples, seed=config.seed)
+    base = jax.random.key(config.seed)
+    pictures_every = plan.in_steps(config.pictures_every)
+    viewed = Viewed(dataset, config, base)
     # Drawn anew while nothing was trained: the config may have been another.
-    if workdir.writes and (views or not workdir.metrics_file.exists()):
-        one = next(loader.batches(dataset, batch_size=max(config.batch_size, augment.MIX_GROUP)))
-        draw_views(workdir, one, config, note)
+    fresh = workdir.writes and not workdir.metrics_file.exists()
+    if workdir.writes and (views or (fresh and pictures_every)):
+        path = viewed.draw(workdir.figure("views"), 0, note)
+        logging.info("views: %s", path)
     if views:
         return
 
-    base = jax.random.key(config.seed)
     saved = checkpoints.Checkpoints(workdir.path)
-    state = start.start_state(jax.jit(parts.init)(base), config.init, plan.settings, spread, saved)
+    state, started = start.start_state(
+        jax.jit(parts.init)(base), config.init, plan.settings, spread, saved
+    )
     workdir.rewind(int(state.step))
-    size = sum(x.size for x in jax.tree.leaves(state.params["encoder"]))
-    logging.info(
-        "%s width %g, %.2f M parameters; %d examples%s, %d steps of %d; %s",
-        config.encoder.name, config.encoder.width, size / 1e6, examples,
-        " (synthetic)" if synthetic else "", plan.total, config.batch_size, spread,
-    )  # fmt: skip
+    summary.show(
+        started,
+        [described(config.split, *source) for source in sources],
+        config,
+        examples=examples,
+        plan=plan,
+        encoder=parts.encoder,
+        head=parts.head,
+        state=state,
+        spread=spread,
+    )
     embedder = Embedder(
         functools.partial(steps.embed, encoder=parts.encoder, settings=plan.settings),
         round(config.crop.seconds * plan.settings.sample_rate),
@@ -182,15 +212,23 @@ def run(
     )
 
     def neighbours(current: steps.TrainState, _: int) -> dict[str, float]:
-        variables = {
-            "params": current.params["encoder"],
-            "batch_stats": current.batch_stats["encoder"],
-        }
         checked = datasets[0][0].source(config.neighbours.split)
-        found = embedder(variables, checked, most=config.neighbours.most)
+        found = embedder(current.encoder, checked, most=config.neighbours.most)
         accuracy = nearest_neighbour_accuracy(found.features, found.labels, found.subjects)
         return {} if accuracy is None else {"neighbour_accuracy": accuracy}
 
+    labelled = [source for prepared, source, _ in sources if prepared.label_names]
+
+    def picture(current: steps.TrainState, step: int) -> None:
+        drawn = io.BytesIO()
+        viewed.draw(drawn, step, note)
+        workdir.image(step, "views", drawn.getvalue())
+        if labelled:
+            found = embedder(current.encoder, labelled[0], most=pictures.MOST)
+            pictures.embeddings(workdir, step, found, note=note)
+
+    if fresh and pictures_every:
+        picture(state, 0)
     step = spread.wrap(parts.step)
     loop.train(
         lambda _: step,
@@ -210,6 +248,7 @@ def run(
             log_every=max(plan.in_steps(config.log_every), 1),
             checkpoint_every=plan.in_steps(config.checkpoint_every),
             evaluate_every=plan.in_steps(config.neighbours.every),
+            pictures_every=pictures_every,
         ),
         parallel=spread,
         checkpoints=saved,
@@ -226,6 +265,7 @@ def run(
         learning_rate=plan.learning_rate,
         batch_size=config.batch_size,
         evaluate=neighbours,
+        pictures=picture,
         skip=config.nonfinite == "skip",
         recordings=lambda step: loader.recordings(
             weighted, names, seed=config.seed, batch_size=config.batch_size, step=step

@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-import tqdm
 from absl import logging
 
 from cryjax import finetune, linear_probe, pretrain
@@ -28,6 +27,7 @@ from cryjax.command import config as config_lib
 from cryjax.command import program
 from cryjax.command.config import integer, one_of, text
 from cryjax.command.errors import TooFewLabels, UserError
+from cryjax.command.progress import Progress
 from cryjax.data.records import Prepared
 from cryjax.evaluation import experiment, probes, report, results, tables
 from cryjax.evaluation.datasets import Datasets
@@ -285,19 +285,20 @@ class Study:
         """All cells, those of several devices side by side."""
         self.data.open()
         # What many share comes first and has all devices.
-        rows = tqdm.tqdm(self.config.rows, desc="encoders", unit="row")
-        for row in rows:
-            rows.set_postfix_str(row)
-            self.encoder(row)
-            for task in self.data.tasks:
-                self.embeddings(row, task)
+        with Progress("encoder", len(self.config.rows), unit="encoders") as rows:
+            for row in self.config.rows:
+                rows.say(row)
+                self.encoder(row)
+                for task in self.data.tasks:
+                    self.embeddings(row, task)
+                rows.update()
         cells = self.cells()
         found: dict[Cell, Found | str] = {}
         free = list(self._devices)
-        with tqdm.tqdm(total=len(cells), desc="cells", unit="cell") as bar:
+        with Progress("cell", len(cells), unit="cells") as bar:
 
             def compute(cell: Cell) -> None:
-                bar.set_postfix_str(cell.name)
+                bar.note(cell.name)
                 device = free.pop()
                 found[cell] = self.find(cell, device)
                 free.append(device)

@@ -8,6 +8,9 @@ import select
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+
+from tensorboardX.proto import event_pb2
 
 # Compiled once for all runs of a test session, those of the process beside this one included.
 _OWN = tempfile.TemporaryDirectory(prefix="cryjax-test-cache-")  # removed with this process
@@ -129,3 +132,13 @@ def refuse(program: str, *arguments: object, devices: int = 1) -> str:
     said = [line for line in done.stderr.splitlines() if f"{program}: error:" in line]
     assert len(said) == 1, done.stderr
     return said[0]
+
+
+def events(folder: pathlib.Path) -> Iterator[event_pb2.Event]:
+    """TensorBoard's events of a run."""
+    for file in sorted(folder.glob("events.out.tfevents.*")):
+        data, place = file.read_bytes(), 0
+        while place < len(data):  # length, its checksum, the event, its checksum
+            length = int.from_bytes(data[place : place + 8], "little")
+            yield event_pb2.Event.FromString(data[place + 12 : place + 12 + length])
+            place += 16 + length

@@ -13,7 +13,7 @@ import pytest
 from matplotlib import image
 
 import programs
-from cryjax import finetune
+from cryjax.training import best
 
 TINY = (
     *programs.TINY_FINETUNE,
@@ -167,11 +167,11 @@ def test_the_best_step_is_the_first_best_and_patience_ends():
         {"step": step, "loss": 1.0, "score": score}
         for step, score in ((1, 0.5), (2, 0.7), (3, float("nan")), (4, 0.7), (5, 0.6))
     ]
-    assert finetune.best_step([], "score", 1) == (0, False)
-    assert finetune.best_step(history[:1], "score", 1) == (1, False)
-    assert finetune.best_step(history, "score", 0) == (2, False)
-    assert finetune.best_step(history, "score", 2) == (2, True)
-    assert finetune.best_step(history, "score", 3) == (2, False)
+    assert best.best_step([], "score", 1) == (0, False)
+    assert best.best_step(history[:1], "score", 1) == (1, False)
+    assert best.best_step(history, "score", 0) == (2, False)
+    assert best.best_step(history, "score", 2) == (2, True)
+    assert best.best_step(history, "score", 3) == (2, False)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,11 @@ STEPS = 30
 @pytest.fixture(scope="module")
 def undisturbed(prepared, tmp_path_factory):
     run = tmp_path_factory.mktemp("run") / "undisturbed"
-    programs.succeed("pretrain", *programs.TINY, f"--workdir={run}", f"--config.data={prepared}")
+    done = programs.succeed(
+        "pretrain", *programs.TINY, f"--workdir={run}", f"--config.data={prepared}",
+        "--config.pictures_every=30 steps",
+    )  # fmt: skip
+    run.with_name("said").write_text(done.stderr)
     return run
 
 
@@ -42,6 +46,7 @@ def arrays(run: pathlib.Path, step: int = STEPS) -> dict[str, np.ndarray]:
 
 
 def test_leaves_what_it_promises(undisturbed):
+    said = undisturbed.with_name("said").read_text()
     lines = history(undisturbed)
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     expected = {"loss", "contrastive_accuracy", "alignment", "uniformity", "effective_rank"}
@@ -52,7 +57,15 @@ def test_leaves_what_it_promises(undisturbed):
     assert json.loads((undisturbed / "config.json").read_text())["batch_size"] == 32
     steps = {p.name for p in (undisturbed / "checkpoints").iterdir() if p.name.isdigit()}
     assert steps == {"25", "30"}
-    assert list(undisturbed.glob("events.out.tfevents.*"))
+    images = [
+        (value.tag, event.step)
+        for event in programs.events(undisturbed)
+        for value in event.summary.value
+        if value.image.encoded_image_string
+    ]
+    pictured = [("views", 0), ("embeddings", 0), ("views", STEPS), ("embeddings", STEPS)]
+    assert sorted(images) == sorted(pictured)
+    assert "what is trained" in said and "block4" in said and said.count("starting fresh") == 1
     for name in ("views", "training"):
         assert image.imread(undisturbed / "figures" / f"{name}.png").std() > 0.05
 
@@ -138,6 +151,17 @@ def test_neighbours_and_views_alone(prepared, tmp_path):
     programs.succeed(*command, "--config.total=6 steps", "--config.neighbours.every=3 steps")
     found = [line["neighbour_accuracy"] for line in history(run) if "neighbour_accuracy" in line]
     assert len(found) == 2 and all(0 < x < 1 for x in found)
+
+
+def test_no_picture_of_a_recording_unless_wanted(prepared, tmp_path):
+    programs.succeed(
+        "pretrain", *programs.TINY, f"--workdir={tmp_path}", f"--config.data={prepared}",
+        "--config.total=4 steps", "--config.pictures_every=0",
+    )  # fmt: skip
+    assert not (tmp_path / "figures" / "views.png").exists()
+    assert not (tmp_path / "projector_config.pbtxt").exists()
+    values = [value for event in programs.events(tmp_path) for value in event.summary.value]
+    assert values and not any(value.image.encoded_image_string for value in values)
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,24 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from cryjax.command import config as config_lib
+from cryjax.command import usage
 from cryjax.command.errors import UserError
 
 # What is defined here belongs to the program, whose --help then lists it.
 flags.disclaim_key_flags()
+_HELP = ("--help", "-help", "-h", "--helpshort", "-helpshort")
 _PACKAGE = str(pathlib.Path(__file__).resolve().parents[1])
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Parses absl flags; anything wrong with a flag or a config override is a `UserError`."""
+    """Parses absl flags; anything wrong with a flag or a config override is a `UserError`.
+
+    Asked for help, it prints that and exits with 0.
+    """
+    before_files = argv[: argv.index("--")] if "--" in argv else argv
+    if any(argument in _HELP for argument in before_files):
+        print(usage.text(sys.modules["__main__"].__doc__ or "", argv))
+        sys.exit(0)
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from cryjax import __version__
 from cryjax.command.errors import UserError
+from cryjax.command.progress import Progress
 from cryjax.data import cutting, duplicates, guard, records
 from cryjax.data.decode import Unusable, to_int16
 from cryjax.data.manifest import Row
@@ -217,7 +217,7 @@ class Preparation:
         self._accounts[account.number] = split, account
 
     def _examples(
-        self, split: str, recordings: Iterable[Recording], progress: tqdm.tqdm
+        self, split: str, recordings: Iterable[Recording], progress: Progress
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         for recording in recordings:
             progress.update()
@@ -247,7 +247,7 @@ class Preparation:
         """
         with (
             records.Writer(directory) as writer,
-            tqdm.tqdm(total=total, unit="file", desc="prepare") as progress,
+            Progress("recording", total, unit="recordings") as progress,
         ):
             filled = {}
             for split, recordings in streams.items():

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-import tqdm
 from array_record.python import array_record_module
 from tensorflow_datasets.core.utils import shard_utils
 
+from cryjax.command import progress
 from cryjax.command.errors import UserError
 
 INFO_FILE = "prepared.json"
@@ -168,7 +168,10 @@ class Writer:
 
         def kept(split: str) -> Iterator[tuple[str, dict[str, Any]]]:
             source = Source(builder.as_data_source(split=split))
-            for example in tqdm.tqdm(source, f"without copies: {split}", unit="segment"):
+            examples = (source[row] for row in range(len(source)))
+            for example in progress.over(
+                examples, f"without copies, {split}:", len(source), unit="segments"
+            ):
                 if example["recording"] not in without:
                     yield keyed(example)
 
@@ -311,7 +314,7 @@ class Prepared:
         rows = np.arange(len(source))
         found = [
             _described(source[int(row)])
-            for row in tqdm.tqdm(rows, "index", unit="segment", leave=False)
+            for row in progress.over(rows, "index", unit="segments", stays=False)
         ]
         index = Index(
             np.full(len(rows), split),

@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 
+from cryjax.command import progress
 from cryjax.data.cutting import windows
 from cryjax.training.parallel import Parallel
 
@@ -81,7 +81,7 @@ class Embedder:
         recordings: list[int] = []  # of each window
         features: list[np.ndarray] = []
         pending: list[np.ndarray] = []
-        for row in tqdm.tqdm(rows, unit="segment", desc="embed", disable=not shown):
+        for row in progress.over(rows, "embed", unit="segments", shown=shown):
             example = source[int(row)]
             described[example["recording"]] = (example["label"], example["subject"])
             for window in windows(example["audio"], self._samples):

@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from absl import logging
 from jax.experimental import multihost_utils
 
 from cryjax.command.errors import UserError
+from cryjax.command.progress import Progress
 from cryjax.training.checkpoints import Checkpoints
 from cryjax.training.parallel import Parallel
 from cryjax.training.steps import StepFunction, TrainState
@@ -39,6 +39,7 @@ class Schedule:
     log_every: int
     checkpoint_every: int
     evaluate_every: int = 0
+    pictures_every: int = 0
 
 
 class _StopSignal:
@@ -169,12 +170,6 @@ def collapsed(metrics: Mapping[str, float]) -> str:
     return ""
 
 
-def _progress(total: int, start: int, shown: bool) -> tqdm.tqdm:
-    return tqdm.tqdm(
-        total=total, initial=start, unit="step", disable=not shown, smoothing=0.1, mininterval=1.0
-    )
-
-
 def train(
     step_at: Callable[[int], StepFunction],
     state: TrainState,
@@ -189,6 +184,7 @@ def train(
     learning_rate: Callable[[int], float],
     batch_size: int,
     evaluate: Callable[[TrainState, int], dict[str, float]] | None = None,
+    pictures: Callable[[TrainState, int], None] | None = None,
     enough: Callable[[], bool] = lambda: False,
     skip: bool = False,
     recordings: Callable[[int], str] = lambda _: "unknown",
@@ -209,6 +205,8 @@ def train(
       batch_size: global.
       evaluate: (state, step) -> metrics that take longer, every `evaluate_every` steps and at the
         end, if ever.
+      pictures: (state, step) -> None, shows what the first process has to show of a state, every
+        `pictures_every` steps and at the end, if ever.
       enough: asked at a resumed start and after each evaluation; ends the run early. All
         processes must say the same.
       skip: whether to go on after an update that was not finite, and so not made.
@@ -227,6 +225,7 @@ def train(
     window = _Window(batch_size, checkpoints.meta.get("window", ()))
     pending: tuple[int, dict[str, jax.Array]] | None = None
     warned = False
+    function: StepFunction | None = None
 
     def read() -> None:
         """Reads the metrics of the step before: the device has work meanwhile."""
@@ -245,7 +244,7 @@ def train(
                 "such updates out with --config.nonfinite=skip"
             )
         window.add(metrics)
-        bar.set_postfix_str(f"loss {metrics['loss']:.3f}", refresh=False)
+        bar.note(f"loss {metrics['loss']:.3f}")
         if step % schedule.log_every == 0 or step == schedule.total:
             # On an accelerator it would queue behind the step that is under way.
             with jax.default_device(host):
@@ -275,14 +274,24 @@ def train(
 
     with (
         _StopSignal() as stop,
-        _progress(schedule.total, start, first_process) as bar,
+        Progress(
+            "step",
+            schedule.total,
+            unit="clips",
+            of_each=batch_size,
+            start=start,
+            shown=first_process,
+        ) as bar,
         _Reader(batches) as reader,
     ):
         for step in range(start + 1, schedule.total + 1):
             begin = time.perf_counter()
             batch = reader.next(step)
             window.waiting += time.perf_counter() - begin
-            state, metrics = step_at(step)(state, parallel.shard(batch), key)
+            before, function = function, step_at(step)
+            if function is not before:
+                bar.say("compiling the training step")
+            state, metrics = function(state, parallel.shard(batch), key)
             read()
             pending = (step, metrics)
             if step == start + 1:
@@ -290,7 +299,10 @@ def train(
                 jax.block_until_ready(metrics)
                 read()
                 window.restart()
-            bar.update()
+                bar.update()
+                bar.restart()
+            else:
+                bar.update()
             stops = stop.after(step)
             last = step == schedule.total
             every = schedule.evaluate_every
@@ -298,6 +310,10 @@ def train(
                 read()
                 workdir.log(step, pause(functools.partial(evaluate, state, step)))
                 last = last or enough()
+            every = schedule.pictures_every
+            if every and pictures and first_process and (last or step % every == 0):
+                read()
+                pause(functools.partial(pictures, state, step))
             ends = stops or last
             if ends or (schedule.checkpoint_every and step % schedule.checkpoint_every == 0):
                 read()

@@ -24,6 +24,7 @@ RULES = {
     "batch_size": integer(2),
     "checkpoint_every": config_lib.LENGTH,
     "log_every": config_lib.LENGTH,
+    "pictures_every": config_lib.LENGTH,
     "seed": integer(),
     "parallel": one_of(*parallel.CHOICES),
     "encoder.name": one_of(*ENCODERS),

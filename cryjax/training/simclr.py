@@ -49,12 +49,14 @@ class SimCLR:
 
     Attributes:
       encoder: [batch, frames, mels] -> [batch, features].
+      head: [batch, features] -> [batch, projection].
       plan: of the run.
       step: pure: `step(state, batch, key, axis_name=None) -> (state, metrics)`.
       init: key -> a fresh state.
     """
 
     encoder: Encoder
+    head: ProjectionHead
     plan: recipe.Plan
     step: steps.StepFunction
     init: Any
@@ -70,6 +72,7 @@ def build(config: Any, examples: int) -> SimCLR:
     }
     return SimCLR(
         encoder=parts["encoder"],
+        head=parts["head"],
         plan=plan,
         step=functools.partial(
             steps.simclr_step,

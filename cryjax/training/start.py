@@ -1,7 +1,5 @@
 """Where training starts: a checkpoint of the work directory, another run's encoder, or fresh."""
 
-from absl import logging
-
 from cryjax.audio import frontend
 from cryjax.command.errors import UserError
 from cryjax.training import checkpoints
@@ -17,8 +15,8 @@ def start_state(
     saved: checkpoints.Checkpoints,
     *,
     averaged: bool = False,
-) -> TrainState:
-    """The state to train from, on the devices; the log says which.
+) -> tuple[TrainState, str]:
+    """The state to train from, on the devices, and what it is, for the log.
 
     Args:
       state: fresh.
@@ -36,8 +34,8 @@ def start_state(
         return state.replace(average=state.live) if averaged else state
 
     if saved.latest is not None:
-        logging.info("going on from step %d of this work directory", saved.latest)
-        return saved.restore(with_average(state), spread.replicated)
+        said = f"going on from step {saved.latest} of this work directory"
+        return saved.restore(with_average(state), spread.replicated), said
     if init:
         theirs = frontend.FrontEnd(**checkpoints.read_meta(init)["front_end"])
         if theirs != settings:
@@ -50,11 +48,11 @@ def start_state(
             "batch_stats": state.batch_stats["encoder"],
         }
         loaded = checkpoints.restore_item(init, "encoder", target, spread.replicated)
-        logging.info("starting from the encoder of %s; head and optimizer fresh", init)
+        said = f"starting from the encoder of {init}; head and optimizer fresh"
         state = state.replace(
             params=state.params | {"encoder": loaded["params"]},
             batch_stats=state.batch_stats | {"encoder": loaded["batch_stats"]},
         )
     else:
-        logging.info("starting fresh")
-    return spread.replicate(with_average(state))
+        said = "starting fresh"
+    return spread.replicate(with_average(state)), said

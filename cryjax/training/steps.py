@@ -42,6 +42,11 @@ class TrainState(flax.struct.PyTreeNode):
     average: Any = None
 
     @property
+    def encoder(self) -> dict[str, Any]:
+        """The encoder's variables, as its `apply` takes them."""
+        return {"params": self.params["encoder"], "batch_stats": self.batch_stats["encoder"]}
+
+    @property
     def live(self) -> dict[str, Any]:
         """What an average is taken of: parameters, and the statistics that go with them."""
         return {"params": self.params, "batch_stats": self.batch_stats}

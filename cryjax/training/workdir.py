@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import pathlib
+import struct
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,15 @@ from cryjax.command.errors import UserError
 from cryjax.command.files import whole, write_json
 
 # Fields that may change when a run goes on: they alter how it is watched, not what it computes.
-MAY_CHANGE = ("checkpoint_every", "log_every", "neighbours.", "loader.", "nonfinite", "parallel")
+MAY_CHANGE = (
+    "checkpoint_every",
+    "log_every",
+    "pictures_every",
+    "neighbours.",
+    "loader.",
+    "nonfinite",
+    "parallel",
+)
 
 LEFT_BY_A_RUN = ("checkpoints/[0-9]*", "metrics.jsonl", "result.json")
 
@@ -112,15 +121,29 @@ class Workdir:
             return
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
+        event = event_pb2.Event(wall_time=time.time(), step=step)
+        for name, value in metrics.items():
+            event.summary.value.add(tag=name, simple_value=value)
+        self._write_event(event)
+
+    def image(self, step: int, name: str, png: bytes) -> None:
+        """Adds an image to TensorBoard's events."""
+        if not self.writes:
+            return
+        width, height = struct.unpack(">II", png[16:24])  # of the header, which comes first
+        event = event_pb2.Event(wall_time=time.time(), step=step)
+        image = event.summary.value.add(tag=name).image
+        image.width, image.height, image.colorspace = width, height, 4
+        image.encoded_image_string = png
+        self._write_event(event)
+
+    def _write_event(self, event: event_pb2.Event) -> None:
         if self._events is None:
             # Not its SummaryWriter, whose thread dies of a full disk and leaves the run waiting.
             self._events = EventsWriter(str(self.path / "events"))
             # A resumed run's events before this step stand; those after it are dropped.
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._events.write_event(event_pb2.Event(step=step, session_log=start))
-        event = event_pb2.Event(wall_time=time.time(), step=step)
-        for name, value in metrics.items():
-            event.summary.value.add(tag=name, simple_value=value)
+            self._events.write_event(event_pb2.Event(step=event.step, session_log=start))
         self._events.write_event(event)
         self._events.flush()
 

@@ -5,7 +5,7 @@ import pytest
 from matplotlib import image
 
 from cryjax.evaluation import metrics
-from cryjax.evaluation.figures import experiment, maps
+from cryjax.evaluation.figures import classifier, experiment, maps
 from cryjax.evaluation.figures.classifier import confusion_figure, roc_figure
 from cryjax.evaluation.figures.spectrograms import views_figure
 from cryjax.evaluation.figures.training import training_figure
@@ -24,6 +24,7 @@ def test_each_is_written_and_follows_its_data(tmp_path):
     history = [{"step": n, "loss": 5.0 / n, "clips_per_second": 9.0} for n in range(1, 30)]
     history.append({"step": 30, "neighbour_accuracy": 0.5})
     true, score = rng.integers(2, size=50), rng.normal(size=50)
+    subjects = np.arange(50) // 5
     makers = {
         "views": lambda p, k: views_figure(p, views * k, hop_seconds=0.01),
         "training": lambda p, k: training_figure(
@@ -32,7 +33,7 @@ def test_each_is_written_and_follows_its_data(tmp_path):
         "confusion": lambda p, k: confusion_figure(
             p, [[9 * k, 1], [3, 7]], ["cry", "no cry"], "title"
         ),
-        "roc": lambda p, k: roc_figure(p, true, score + k * true, "title"),
+        "roc": lambda p, k: roc_figure(p, true, score + k * true, subjects, "title"),
     }
     for name, make in makers.items():
         one, other = (pixels(make(tmp_path / f"{name}{k}.png", k))[:, :, :3] for k in (1, 2))
@@ -41,8 +42,9 @@ def test_each_is_written_and_follows_its_data(tmp_path):
 
 
 def test_note_is_shown(tmp_path):
-    plain = roc_figure(tmp_path / "a.png", [0, 1], [0.0, 1.0], "title")
-    noted = roc_figure(tmp_path / "b.png", [0, 1], [0.0, 1.0], "title", note="synthetic")
+    given = [0, 1], [0.0, 1.0], ["a", "b"], "title"
+    plain = roc_figure(tmp_path / "a.png", *given)
+    noted = roc_figure(tmp_path / "b.png", *given, note="synthetic")
     corner = (slice(-20, None), slice(-120, None))
     assert np.any(pixels(plain)[corner] != pixels(noted)[corner])
 
@@ -139,3 +141,28 @@ def test_maps(tmp_path):
     colours = pixels(maps.map_figure(tmp_path / "b.png", points, names, "by label"))
     spread = [np.ptp(picture[..., :3], axis=-1).max() for picture in (all_grey, colours)]
     assert spread[0] < 0.01 < 0.5 < spread[1]
+
+
+def test_few_subjects_make_a_wide_band():
+    rng = np.random.default_rng(0)
+    true = np.arange(200) % 2
+    # Half of the recordings are told apart, and of the others the opposite is said.
+    half = np.arange(200) // 100
+    score = rng.normal(size=200) + (2 * true - 1) * (1 - 2 * half)
+
+    def width(subjects):
+        low, high = classifier._band(true, score, subjects)
+        assert np.all(low <= high) and np.all((low >= 0) & (high <= 1))
+        return (high - low)[20:-20].mean()
+
+    # Whose they are makes the difference: of two subjects, or of a hundred.
+    assert width(half) > 1.5 * width(np.arange(200) // 2)
+
+
+def test_figures_are_light_and_keep_their_colours(tmp_path):
+    smooth = np.cumsum(np.random.default_rng(0).normal(size=(4, 2, 81, 40)), axis=2)
+    path = views_figure(tmp_path / "views.png", smooth, hop_seconds=0.01)
+    assert path.stat().st_size < 100_000
+    # The map of colours is dark at one end and pale at the other.
+    found = pixels(path)[:, :, :3].mean(axis=2)
+    assert found.min() < 0.05 and found.max() > 0.95

@@ -1,10 +1,12 @@
 """A work directory keeps its metrics straight over a resumption, and its config."""
 
+import io
 import json
 
 import pytest
-from tensorboardX.proto import event_pb2
+from PIL import Image
 
+import programs
 from cryjax.command.errors import UserError
 from cryjax.training.workdir import Workdir
 
@@ -35,14 +37,24 @@ def test_tensorboard_gets_the_same_scalars(tmp_path):
     workdir = Workdir(tmp_path, {})
     workdir.log(7, {"loss": 0.5})
     workdir.close()
-    data = next(tmp_path.glob("events.out.tfevents.*")).read_bytes()
-    found, place = {}, 0
-    while place < len(data):  # length, its checksum, the event, its checksum
-        length = int.from_bytes(data[place : place + 8], "little")
-        event = event_pb2.Event.FromString(data[place + 12 : place + 12 + length])
-        found |= {value.tag: (event.step, value.simple_value) for value in event.summary.value}
-        place += 16 + length
+    found = {
+        value.tag: (event.step, value.simple_value)
+        for event in programs.events(tmp_path)
+        for value in event.summary.value
+    }
     assert found == {"loss": (7, 0.5)}
+
+
+def test_tensorboard_gets_images(tmp_path):
+    drawn = io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(drawn, "png")
+    workdir = Workdir(tmp_path, {})
+    workdir.image(7, "views", drawn.getvalue())
+    workdir.close()
+    (value,) = [value for event in programs.events(tmp_path) for value in event.summary.value]
+    assert (value.tag, value.image.width, value.image.height) == ("views", 30, 20)
+    with Image.open(io.BytesIO(value.image.encoded_image_string)) as image:
+        assert image.size == (30, 20)
 
 
 def test_another_config_is_refused_once_a_run_began(tmp_path):

@@ -7,7 +7,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
+from cryjax.evaluation import bootstrap
 from cryjax.evaluation.figures.style import BLUE, GREY, plain, save
+
+_GRID = np.linspace(0, 1, 201)  # of 1 − specificity
+_RESAMPLES = 300
 
 
 def confusion_figure(
@@ -48,15 +52,34 @@ def confusion_figure(
     return save(figure, path, note)
 
 
+def _band(true: np.ndarray, score: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    """Sensitivities of resampled subjects at each of `_GRID`: [2, grid], a 95 % interval."""
+    curves = []
+    for weights in bootstrap.subject_weights(subjects, _RESAMPLES, 0):
+        if weights @ true and weights @ (1 - true):
+            there = weights > 0
+            fall, rise, _ = roc_curve(true[there], score[there], sample_weight=weights[there])
+            curves.append(np.interp(_GRID, fall, rise))
+    tail = (1 - bootstrap.LEVEL) / 2
+    return np.quantile(curves, [tail, 1 - tail], axis=0)
+
+
 def roc_figure(
-    path: pathlib.Path, true: np.ndarray, score: np.ndarray, title: str, *, note: str = ""
+    path: pathlib.Path,
+    true: np.ndarray,
+    score: np.ndarray,
+    subjects: np.ndarray,
+    title: str,
+    *,
+    note: str = "",
 ) -> pathlib.Path:
-    """The ROC curve of a detector.
+    """The ROC curve of a detector, in the band that a bootstrap over subjects gives.
 
     Args:
       path: of the PNG.
       true: int [recordings], 1 is positive.
       score: [recordings], higher is more positive.
+      subjects: [recordings].
       title: over it.
       note: for the corner.
     """
@@ -64,6 +87,10 @@ def roc_figure(
     figure = Figure(figsize=(4.2, 4.2), layout="constrained")
     ax = figure.subplots()
     ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="chance")
+    ax.fill_between(
+        _GRID, *_band(np.asarray(true), np.asarray(score), np.asarray(subjects)), color=BLUE,
+        alpha=0.18, lw=0, label="95 %, over subjects",
+    )  # fmt: skip
     ax.step(false_positive, true_positive, where="post", color=BLUE, lw=1.5, label="classifier")
     ax.set_xlabel("1 − specificity")
     ax.set_ylabel("sensitivity")

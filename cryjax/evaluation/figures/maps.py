@@ -1,6 +1,5 @@
 """Maps of embeddings: recordings laid out in a plane."""
 
-import pathlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from cryjax.evaluation.figures.style import (
     PALE,
     PURPLE,
     SKY,
+    Place,
     literal,
     save,
     short,
@@ -56,14 +56,14 @@ def project(features: np.ndarray, *, most: int = 600) -> tuple[np.ndarray, np.nd
 
 
 def map_figure(
-    path: pathlib.Path,
+    path: Place,
     points: np.ndarray,
     names: Sequence[str],
     title: str,
     *,
     most: int = 14,
     note: str = "",
-) -> pathlib.Path:
+) -> Place:
     """A map of embeddings, coloured by a name that each has: its label, its subject.
 
     Args:

@@ -14,6 +14,7 @@ from cryjax.evaluation.figures.style import (
     ORANGE,
     PURPLE,
     SKY,
+    Place,
     literal,
     plain,
     save,
@@ -21,9 +22,7 @@ from cryjax.evaluation.figures.style import (
 )
 
 
-def views_figure(
-    path: pathlib.Path, views: np.ndarray, *, hop_seconds: float, note: str = ""
-) -> pathlib.Path:
+def views_figure(path: Place, views: np.ndarray, *, hop_seconds: float, note: str = "") -> Place:
     """Pairs of views as spectrograms, a row a clip: what the encoder sees.
 
     Args:

@@ -10,8 +10,8 @@ from cryjax.evaluation.figures.style import BLUE, plain, save
 
 # Metrics of a training run worth a panel: name in metrics.jsonl, title.
 PRETRAINING = (
-    ("loss", "loss"),
-    ("contrastive_accuracy", "contrastive accuracy"),
+    ("loss", "loss (nats)"),
+    ("contrastive_accuracy", "contrastive accuracy (share)"),
     ("effective_rank", "effective rank of the projections"),
     ("neighbour_accuracy", "nearest neighbour's label, other subject"),
     ("alignment", "alignment (distance² of positives)"),
@@ -21,10 +21,10 @@ PRETRAINING = (
 )
 # The same of a supervised run.
 SUPERVISED = (
-    ("loss", "loss"),
-    ("batch_accuracy", "accuracy on batches"),
+    ("loss", "loss (nats)"),
+    ("batch_accuracy", "accuracy on batches (share)"),
     ("validation_macro_auc", "validation macro AUC"),
-    ("validation_accuracy", "validation accuracy"),
+    ("validation_accuracy", "validation accuracy (share)"),
     ("validation_average_precision", "validation average precision"),
     ("gradient_norm", "gradient norm"),
     ("learning_rate", "learning rate"),
@@ -65,6 +65,8 @@ def training_figure(
         ax.set_title(title, fontsize=9)
         ax.tick_params(labelsize=8)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        if len(points) == 1:  # around which ticks would be fractions of a step
+            ax.set_xlim(points[0][0] - 1, points[0][0] + 1)
         ax.grid(alpha=0.25, lw=0.5)
         plain(ax)
     figure.supxlabel("step", fontsize=9)

@@ -1,0 +1,55 @@
+"""Embeddings for TensorBoard: for its projector, and as a map among the images.
+
+With nothing but their labels: neither who they are of, nor what they were made of.
+"""
+
+import io
+import pathlib
+
+import numpy as np
+from sklearn.decomposition import PCA
+
+from cryjax.command.files import whole
+from cryjax.evaluation.embeddings import Embeddings
+from cryjax.evaluation.figures.maps import FEWEST, map_figure
+from cryjax.training.workdir import Workdir
+
+MOST = 300  # examples to embed: enough for a map, and quick
+_FOLDER = "projector"
+
+
+def embeddings(workdir: Workdir, step: int, found: Embeddings, *, note: str) -> None:
+    """Adds embeddings to the projector, and a map of them to the images."""
+    if len(found.labels) < FEWEST:
+        return
+    # A tab or a new line would be another column or row.
+    labels = [" ".join(label.split()) or "(none)" for label in found.labels]
+    folder = workdir.path / _FOLDER / f"{step:08d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = ("\t".join(f"{x:.5g}" for x in row) for row in found.features)
+    (folder / "tensors.tsv").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    # One column, and so without a heading.
+    named = "".join(f"{label}\n" for label in labels)
+    (folder / "metadata.tsv").write_text(named, encoding="utf-8")
+    _describe(workdir.path)
+
+    # By principal components: they are quick, and distances keep their meaning.
+    parts = PCA(2, svd_solver="full").fit(found.features)
+    points = parts.transform(found.features)
+    share = 100 * np.nan_to_num(parts.explained_variance_ratio_).sum()
+    title = f"step {step}: two components, {share:.0f} % of the variance"
+    drawn = io.BytesIO()
+    map_figure(drawn, points, labels, title, note=note)
+    workdir.image(step, "embeddings", drawn.getvalue())
+
+
+def _describe(home: pathlib.Path) -> None:
+    """Writes what TensorBoard's projector reads first: all steps that have embeddings."""
+    entries = [
+        f'embeddings {{\n  tensor_name: "step {int(path.parent.name)}"\n'
+        f'  tensor_path: "{path.relative_to(home).as_posix()}"\n'
+        f'  metadata_path: "{path.with_name("metadata.tsv").relative_to(home).as_posix()}"\n}}\n'
+        for path in sorted((home / _FOLDER).glob("*/tensors.tsv"))
+    ]
+    with whole(home / "projector_config.pbtxt") as file:
+        file.write("".join(entries))
