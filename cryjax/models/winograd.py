@@ -6,7 +6,7 @@ matrix product for each of the 24: a third of the direct form's 72 multiplicatio
 Gray, 2016, "Fast algorithms for convolutional neural networks"). Float32 only: the sums lose a
 digit or two of it. F(4 x 4, 3 x 3) would save a quarter more and lose another digit.
 
-Tiles are transformed a few hundred at a time, so that they stay in the cache between the two
+Tiles are transformed some hundreds at a time, so that they stay in the cache between the two
 transforms.
 """
 
@@ -18,7 +18,12 @@ import numpy as np
 from jax import lax
 
 _DOWN, _ACROSS = 4, 2  # outputs of a tile
-_TILES = 256  # at a time, about
+
+# Tiles at a time, about. XLA divides a product of small matrices between threads by rows, so the
+# forward pass has the more rows the fewer the channels: 64 channels, two cores, 1.6 times faster
+# with 2048 tiles than with 256.
+_TILES = 512
+_NUMBERS = 2**17  # tiles times channels
 
 # Of F(4, 3) for the height and F(2, 3) for the width: kernel, input and output transforms.
 _KERNEL_DOWN = np.array(
@@ -36,6 +41,8 @@ _OUTPUT_DOWN = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0
 _KERNEL_ACROSS = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], np.float32) / np.float32(2)
 _INPUT_ACROSS = [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]
 _OUTPUT_ACROSS = [[1, 1, 1, 0], [0, 1, -1, -1]]
+# [24, 9]: both of the kernel's, as one product, which reads and writes large kernels once.
+_KERNEL = np.kron(_KERNEL_DOWN, _KERNEL_ACROSS)
 
 
 def tiles(batch: int, height: int, width: int) -> int:
@@ -121,11 +128,6 @@ class _Pieces:
         return _combine(across, columns, 1).reshape(24, -1, piece.shape[-1])
 
 
-def _pieces(shape: tuple[int, ...]) -> _Pieces:
-    # As many rows as the kernels have, or reading the kernels would take longer than the product.
-    return _Pieces(shape, max(_TILES, shape[-1]))
-
-
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The convolution of stride 1, with zeros at the edges that keep the size.
 
@@ -136,11 +138,11 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       float32 [batch, height, width, features].
     """
-    pieces = _pieces(x.shape)
-    batch, height, width, _ = x.shape
-    transformed = jnp.einsum(
-        "ik,klcf,jl->ijcf", _KERNEL_DOWN, kernel, _KERNEL_ACROSS, precision="highest"
-    ).reshape(24, *kernel.shape[2:])
+    batch, height, width, channels = x.shape
+    # At least as many rows as kernels have, or to read those would take longer than to use them.
+    pieces = _Pieces(x.shape, max(channels, _NUMBERS // max(kernel.shape[2:])))
+    transformed = jnp.matmul(_KERNEL, kernel.reshape(9, -1), precision="highest")
+    transformed = transformed.reshape(24, *kernel.shape[2:])
     cut = pieces.cut(x, 1, max(height, pieces.height))
 
     def add(number: jax.Array, maps: jax.Array) -> jax.Array:
@@ -161,7 +163,7 @@ def kernel_gradient(x: jax.Array, cotangent: jax.Array) -> jax.Array:
     Returns:
       float32 [3, 3, channels, features].
     """
-    pieces = _pieces(x.shape)
+    pieces = _Pieces(x.shape, max(_TILES, x.shape[-1]))
     full = -(-x.shape[1] // pieces.height) * pieces.height
     inputs, cotangents = pieces.cut(x, 1, full), pieces.cut(cotangent, 0, full)
 
@@ -170,5 +172,6 @@ def kernel_gradient(x: jax.Array, cotangent: jax.Array) -> jax.Array:
         return total + jnp.matmul(left, pieces.cotangents(cotangents(number)))
 
     total = jnp.zeros((24, x.shape[-1], cotangent.shape[-1]), x.dtype)
-    total = lax.fori_loop(0, pieces.count, add, total).reshape(6, 4, *total.shape[1:])
-    return jnp.einsum("ik,ijcf,jl->klcf", _KERNEL_DOWN, total, _KERNEL_ACROSS, precision="highest")
+    total = lax.fori_loop(0, pieces.count, add, total).reshape(24, -1)
+    gradient = jnp.matmul(_KERNEL.T, total, precision="highest")
+    return gradient.reshape(3, 3, x.shape[-1], cotangent.shape[-1])

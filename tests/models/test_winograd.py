@@ -22,6 +22,7 @@ def direct(x, kernel):
 @pytest.mark.parametrize("shape", [(3, 8, 4, 2), (2, 19, 5, 3), (4, 3, 1, 2)])
 def test_equals_the_direct_form(shape, tiles, monkeypatch):
     monkeypatch.setattr(winograd, "_TILES", tiles)
+    monkeypatch.setattr(winograd, "_NUMBERS", tiles * 4)
     rng = np.random.default_rng(0)
     x = rng.normal(size=shape).astype(np.float32)
     kernel = rng.normal(size=(3, 3, shape[-1], 4)).astype(np.float32)
