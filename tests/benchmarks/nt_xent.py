@@ -1,90 +1,152 @@
-"""NT-Xent, loss and gradient: the tiled form against the dense one, in time and memory.
+"""NT-Xent, loss and gradient: ours over tiles against dense forms, in time and memory.
 
-    python tests/benchmarks/nt_xent.py [--embeddings=1024,16384] [--repeats=5] [--out=FILE.json]
+    python tests/benchmarks/nt_xent.py [--torch_python=TORCH_ENV/bin/python]
+        [--embeddings=1024,4096,16384] [--repeats=5] [--out=FILE.json]
 
-Each size is measured in turns, ours and the peer's, in one process; medians, and their ratio. The
-peer is the dense form as one would write it, compiled, the matrix product as fast as ours. Memory
-is XLA's own count of temporaries. A peer is left out where it would need more than --most_gib.
+'dense' is the whole matrix of similarities as one would write it in JAX, compiled; 'optax' is
+`optax.losses.ntxent`, compiled; 'torch' the dense form in PyTorch, eager or compiled, whichever is
+faster. All have 128 features, random and the same, and losses that agree. Memory of the three in
+JAX is XLA's own count of temporaries; of PyTorch it is by how much the process grew at its first
+call, eager. A peer is left out where it would need more than --most_gib.
 """
 
 import argparse
+import os
 import pathlib
 import statistics
-import time
+import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 import peers
-from cryjax.training import losses
 
 FEATURES, TEMPERATURE = 128, 0.1
 
-
-def dense(first: jax.Array, second: jax.Array) -> jax.Array:
-    """The matrix of all similarities, the diagonal masked, and a softmax cross-entropy."""
-    rows = losses.unit_norm(jnp.concatenate([first, second]))
-    count = len(rows)
-    similarity = jnp.matmul(rows, rows.T, precision="highest") / TEMPERATURE
-    similarity = jnp.where(jnp.eye(count, dtype=bool), -jnp.inf, similarity)
-    positive = (jnp.arange(count) + count // 2) % count
-    chosen = jnp.take_along_axis(similarity, positive[:, None], axis=1)[:, 0]
-    return jnp.mean(jax.nn.logsumexp(similarity, axis=1) - chosen)
+# Matrices of embeddings by embeddings, in float32, that each holds at once.
+MATRICES = {"cryjax": 0, "dense": 4, "torch": 6, "optax": 2 * FEATURES}
 
 
-def ours(first: jax.Array, second: jax.Array) -> jax.Array:
-    return losses.nt_xent(first, second, temperature=TEMPERATURE)
+def views(count: int) -> list[np.ndarray]:
+    """Two, [count / 2, features] each."""
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=(count // 2, FEATURES)).astype(np.float32) for _ in range(2)]
+
+
+def jax_worker(options: argparse.Namespace, form: str) -> None:
+    os.environ["JAX_PLATFORMS"] = {"gpu": "cuda,cpu"}.get(options.platform, "cpu")
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from cryjax.training import losses
+
+    def cryjax(first, second):
+        return losses.nt_xent(first, second, temperature=TEMPERATURE)
+
+    def dense(first, second):
+        rows = losses.unit_norm(jnp.concatenate([first, second]))
+        count = len(rows)
+        similarity = jnp.matmul(rows, rows.T, precision="highest") / TEMPERATURE
+        similarity = jnp.where(jnp.eye(count, dtype=bool), -jnp.inf, similarity)
+        positive = (jnp.arange(count) + count // 2) % count
+        chosen = jnp.take_along_axis(similarity, positive[:, None], axis=1)[:, 0]
+        return jnp.mean(jax.nn.logsumexp(similarity, axis=1) - chosen)
+
+    def of_optax(first, second):
+        pairs = jnp.tile(jnp.arange(len(first)), 2)
+        return optax.losses.ntxent(jnp.concatenate([first, second]), pairs, TEMPERATURE)
+
+    loss = {"cryjax": cryjax, "dense": dense, "optax": of_optax}[form]
+    arrays = [jnp.asarray(view) for view in views(options.count)]
+    compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*arrays).compile()
+    said = {
+        "versions": f"JAX {jax.__version__}, optax {optax.__version__}",
+        "megabytes": compiled.memory_analysis().temp_size_in_bytes / 1e6,
+        "loss": float(compiled(*arrays)[0]),
+    }
+    peers.serve(lambda: lambda: jax.block_until_ready(compiled(*arrays)), said)
+
+
+def torch_worker(options: argparse.Namespace) -> None:
+    import resource
+
+    import torch
+
+    device = {"gpu": "cuda"}.get(options.platform, "cpu")
+
+    def loss(first, second):
+        rows = torch.nn.functional.normalize(torch.cat([first, second]))
+        similarity = (rows @ rows.T / TEMPERATURE).fill_diagonal_(-torch.inf)
+        positive = (torch.arange(len(rows), device=device) + len(first)) % len(rows)
+        return torch.nn.functional.cross_entropy(similarity, positive)
+
+    arrays = [
+        torch.tensor(view, device=device, requires_grad=True) for view in views(options.count)
+    ]
+
+    def repeats(form):
+        def repeat():
+            value = form(*arrays)
+            torch.autograd.grad(value, arrays)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            return value
+
+        return repeat
+
+    forms = {"eager": repeats(loss), "compiled": repeats(torch.compile(loss, dynamic=False))}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    said = {"versions": f"PyTorch {torch.__version__}", "loss": float(forms["eager"]().detach())}
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    if device == "cuda":
+        grown = torch.cuda.max_memory_allocated()
+    said["megabytes"] = grown / 1e6
+    peers.serve(lambda: peers.fastest(forms, said), said)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--torch_python", help="python of an environment with PyTorch")
     parser.add_argument("--embeddings", default="1024,4096,16384")
+    parser.add_argument("--platform", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--most_gib", type=float, default=6.0)
+    parser.add_argument("--most_gib", type=float, default=8.0)
     parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--worker", choices=MATRICES)
+    parser.add_argument("--count", type=int)
     options = parser.parse_args()
-    print(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}, {FEATURES} features")
-    heads = ("embeddings", "ours s", "dense s", "ratio", "ours MB", "dense MB")
-    print("".join(f"{head:>11}" for head in heads))
+    if options.worker == "torch":
+        torch_worker(options)
+        return
+    if options.worker:
+        jax_worker(options, options.worker)
+        return
+    heads = ("embeddings", "", "seconds", "MB", "ours takes", "of memory")
+    print("".join(f"{head:>12}" for head in heads))
     found = []
     for count in map(int, options.embeddings.split(",")):
-        rng = np.random.default_rng(0)
-        views = [
-            jnp.asarray(rng.normal(size=(count // 2, FEATURES)), jnp.float32) for _ in range(2)
-        ]
-        # The dense form holds about four matrices.
-        fits = 4 * 4 * count**2 / 2**30 <= options.most_gib
-        forms = {"ours": ours} | ({"dense": dense} if fits else {})
-        compiled = {
-            name: jax.jit(jax.value_and_grad(form, argnums=(0, 1))).lower(*views).compile()
-            for name, form in forms.items()
+        pythons = dict.fromkeys(MATRICES, sys.executable) | {"torch": options.torch_python}
+        pythons = {
+            name: python
+            for name, python in pythons.items()
+            if python and MATRICES[name] * 4 * count**2 <= options.most_gib * 2**30
         }
-        values = {name: jax.block_until_ready(run(*views)) for name, run in compiled.items()}
-        if fits:
-            np.testing.assert_allclose(values["ours"][0], values["dense"][0], rtol=1e-5)
-        seconds: dict[str, list[float]] = {name: [] for name in forms}
-        for _ in range(options.repeats):
-            for name, run in compiled.items():
-                start = time.perf_counter()
-                jax.block_until_ready(run(*views))
-                seconds[name].append(time.perf_counter() - start)
-        row = {
-            "embeddings": count,
-            "seconds": {name: statistics.median(times) for name, times in seconds.items()},
-            "megabytes": {
-                name: run.memory_analysis().temp_size_in_bytes / 1e6
-                for name, run in compiled.items()
-            },
-        }
-        found.append(row)
-        time_of, memory_of = row["seconds"], row["megabytes"]
-        cells = [count, time_of["ours"], time_of.get("dense"), None, memory_of["ours"]]
-        if fits:
-            cells[3] = time_of["ours"] / time_of["dense"]
-        cells.append(memory_of.get("dense"))
-        shown = ("-" if x is None else f"{x:.2f}" if isinstance(x, float) else x for x in cells)
-        print("".join(f"{cell:>11}" for cell in shown), flush=True)
+        workers = peers.start(pythons, __file__, [*sys.argv[1:], "--count", str(count)])
+        said = {name: worker.said for name, worker in workers.items()}
+        expected = said["cryjax"]["loss"]
+        for name in said:
+            np.testing.assert_allclose(said[name]["loss"], expected, rtol=1e-4, err_msg=name)
+        seconds = peers.in_turns(workers, options.repeats)
+        median = {name: statistics.median(times) for name, times in seconds.items()}
+        memory = {name: said[name]["megabytes"] for name in said}
+        for name in said:
+            ratios = median["cryjax"] / median[name], memory["cryjax"] / memory[name]
+            cells = f"{count:>12}{name:>12}{median[name]:>12.4f}{memory[name]:>12.1f}"
+            print(cells + "".join(f"{ratio:>12.3f}" for ratio in ratios), flush=True)
+        found.append({"embeddings": count, "seconds": seconds, "said": said})
+    print(
+        "; ".join(sorted({worker["versions"] for row in found for worker in row["said"].values()}))
+    )
     peers.save(options.out, found)
 
 
