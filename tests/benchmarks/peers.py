@@ -14,6 +14,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 
+# Seconds between two turns: threads of OpenMP and of BLAS spin for a while after their work is done,
+# on the cores of the next.
+_PAUSE = 0.5
+
+
 class Worker:
     """A process that measures when it is told to.
 
@@ -153,6 +158,7 @@ def in_turns(
     for place in range(repeats):
         for name, worker in workers.items():
             if place < (fewer or {}).get(name, repeats):
+                time.sleep(_PAUSE)
                 seconds[name].append(worker.measure())
     for worker in workers.values():
         worker.close()
