@@ -13,9 +13,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-
-# Seconds between two turns: threads of OpenMP and of BLAS spin for a while after their work is done,
-# on the cores of the next.
+# Seconds between two turns: threads of OpenMP and of BLAS spin for a while after their work is
+# done, on the cores of the next.
 _PAUSE = 0.5
 
 

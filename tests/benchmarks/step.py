@@ -11,8 +11,9 @@ NT-Xent and AdamW; of `--task=finetune` by cross-entropy with one view a clip. '
 with XLA's own convolution, as `nn.Conv` has it. PyTorch is in channels last with the fused AdamW,
 under autocast where `--dtype` is bfloat16, by the fastest of `--torch_modes`; its environment needs
 torch and numpy. Each batch of `--batches` is tried by each peer, one that does not fit is left out,
-and the table has each peer's best. On a GPU the peers are measured one after the other, since each
-needs its memory, several steps at a time.
+and the table has each peer's best. A step takes gigabytes, so a peer has the machine to itself: its
+process ends before the next one's begins, and that `--rounds` times. On a GPU a measurement is of
+several steps.
 """
 
 import argparse
@@ -109,22 +110,27 @@ def measure(options: argparse.Namespace, batch: int, names: list[str]) -> list[d
         np.savez(pathlib.Path(folder) / "batch.npz", **ours.make_batch(options.task, batch))
         more = ["--batch", str(batch), "--folder", folder, "--steps", str(options.steps)]
         more += ["--torch_modes", options.torch_modes]
-        rows, groups = [], [names] if options.platform == "cpu" else [[name] for name in names]
-        for group in groups:
-            pythons = {
-                name: options.torch_python if name == "torch" else sys.executable for name in group
-            }
-            workers = peers.start(pythons, __file__, [*sys.argv[1:], *more])
-            for name in [name for name in workers if "out_of_memory" in workers[name].said]:
+        arguments = [*sys.argv[1:], *more]
+        seconds: dict[str, list[float]] = {}
+        said = {}
+        for name in names * options.rounds:
+            if "out_of_memory" in said.get(name, {}):
+                continue
+            python = options.torch_python if name == "torch" else sys.executable
+            workers = peers.start({name: python}, __file__, arguments)
+            said[name] = workers[name].said
+            if "out_of_memory" in said[name]:
                 print(f"{name}: no memory for {batch} clips", flush=True)
-                workers.pop(name).close()
-            seconds = peers.in_turns(workers, options.repeats, {"flax": options.flax_repeats})
-            for name, times in seconds.items():
-                each = [x / options.steps for x in times]
-                rate = batch / statistics.median(each)
-                print(f"{name}: {batch} clips, {rate:.2f} a second", flush=True)
-                rows.append({"peer": name, "batch": batch, "seconds": each, "clips_a_second": rate,
-                             "said": workers[name].said})  # fmt: skip
+                workers[name].close()
+                continue
+            for times in peers.in_turns(workers, options.repeats).values():
+                seconds.setdefault(name, []).extend(x / options.steps for x in times)
+        rows = []
+        for name, each in seconds.items():
+            rate = batch / statistics.median(each)
+            print(f"{name}: {batch} clips, {rate:.2f} a second", flush=True)
+            rows.append({"peer": name, "batch": batch, "seconds": each, "clips_a_second": rate,
+                         "said": said[name]})  # fmt: skip
     return rows
 
 
@@ -139,8 +145,8 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--batches", default="16", help="clips; SimCLR has twice as many views")
     parser.add_argument("--crop_seconds", type=float, default=4.0)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--flax_repeats", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=2, help="processes of each peer, in turns")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of a process")
     parser.add_argument("--steps", type=int, help="of one measurement; 1 on a CPU, 10 on a GPU")
     parser.add_argument("--torch_modes", help="eager, and modes of torch.compile")
     parser.add_argument("--out", type=pathlib.Path)
