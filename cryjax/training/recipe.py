@@ -136,8 +136,8 @@ def plan(config: Any, examples: int) -> Plan:
         raise UserError(f"config.total={config.total!r} is no step at all; take a longer run")
     if warmup >= total:
         raise UserError(
-            f"config.optimizer.warmup={config.optimizer.warmup!r} is {warmup} steps and "
-            f"config.total={config.total!r} is {total}; take a shorter warm-up"
+            f"config.optimizer.warmup={config.optimizer.warmup!r} takes {warmup} of all {total} "
+            f"steps, config.total={config.total!r}; take a shorter warm-up"
         )
     if config.crop.seconds > config.clip_seconds:
         raise UserError(
