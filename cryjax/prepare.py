@@ -248,18 +248,37 @@ def check_flags() -> None:
         raise UserError("--beam_options are those of a --beam_runner; name one")
 
 
-def report(out: pathlib.Path, info: dict[str, Any], *, files: bool) -> None:
-    """Says what the dataset holds and what is not in it; `files` have names that are not in it."""
+def report(out: pathlib.Path, info: dict[str, Any], rows: list[Row]) -> None:
+    """Says what the dataset holds, what is not in it, and what may be a slip in a manifest.
+
+    Args:
+      out: the dataset.
+      info: of it.
+      rows: that it was made of, where it was made of files.
+    """
     what = "synthetic, " if info["synthetic"] else ""
     print(f"{out}: {what}{info['sample_rate']} Hz\n{preparing.summary_table(info)}")
     if info["skipped"]:
-        which = "" if _MAPPING.value or not files else "; --mapping=FILE.csv tells which files"
+        which = "" if _MAPPING.value or not rows else "; --mapping=FILE.csv tells which files"
         print(f"skipped {info['skipped']} recordings: see {out / 'skipped.csv'}{which}")
     if info.get("contradicting"):  # not in datasets of old
         print(
             f"of these, {info['contradicting']} are the same audio under different labels or "
             "subjects, and none is used: mend the manifest, or leave out all but one of each"
         )
+    if alone := sum(row.alone for row in rows):
+        print(
+            f"{alone} of {len(rows)} rows have no 'subject': each counts as a subject of its own, "
+            "so splits and folds may divide whoever is in several of them"
+        )
+    counts: collections.Counter[str] = collections.Counter()
+    for split in info["splits"].values():
+        counts.update(split["labels"])
+    # One among several is more often a typing mistake than a class. Where all are, they are texts.
+    once = sorted(label for label, count in counts.items() if count == 1)
+    if rows and once and len(once) < len(counts):
+        named = ", ".join(map(repr, once[:5])) + (f" and {len(once) - 5} more" * (len(once) > 5))
+        print(f"labels of one recording only: {named}; are they spelt as meant?")
 
 
 def main(_: list[str]) -> None:
@@ -322,7 +341,7 @@ def main(_: list[str]) -> None:
             info = beam.run(preparation, out, items, runner)
         else:
             info = preparation.run(out, streams, total=total)
-    report(out, info, files=bool(rows))
+    report(out, info, rows)
     if _MAPPING.value:
         write_mapping(rows, renamed, out)
 

@@ -85,6 +85,19 @@ def test_a_manifest_with_good_and_bad_files(folder, made):
     assert "skipped 2 recordings" in done.stdout and "skipped.csv" in done.stdout
 
 
+def test_slips_that_a_manifest_may_have_are_said(folder, made, tmp_path):
+    """A column of subjects by another name, and a label spelt in two ways, prepare all the same."""
+    assert "'subject'" not in made[1].stdout and "spelt" not in made[1].stdout
+    rows = ["path,label,infant", *(f"{folder}/{i}.wav,pain,s0" for i in range(4))]
+    rows.append(f"{folder}/4.wav,Pain,s1")
+    (tmp_path / "m.csv").write_text("\n".join(rows), encoding="utf-8")
+    arguments = f"--manifest={tmp_path / 'm.csv'}", f"--allow_dir={folder}"
+    done = prepare(*arguments, f"--out={tmp_path / 'data'}")
+    assert done.returncode == 0, done.stderr
+    assert "5 of 5 rows have no 'subject'" in done.stdout
+    assert "labels of one recording only: 'Pain'; are they spelt as meant?" in done.stdout
+
+
 def test_the_same_audio_in_other_files(tmp_path):
     """Under one name it is used once; under two, in two splits, not at all; silence is silence."""
     rng = np.random.default_rng(0)

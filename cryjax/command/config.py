@@ -148,11 +148,22 @@ def load(path: pathlib.Path) -> ml_collections.ConfigDict:
 
 
 def checked(
-    config: ml_collections.ConfigDict | None, rules: Mapping[str, Rule] | None
+    config: ml_collections.ConfigDict | None,
+    rules: Mapping[str, Rule] | None,
+    recipe: str = "give a recipe, as configs/pretrain_small.py",
 ) -> ml_collections.ConfigDict:
-    """The config of the command line, validated. Raises UserError where it is wrong or missing."""
+    """The config of the command line, validated.
+
+    Args:
+      config: of the command line; None where there was none.
+      rules: of its fields; None checks none.
+      recipe: what to say that --config is, where it is missing.
+
+    Raises:
+      UserError: where it is wrong or missing.
+    """
     if config is None:
-        raise UserError("--config is missing; give a recipe, as --config=configs/pretrain_small.py")
+        raise UserError(f"--config is missing: {recipe}")
     if rules is not None:
         validate(config, rules)
     return config

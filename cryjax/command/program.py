@@ -170,4 +170,4 @@ def run_recipe(
     """
     config = config_flags.DEFINE_config_file("config", None, recipe)
     folder = flags.DEFINE_string("workdir", None, workdir)
-    run(lambda _: main(config_lib.checked(config.value, rules), required(folder)))
+    run(lambda _: main(config_lib.checked(config.value, rules, recipe), required(folder)))

@@ -131,7 +131,8 @@ def stream(path: pathlib.Path, sample_rate: int, *, lowest_rate: int = 0) -> Ite
     samples, sound = 0, False
     try:
         if not path.is_file():
-            raise Unusable("no such file")
+            windows = "; write '/' between folders, not '\\'" if "\\" in path.name else ""
+            raise Unusable(f"no such file{windows}")
         if path.stat().st_size == 0:
             raise Unusable("an empty file")
         for block in _by_either(path, sample_rate, lowest_rate):

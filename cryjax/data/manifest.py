@@ -96,7 +96,17 @@ def read_manifest(path: str | pathlib.Path, label_column: str = "label") -> list
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a CSV file in UTF-8 ({error}); export it as CSV") from error
+        raise UserError(
+            f"{path}: not a CSV file in UTF-8 ({error}); export it as CSV UTF-8"
+        ) from error
+
+
+def _remedy(columns: list[str]) -> str:
+    """What to do about columns without 'path', which may be there under another separator."""
+    for separator, name in ((";", "';'"), ("\t", "tabs")):
+        if any("path" in map(_column, column.split(separator)) for column in columns):
+            return f"columns are divided by {name}: export it with commas"
+    return "add one"
 
 
 def _read(
@@ -105,7 +115,7 @@ def _read(
     columns = [_column(name) for name in next(lines, (0, []))[1]]
     found = ", ".join(columns[:30])[:1000]
     if "path" not in columns:
-        raise UserError(f"{path}: no column 'path' (found: {found}); add one")
+        raise UserError(f"{path}: no column 'path' (found: {found}); {_remedy(columns)}")
     if label_column != "label" and label_column not in columns:
         raise UserError(f"{path}: no column {label_column!r} for --label_column (found: {found})")
     folder, rows, check = path.parent.absolute(), [], _Check(path)

@@ -166,6 +166,9 @@ def test_blocks_leave_no_seam_in_a_codec(tmp_path, monkeypatch, kind, subtype):
 
 def test_reasons_of_paths(tmp_path):
     assert unusable(tmp_path / "none.wav") == "no such file"
+    assert unusable(tmp_path / "cries\\a.wav") == (
+        "no such file; write '/' between folders, not '\\'"
+    )
     assert unusable(tmp_path) == "no such file"
     assert unusable(tmp_path / "nul\0.wav") == "no such file"
     assert "too long" in unusable(tmp_path / ("a" * 300))

@@ -103,6 +103,9 @@ def test_label_column(read, refused):
     [
         ("", "no column 'path'", "add one"),
         ("file,label\na.wav,x\n", "(found: file, label)", "add one"),
+        # As spreadsheets write them where a comma is the decimal point.
+        ("\ufeffPath;label\na.wav;x\n", "no column 'path'", "by ';': export it with commas"),
+        ("path\tlabel\na.wav\tx\n", "no column 'path'", "by tabs: export it with commas"),
         ("path,label\n", "no rows", "add one a recording"),
         ("path,label\na.wav,x\n,y\n", "line 3 has an empty path", "fill it in"),
         ("path\na.wav\nb.wav\na.wav\n", "line 4 repeats 'a.wav'", "keep one"),
