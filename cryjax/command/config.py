@@ -153,6 +153,11 @@ def checked(
     """The config of the command line, validated. Raises UserError where it is wrong or missing."""
     if config is None:
         raise UserError("--config is missing; give a recipe, as --config=configs/pretrain_small.py")
+    try:
+        config.items()
+    except OSError as error:  # ml_collections keeps it until the config is used
+        why = str(error).splitlines()[-1].strip()
+        raise UserError(f"--config: the recipe cannot be loaded: {why}") from error
     if rules is not None:
         validate(config, rules)
     return config
