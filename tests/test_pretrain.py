@@ -181,6 +181,7 @@ def test_no_picture_of_a_recording_unless_wanted(prepared, tmp_path):
         (["--config.encoder.name=cnn15"], 1, "cnn14"),
         (["--config.transforms=('reverb',)"], 1, "config.transforms"),
         (["--confg=x"], 1, "confg"),
+        (["--workdir=gs://bucket/run"], 1, "--workdir=gs://bucket/run is an address"),
         (["more.csv"], 1, "'more.csv' belongs to no flag"),
         (["--config.crop.seconds=2.0"], 1, "config.crop.seconds=2.0 is more than"),
         (["--config.total=0"], 1, "config.total='0'"),

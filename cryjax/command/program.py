@@ -180,4 +180,15 @@ def run_recipe(
     """
     config = config_flags.DEFINE_config_file("config", None, recipe)
     folder = flags.DEFINE_string("workdir", None, workdir)
-    run(lambda _: main(config_lib.checked(config.value, rules), required(folder)))
+
+    def start(_: list[str]) -> None:
+        checked, path = config_lib.checked(config.value, rules), required(folder)
+        # A path all the same, below the current folder: on each host of a slice, and gone with it.
+        if "://" in path:
+            raise UserError(
+                f"--workdir={path} is an address and no folder; take one of a file system "
+                "that all hosts of the job share, as NFS"
+            )
+        main(checked, path)
+
+    run(start)
