@@ -164,6 +164,11 @@ def checked(
     """
     if config is None:
         raise UserError(f"--config is missing: {recipe}")
+    try:
+        config.items()
+    except OSError as error:  # ml_collections keeps it until the config is used
+        why = str(error).splitlines()[-1].strip()
+        raise UserError(f"--config: the recipe cannot be loaded: {why}") from error
     if rules is not None:
         validate(config, rules)
     return config

@@ -36,9 +36,19 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
+        if "command line flag 'config." in str(error) and "config" in flags.FLAGS:
+            # Without a recipe there is no field to override.
+            raise UserError(f"--config is missing: {flags.FLAGS['config'].help}") from error
         raise UserError(f"{error} (--help lists the flags)") from error
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         # ml_collections applies overrides, and runs the config file, while flags are parsed.
+        cause = error.args[0] if error.args else None
+        if isinstance(error, AttributeError) and isinstance(cause, KeyError):
+            name, _, hint = str(cause.args[0]).partition("\n")
+            raise UserError(
+                f"the config has no field {name}{f'. {hint}' if hint else ''} "
+                "(--config=RECIPE.py --help lists the fields)"
+            ) from error
         message = (
             str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\'", "'")
         )
@@ -170,4 +180,15 @@ def run_recipe(
     """
     config = config_flags.DEFINE_config_file("config", None, recipe)
     folder = flags.DEFINE_string("workdir", None, workdir)
-    run(lambda _: main(config_lib.checked(config.value, rules, recipe), required(folder)))
+
+    def start(_: list[str]) -> None:
+        checked, path = config_lib.checked(config.value, rules, recipe), required(folder)
+        # A path all the same, below the current folder: on each host of a slice, and gone with it.
+        if "://" in path:
+            raise UserError(
+                f"--workdir={path} is an address and no folder; take one of a file system "
+                "that all hosts of the job share, as NFS"
+            )
+        main(checked, path)
+
+    run(start)

@@ -34,8 +34,9 @@ def start_state(
         return state.replace(average=state.live) if averaged else state
 
     if saved.latest is not None:
-        said = f"going on from step {saved.latest} of this work directory"
-        return saved.restore(with_average(state), spread.replicated), said
+        restored = saved.restore(with_average(state), spread.replicated)
+        # Not of `latest`: where that was damaged it is the one before.
+        return restored, f"going on from step {int(restored.step)} of this work directory"
     if init:
         theirs = frontend.FrontEnd(**checkpoints.read_meta(init)["front_end"])
         if theirs != settings:

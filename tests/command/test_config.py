@@ -2,6 +2,8 @@
 
 import ml_collections
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from cryjax.command import config as config_lib
 from cryjax.command.config import integer, interval, number, one_of, text
@@ -99,3 +101,11 @@ def test_differences():
         "b.d: 3 -> '(none)'",
         "e: '(none)' -> 6",
     ]
+
+
+def test_a_recipe_that_is_not_there_is_named():
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values)
+    values(["program", "--config=nowhere.py"])
+    with pytest.raises(UserError, match=r"cannot be loaded.*'nowhere\.py'"):
+        config_lib.checked(values.config, None)

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from cryjax.audio import frontend
 from cryjax.command.errors import UserError
 from cryjax.models import ProjectionHead, make_encoder
-from cryjax.training import checkpoints, optimizers, parallel, steps
+from cryjax.training import checkpoints, optimizers, parallel, start, steps
 from cryjax.training.trained import load_pretrained, untrained_like
 
 ENCODER = {"name": "cnn6", "width": 1 / 32, "dtype": "float32"}
@@ -99,6 +99,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(run, states, how
         hurt(run / "checkpoints" / str(step), how)
     with pytest.raises(UserError, match="none of the checkpoints 3, 2 is whole"):
         checkpoints.Checkpoints(run).restore(states[0], parallel.Parallel().replicated)
+
+
+def test_going_on_from_a_damaged_checkpoint_says_the_step_it_goes_on_from(run, states):
+    hurt(run / "checkpoints" / "3", "flipped")
+    saved = checkpoints.Checkpoints(run)
+    front_end = frontend.PRESETS["small_8k"]
+    state, said = start.start_state(states[0], "", front_end, parallel.Parallel(), saved)
+    assert int(state.step) == 2 and said == "going on from step 2 of this work directory"
 
 
 @settings(deadline=None)  # each shape is compiled
