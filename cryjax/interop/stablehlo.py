@@ -2,13 +2,20 @@
 
 Beside it lies a .json with the description of the model. Without cryjax:
 
+    import jax
+    import jax.export  # which `import jax` alone does not bring in
+
     exported = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))
     exported.call(waveform)["embedding"]  # waveform: float32 [batch, samples]
+
+jax.export reads and writes by flatbuffers, which JAX does not install.
 """
 
+import importlib.util
 import pathlib
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,6 +26,11 @@ from cryjax.interop.model import Description, Function, Source
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
+def _check_packages() -> None:
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise UserError('StableHLO needs flatbuffers: pip install "cryjax[export]"')
+
+
 def write(source: Source, path: pathlib.Path, kind: str) -> None:
     """Writes a model; batch and number of samples stay open.
 
@@ -27,6 +39,7 @@ def write(source: Source, path: pathlib.Path, kind: str) -> None:
       path: of the file to write.
       kind: of the weights, one of `weights.KINDS`.
     """
+    _check_packages()
     stored = jax.tree.map(lambda x: weights.store(x, kind), source.variables)
 
     def call(waveform: jax.Array) -> dict[str, jax.Array]:
@@ -46,6 +59,7 @@ def write(source: Source, path: pathlib.Path, kind: str) -> None:
 
 def open_file(path: pathlib.Path) -> tuple[Description, Function]:
     """The description and the function of a file. Raises UserError where it is none."""
+    _check_packages()
     try:
         description = Description.from_json(path.with_suffix(".json").read_bytes())
         exported = jax.export.deserialize(bytearray(path.read_bytes()))
