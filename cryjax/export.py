@@ -153,7 +153,7 @@ def main(_: list[str]) -> None:
         raise UserError(f"--out={_OUT.value}: name it with .{kind} at its end")
     if kind in ("safetensors", "folder") and _WEIGHTS.value == "int8":
         raise UserError("--weights=int8: PyTorch's classes take floats; take float16")
-    if out.is_dir():
+    if out.is_dir() or (kind == "folder" and out.exists()):
         raise UserError(f"--out={_OUT.value} is there already; give another, or delete it")
     source = model.read_run(run, encoder_only=_ENCODER_ONLY.value)
     description = source.description
