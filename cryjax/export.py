@@ -163,9 +163,13 @@ def main(_: list[str]) -> None:
             f"takes {description.least_samples} at least; train on longer ones, config.crop.seconds"
         )
     meta = checkpoints.read_meta(run)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        folder = pathlib.Path(temporary) / out.name
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.")
+    except OSError as error:
+        raise UserError(f"--out={_OUT.value}: cannot be written ({error.strerror})") from error
+    with temporary as home:
+        folder = pathlib.Path(home) / out.name
         folder.mkdir()
         report = check(source, meta, written(source, folder, out.name))
         if kind == "folder":
