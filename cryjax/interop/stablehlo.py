@@ -1,21 +1,17 @@
-"""Models as StableHLO, by `jax.export`: one file for CPU, CUDA and TPU that JAX alone runs.
+"""Models as StableHLO, by `jax.export`: one file for CPU, CUDA and TPU that JAX runs.
 
 Beside it lies a .json with the description of the model. Without cryjax:
-
-    import jax
-    import jax.export  # which `import jax` alone does not bring in
 
     exported = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))
     exported.call(waveform)["embedding"]  # waveform: float32 [batch, samples]
 
-jax.export reads and writes by flatbuffers, which JAX does not install.
+`jax.export` needs flatbuffers, which JAX does not install.
 """
 
 import importlib.util
 import pathlib
 
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 
@@ -76,7 +72,8 @@ def open_file(path: pathlib.Path) -> tuple[Description, Function]:
     return description, lambda x: {name: np.asarray(y) for name, y in call(x).items()}
 
 
-# What a fresh process does with it that has only JAX: files of waveforms in, files of outputs out.
+# What a fresh process does with it that has only JAX and flatbuffers: files of waveforms in, files
+# of outputs out.
 CHECK = """
 import sys, jax, numpy as np
 import jax.export
