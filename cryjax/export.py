@@ -153,7 +153,7 @@ def main(_: list[str]) -> None:
         raise UserError(f"--out={_OUT.value}: name it with .{kind} at its end")
     if kind in ("safetensors", "folder") and _WEIGHTS.value == "int8":
         raise UserError("--weights=int8: PyTorch's classes take floats; take float16")
-    if out.is_dir():
+    if out.is_dir() or (kind == "folder" and out.exists()):
         raise UserError(f"--out={_OUT.value} is there already; give another, or delete it")
     source = model.read_run(run, encoder_only=_ENCODER_ONLY.value)
     description = source.description
@@ -163,9 +163,13 @@ def main(_: list[str]) -> None:
             f"takes {description.least_samples} at least; train on longer ones, config.crop.seconds"
         )
     meta = checkpoints.read_meta(run)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        folder = pathlib.Path(temporary) / out.name
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.")
+    except OSError as error:
+        raise UserError(f"--out={_OUT.value}: cannot be written ({error.strerror})") from error
+    with temporary as home:
+        folder = pathlib.Path(home) / out.name
         folder.mkdir()
         report = check(source, meta, written(source, folder, out.name))
         if kind == "folder":

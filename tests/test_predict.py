@@ -110,9 +110,10 @@ def test_an_export_predicts_the_same(tuned, tmp_path, kind):
             text=True,
             check=True,
         )
-        assert [line.split(":")[0] for line in example.stdout.splitlines()] == [
-            "discomfort", "hunger", "pain",
-        ]  # fmt: skip
+        said = dict(line.split(": ") for line in example.stdout.splitlines())
+        assert list(said) == ["discomfort", "hunger", "pain"]
+        found = np.array(list(said.values()), float)
+        np.testing.assert_allclose(found, wanted[next(iter(files))], atol=6e-4)  # three decimals
         card = (out / "README.md").read_text()
         result = json.loads((folder / "result.json").read_text())
         low, high = result["intervals"]["macro_auc"]
@@ -204,6 +205,9 @@ def small(tmp_path_factory):
         ("predict", ["--model=RUN", "--out=o.txt", "a.wav"], "name it .csv or .jsonl"),
         ("export", ["--model=RUN", "--format=onnx", "--out=m.bin"], "name it with .onnx"),
         ("export", ["--model=RUN", "--format=folder", "--out=RUN"], "is there already"),
+        ("export", ["--model=RUN", "--format=folder", "--out=RUN/config.json"], "there already"),
+        ("export", ["--model=RUN", "--format=onnx", "--out=RUN/config.json/x/m.onnx"],
+         "cannot be written (Not a directory)"),
         ("export", ["--model=RUN", "--format=onnx"], "--out is missing"),
         (
             "export",

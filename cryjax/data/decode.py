@@ -106,7 +106,7 @@ def check_usable(audio: np.ndarray, sample_rate: int) -> np.ndarray:
 
 def _check(samples: int, sound: bool, sample_rate: int) -> None:
     if samples < math.ceil(MINIMUM_SECONDS * sample_rate):
-        raise Unusable(f"only {samples} samples at {sample_rate} Hz")
+        raise Unusable(f"only {samples} samples at {sample_rate} Hz, under {MINIMUM_SECONDS:g} s")
     if not sound:
         raise Unusable("silent")
 

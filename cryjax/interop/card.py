@@ -9,8 +9,8 @@ from cryjax.interop.model import Description
 
 _EXAMPLE = '''"""Runs the model on a recording: python example.py RECORDING.wav
 
-Needs onnxruntime, numpy and soundfile. The recording is taken as one window; for a long one, take
-the mean over windows of {window:g} s.
+Needs onnxruntime, numpy and soundfile. What it prints is the mean over windows of {window:g} s, cut
+as cryjax cuts them. Nothing is resampled: for that, `soxr` is a package.
 """
 
 import json
@@ -21,29 +21,61 @@ import numpy as np
 import onnxruntime
 import soundfile
 
+if len(sys.argv) != 2:
+    sys.exit("give one recording: python example.py RECORDING.wav")
 home = pathlib.Path(__file__).parent
 config = json.loads((home / "config.json").read_text())
-waveform, rate = soundfile.read(sys.argv[1], dtype="float32", always_2d=True)
+try:
+    waveform, rate = soundfile.read(sys.argv[1], dtype="float32", always_2d=True)
+except soundfile.SoundFileError as error:
+    sys.exit(str(error))
 if rate != config["front_end"]["sample_rate"]:
     sys.exit(f"it is at {{rate}} Hz: resample it to {{config['front_end']['sample_rate']}} first")
 waveform = waveform.mean(axis=1)
-if len(waveform) < config["window_samples"]:
-    waveform = np.resize(waveform, config["window_samples"])
+if not waveform.any():
+    sys.exit("it is empty or silent")
+
+
+def windows(waveform):
+    """[samples] -> [n, window]: of each segment, as few as cover it, evenly spaced."""
+    size, segment = config["window_samples"], round(config["segment_seconds"] * rate)
+    found = []
+    for begin in range(0, len(waveform), segment):
+        part = waveform[begin : begin + segment]
+        if begin and len(part) < min(segment, rate):
+            break  # a rest of less than a second
+        if len(part) <= size:
+            found.append(np.resize(part, size))  # repeated, to fill it
+            continue
+        starts = np.linspace(0, len(part) - size, -(-len(part) // size)).round().astype(int)
+        found += [part[start : start + size] for start in starts]
+    return np.stack(found)
+
+
 session = onnxruntime.InferenceSession(home / "model.onnx")
+found = []
+cut = windows(waveform)
+for start in range(0, len(cut), 16):
+    # float32 [batch, samples] in [-1, 1] -> [batch, {width}]
+    found += session.run(["{output}"], {{"waveform": cut[start : start + 16]}})
+mean = np.concatenate(found).mean(axis=0, dtype=np.float64)
 {use}
 '''
-_USE_CLASSIFIER = """(probabilities,) = session.run(["probabilities"], {"waveform": waveform[None]})
-for label, probability in zip(config["labels"], probabilities[0]):
+_USE_CLASSIFIER = """for label, probability in zip(config["labels"], mean):
     print(f"{label}: {probability:.3f}")"""
-_USE_ENCODER = """(embedding,) = session.run(["embedding"], {"waveform": waveform[None]})
-print(embedding[0])"""
+_USE_ENCODER = "print(mean)"
 
 
 def example(description: Description) -> str:
     """A program that uses the folder."""
     window = description.window_samples / description.sample_rate
-    use = _USE_CLASSIFIER if description.labels else _USE_ENCODER
-    return _EXAMPLE.format(window=window, use=use)
+    classifies = bool(description.labels)
+    return _EXAMPLE.format(
+        window=window,
+        output="probabilities" if classifies else "embedding",
+        width="classes" if classifies else "features",
+        use=_USE_CLASSIFIER if classifies else _USE_ENCODER,
+    )
 
 
 def config(description: Description) -> str:
@@ -103,14 +135,20 @@ def write(
     matter = ["library_name: onnx", f"pipeline_tag: {pipeline}", "tags: [audio, jax, cryjax]"]
     if license:
         matter.insert(0, f"license: {license}")
+    outputs = [f"`embedding` [batch, {description.features}]"]
+    if description.labels:
+        outputs.append(f"`probabilities` [batch, {len(description.labels)}]")
     said = [
         f"- Encoder: {description.encoder.upper()} of PANNs at width {description.width:g}, "
         f"{description.features} features.",
         f"- Training: {kind}, {meta['step']} steps, with cryjax {meta['version']}.",
-        f"- Input: mono waveform in [-1, 1] at {front_end.sample_rate} Hz, "
-        f"{description.least_samples} samples at least, best in windows of "
-        f"{description.window_samples / front_end.sample_rate:g} s; any batch.",
-        "- Output: " + " and ".join(f"`{name}`" for name in description.output_names) + ".",
+        f"- Input: `waveform`, float32 [batch, samples], mono in [-1, 1] at "
+        f"{front_end.sample_rate} Hz; {description.least_samples} samples at least, and trained on "
+        f"windows of {description.window_samples} "
+        f"({description.window_samples / front_end.sample_rate:g} s). A recording is scored by "
+        "the mean over such windows, as `example.py` cuts them; a shorter one is repeated to fill "
+        "one.",
+        "- Output: " + " and ".join(outputs) + ", float32.",
     ]
     if description.labels:
         how = "each by itself" if description.multi_label else "one of them"
@@ -142,7 +180,8 @@ def write(
             "## Use", "", "```", "pip install onnxruntime soundfile",
             "python example.py RECORDING.wav", "```", "",
             "`model.onnx` is the whole model, front end included; `model.safetensors` has its "
-            "weights by the names of PANNs' PyTorch classes; `config.json` labels and front end.",
+            "weights by the names of PANNs' PyTorch classes, which know neither another width nor "
+            "`normalise` of the front end; `config.json` labels and front end.",
             "", f"Licence: {license_line}.", "",
         ]
     )  # fmt: skip

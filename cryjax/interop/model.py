@@ -23,6 +23,7 @@ _SEGMENT_SECONDS = 10.0
 _MOST_AT_A_TIME = 16
 # Above it a waveform is not in [-1, 1] with a little clipping, but in another unit.
 _LOUDEST = 2.0
+_MOST_CHANNELS = 8
 
 # float32 [batch, samples] -> {name of the output: float32 [batch, ...]}
 Function = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -164,7 +165,7 @@ class Model:
         """Embeds recordings.
 
         Args:
-          waveform: [samples] or [batch, samples], floats in [-1, 1] or int16.
+          waveform: mono, [samples] or [batch, samples], floats in [-1, 1] or int16.
           sample_rate: of it, in hertz; a higher one than the model's is brought down to that.
 
         Returns:
@@ -242,6 +243,12 @@ def _checked(waveform: np.ndarray, sample_rate: int, wanted: int) -> np.ndarray:
     if waveform.ndim not in (1, 2) or waveform.shape[-1] == 0:
         raise UserError(
             f"a waveform of the shape {waveform.shape}; give [samples] or [batch, samples]"
+        )
+    # As soundfile and scipy give it; each moment would be taken for a recording of its own.
+    if waveform.ndim == 2 and waveform.shape[1] <= _MOST_CHANNELS < waveform.shape[0]:
+        raise UserError(
+            f"a waveform of the shape {waveform.shape}, which looks like [samples, channels]; give "
+            "the mean over channels, or [batch, samples]"
         )
     if sample_rate < wanted:
         raise UserError(

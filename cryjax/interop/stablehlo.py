@@ -1,11 +1,14 @@
-"""Models as StableHLO, by `jax.export`: one file for CPU, CUDA and TPU that JAX alone runs.
+"""Models as StableHLO, by `jax.export`: one file for CPU, CUDA and TPU that JAX runs.
 
 Beside it lies a .json with the description of the model. Without cryjax:
 
     exported = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))
     exported.call(waveform)["embedding"]  # waveform: float32 [batch, samples]
+
+`jax.export` needs flatbuffers, which JAX does not install.
 """
 
+import importlib.util
 import pathlib
 
 import jax
@@ -19,6 +22,11 @@ from cryjax.interop.model import Description, Function, Source
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
+def _check_packages() -> None:
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise UserError('StableHLO needs flatbuffers: pip install "cryjax[export]"')
+
+
 def write(source: Source, path: pathlib.Path, kind: str) -> None:
     """Writes a model; batch and number of samples stay open.
 
@@ -27,6 +35,7 @@ def write(source: Source, path: pathlib.Path, kind: str) -> None:
       path: of the file to write.
       kind: of the weights, one of `weights.KINDS`.
     """
+    _check_packages()
     stored = jax.tree.map(lambda x: weights.store(x, kind), source.variables)
 
     def call(waveform: jax.Array) -> dict[str, jax.Array]:
@@ -46,6 +55,7 @@ def write(source: Source, path: pathlib.Path, kind: str) -> None:
 
 def open_file(path: pathlib.Path) -> tuple[Description, Function]:
     """The description and the function of a file. Raises UserError where it is none."""
+    _check_packages()
     try:
         description = Description.from_json(path.with_suffix(".json").read_bytes())
         exported = jax.export.deserialize(bytearray(path.read_bytes()))
@@ -62,7 +72,8 @@ def open_file(path: pathlib.Path) -> tuple[Description, Function]:
     return description, lambda x: {name: np.asarray(y) for name, y in call(x).items()}
 
 
-# What a fresh process does with it that has only JAX: files of waveforms in, files of outputs out.
+# What a fresh process does with it that has only JAX and flatbuffers: files of waveforms in, files
+# of outputs out.
 CHECK = """
 import sys, jax, numpy as np
 import jax.export

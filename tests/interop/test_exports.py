@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import jax
 import numpy as np
@@ -115,6 +116,17 @@ def test_what_is_no_model(tmp_path):
         load(str(tmp_path / "model.stablehlo"))
     with pytest.raises(UserError, match="no model; give the --workdir"):
         load(str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize(("kind", "package"), [("onnx", "onnx"), ("stablehlo", "flatbuffers")])
+def test_a_missing_package_is_named(tmp_path, monkeypatch, kind, package):
+    path = written(tmp_path, kind, lively.source())
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    said = rf'needs {package}: pip install "cryjax\[export\]"'
+    with pytest.raises(UserError, match=said):
+        written(tmp_path, kind, lively.source())
+    with pytest.raises(UserError, match=said):
+        load(str(path))
 
 
 def test_a_description_survives_json():

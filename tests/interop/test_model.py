@@ -69,6 +69,7 @@ def test_refusals(source, model):
         (wave, 4_000, "at 4000 Hz, and the model was trained at 8000 Hz"),
         (wave[0, :0], 8_000, "shape"),
         (wave[None], 8_000, "shape"),
+        (np.stack([wave[0], wave[0]], axis=1), 8_000, "looks like .samples, channels."),
         (wave * 30_000, 8_000, r"give floats in \[-1, 1\] or int16"),
         (wave * np.nan, 8_000, "reaches nan"),
         (wave.astype(np.int64), 8_000, "int64"),
