@@ -220,9 +220,12 @@ def run(
     labelled = [source for prepared, source, _ in sources if prepared.label_names]
 
     def picture(current: steps.TrainState, step: int) -> None:
-        drawn = io.BytesIO()
-        viewed.draw(drawn, step, note)
-        workdir.image(step, "views", drawn.getvalue())
+        if step:
+            drawn = io.BytesIO()
+            viewed.draw(drawn, step, note)
+            workdir.image(step, "views", drawn.getvalue())
+        else:  # those are drawn
+            workdir.image(step, "views", workdir.figure("views").read_bytes())
         if labelled:
             found = embedder(current.encoder, labelled[0], most=pictures.MOST)
             pictures.embeddings(workdir, step, found, note=note)
