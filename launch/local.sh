@@ -73,7 +73,7 @@ done
 status=0 grace=0
 while [ ${#pids[@]} -gt 0 ]; do
   sleep 0.2 || true
-  running=()
+  running=() before=$status
   for process in "${!pids[@]}"; do
     pid=${pids[process]}
     if kill -0 "$pid" 2>/dev/null; then
@@ -82,11 +82,13 @@ while [ ${#pids[@]} -gt 0 ]; do
     fi
     code=0
     wait "$pid" 2>/dev/null || code=$?
-    if [ "$code" -ne 0 ] && { [ "$status" -eq 0 ] || [ "$status" -eq 75 ]; }; then
-      status=$code
-      [ "$code" -eq 75 ] ||
-        echo "local.sh: error: process $process of $processes ended with status $code" >&2
-    fi
+    # Those that this script had to stop have nothing more to say.
+    [ "$code" -ne 0 ] && [ "$grace" -ge 0 ] || continue
+    [ "$code" -eq 75 ] ||
+      echo "local.sh: error: process $process of $processes ended with status $code" >&2
+    # The first failure is the cause; of several since the last look, the process that was killed.
+    [ "$before" -eq 0 ] || [ "$before" -eq 75 ] || continue
+    if [ "$status" -eq 0 ] || [ "$status" -eq 75 ] || [ "$code" -gt 128 ]; then status=$code; fi
   done
   pids=()
   for process in "${!running[@]}"; do pids[process]=${running[process]}; done

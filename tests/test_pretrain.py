@@ -89,6 +89,7 @@ def test_stopped_run_goes_on_bit_for_bit(undisturbed, prepared, tmp_path, how, s
     process.send_signal(how)
     stopped = programs.finish(process)
     assert stopped.returncode == status, stopped.stderr[-3000:]
+    assert ("is saved, and the same command goes on" in stopped.stderr) == (status == 75)
     assert not (run / "result.json").exists()
     again = programs.succeed(*command)
     assert "going on from step" in again.stderr

@@ -118,6 +118,12 @@ def _one_of_several() -> bool:
     return jax is not None and jax.distributed.is_initialized()
 
 
+def _left_alone(error: BaseException) -> bool:
+    """Whether a process failed, between CPUs, because another one of its job ended."""
+    words = ("Connection closed by peer", "Connection reset by peer")
+    return _one_of_several() and any(word in str(error) for word in words)
+
+
 def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
     """Runs `main(argv)` as an absl program; what belongs to no flag is refused if not `positional`.
 
@@ -152,7 +158,16 @@ def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
             os._exit(2)
         if not _one_of_several():
             raise
-        traceback.print_exc()
+        if _left_alone(error):
+            # Its traceback, at the end of the log, would hide what the other said.
+            said = " ".join(str(error).split())[:200]
+            print(
+                f"{name}: error: another process of this job has ended, and it or its launcher "
+                f"says why ({said})",
+                file=sys.stderr,
+            )
+        else:
+            traceback.print_exc()
         status = 1
     if _one_of_several():
         # On its way out JAX would wait five minutes for the others, and they wait for this one.

@@ -324,5 +324,7 @@ def train(
                 break
     checkpoints.wait()
     if stops and not last:
+        if first_process:
+            logging.info("told to stop: step %d is saved, and the same command goes on", step)
         raise Stopped
     return state

@@ -45,3 +45,11 @@ def test_a_full_disk_is_told_by_whatever_it_caused():
     circle = ValueError("of itself")
     circle.__cause__ = circle
     assert program._no_space(circle) == ""
+
+
+def test_a_process_left_by_another_is_told_from_a_fault(monkeypatch):
+    left = RuntimeError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer [127.0.0.1]:1")
+    assert not program._left_alone(left)  # it is alone
+    monkeypatch.setattr(program, "_one_of_several", lambda: True)
+    assert program._left_alone(left)
+    assert not program._left_alone(RuntimeError("INTERNAL: a fault of ours"))
