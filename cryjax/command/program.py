@@ -36,7 +36,8 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        if "command line flag 'config." in str(error) and "config" in flags.FLAGS:
+        given = any(argument.split("=")[0] in ("--config", "-config") for argument in argv)
+        if "command line flag 'config." in str(error) and "config" in flags.FLAGS and not given:
             # Without a recipe there is no field to override.
             raise UserError(f"--config is missing: {flags.FLAGS['config'].help}") from error
         raise UserError(f"{error} (--help lists the flags)") from error

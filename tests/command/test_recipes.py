@@ -95,7 +95,7 @@ def named(line, field):
     return (
         f"config.{field}" in line
         or (group and f"config.{group} " in line)
-        or (shared and f".{shared}.{last}" in line)
+        or (shared and (f".{shared}.{last}" in line or f".{shared} " in line))
     )
 
 
