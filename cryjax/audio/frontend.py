@@ -77,6 +77,7 @@ PRESETS: dict[str, FrontEnd] = {
 }
 
 LEAST_POWER = 1e-10
+_CACHED = 2**20  # samples in frames, at a time, on a CPU: by trial
 
 
 def resolve(settings: str | FrontEnd) -> FrontEnd:
@@ -137,21 +138,22 @@ def _frame(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
     return framed[..., :window]
 
 
-def _power(spectrum: jax.Array) -> jax.Array:
-    return jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+def _power(real: jax.Array, imaginary: jax.Array) -> jax.Array:
+    return jnp.square(real) + jnp.square(imaginary)
 
 
 def _mel_power(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
     frames = _frame(to_float(waveform), settings) * _window(settings)[None, None]
-    return jnp.matmul(_power(jnp.fft.rfft(frames)), mel_filters(settings), precision="highest")
+    spectrum = jnp.fft.rfft(frames)
+    power = _power(spectrum.real, spectrum.imag)
+    return jnp.matmul(power, mel_filters(settings), precision="highest")
 
 
 def _mel_power_on_tpu(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
     """A TPU multiplies matrices far faster than it transforms."""
     basis = windowed_fourier_basis(settings)
     parts = jnp.matmul(_frame(to_float(waveform), settings), basis, precision="highest")
-    real, imaginary = jnp.split(parts, 2, axis=-1)
-    power = jnp.square(real) + jnp.square(imaginary)
+    power = _power(*jnp.split(parts, 2, axis=-1))
     return jnp.matmul(power, mel_filters(settings), precision="highest")
 
 
@@ -178,16 +180,14 @@ def _mel_power_on_cpu(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
         for half in halves:
             used = np.flatnonzero(half.any(axis=1))
             bins = slice(used.min(initial=len(half)), used.max(initial=0) + 1)
-            bands.append(jnp.matmul(_power(spectrum[:, bins]), half[bins], precision="highest"))
+            power = _power(spectrum.real[:, bins], spectrum.imag[:, bins])
+            bands.append(jnp.matmul(power, half[bins], precision="highest"))
         return jnp.concatenate(bands, axis=-1)
 
     # An exported program leaves the shape open; it takes clips one by one.
     known = all(isinstance(size, int) for size in waveform.shape)
     together = max(1, _CACHED // (frames * window)) if known else None
     return jax.lax.map(of_clip, waveform, batch_size=together)
-
-
-_CACHED = 2**20  # samples in frames; by trial, and half or twice as many do as well
 
 
 def mel_power(waveform: jax.Array, settings: str | FrontEnd) -> jax.Array:
