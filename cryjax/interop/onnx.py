@@ -15,7 +15,8 @@ from cryjax.audio import frontend
 from cryjax.command.errors import UserError
 from cryjax.interop import weights
 from cryjax.interop.model import Description, Function, Source
-from cryjax.models.encoders import ENCODERS, NORM_EPSILON
+from cryjax.models import ENCODERS
+from cryjax.models.norm import EPSILON
 
 OPSET = 17
 _KEY = "cryjax"  # of the description, in the metadata of the file
@@ -76,7 +77,7 @@ class _Graph:
 def _affine(norm: dict[str, Any], stats: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Batch norm in eval mode as scale and offset, in float64."""
     norm, stats = ({k: np.asarray(v, np.float64) for k, v in x.items()} for x in (norm, stats))
-    scale = norm["scale"] / np.sqrt(stats["var"] + NORM_EPSILON)
+    scale = norm["scale"] / np.sqrt(stats["var"] + EPSILON)
     return scale, norm["bias"] - stats["mean"] * scale
 
 

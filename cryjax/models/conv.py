@@ -44,7 +44,7 @@ def _convolve_native(x: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
-def _shifted(x: jax.Array, size: int) -> list[jax.Array]:
+def shifted(x: jax.Array, size: int) -> list[jax.Array]:
     """The size * size copies of the maps, of their shape, in a kernel's order."""
     _, height, width, _ = x.shape
     margin = size // 2
@@ -54,11 +54,11 @@ def _shifted(x: jax.Array, size: int) -> list[jax.Array]:
 
 def _patches(x: jax.Array, size: int) -> jax.Array:
     """[batch, height, width, channels] -> [batch, height, width, size * size * channels]."""
-    return jnp.concatenate(_shifted(x, size), axis=-1)
+    return jnp.concatenate(shifted(x, size), axis=-1)
 
 
-def _sum_of_shifted(patches: jax.Array, size: int) -> jax.Array:
-    """The transpose of `_patches`."""
+def sum_of_shifted(patches: jax.Array, size: int) -> jax.Array:
+    """[batch, height, width, size * size] -> the transpose of `shifted`."""
     batch, height, width, _ = patches.shape
     margin = size // 2
     parts = patches.reshape(batch, height, width, size, size, -1)
@@ -101,7 +101,7 @@ def _convolve_on_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
     flat = kernel.reshape(-1, features)
     if channels == 1:
         terms = (
-            copy * row[None, None, None] for copy, row in zip(_shifted(x, size), flat, strict=True)
+            copy * row[None, None, None] for copy, row in zip(shifted(x, size), flat, strict=True)
         )
         return functools.reduce(operator.add, terms)
     out = lax.map(lambda group: _patches(group, size) @ flat, _in_groups(x, kernel))
@@ -129,7 +129,7 @@ def _gradients_on_cpu(
         product = jnp.matmul(
             rows.T, cotangents.reshape(-1, features), preferred_element_type=jnp.float32
         )
-        return total + product, _sum_of_shifted(cotangents @ flat.T, size)
+        return total + product, sum_of_shifted(cotangents @ flat.T, size)
 
     groups = _in_groups(x, kernel), _in_groups(cotangent, kernel)
     d_kernel, d_x = lax.scan(add, jnp.zeros(flat.shape, jnp.float32), groups)
@@ -165,26 +165,20 @@ def _backward(
 convolve.defvjp(_forward, _backward)
 
 
-class Conv(nn.Module):
-    """`nn.Conv` without bias, 'SAME' padding and stride 1, by `convolve`.
+class Kernel(nn.Module):
+    """The kernel of a convolution without bias.
 
     Attributes:
       features: output channels.
       size: height and width of the kernel; odd.
-      dtype: of the computation; the kernel itself is float32.
     """
 
     features: int
     size: int = 3
-    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param(
-            "kernel",
-            # PANNs initialises with Xavier's uniform distribution.
-            nn.initializers.xavier_uniform(),
-            (self.size, self.size, x.shape[-1], self.features),
-            jnp.float32,
-        )
-        return convolve(x.astype(self.dtype), kernel.astype(self.dtype))
+    def __call__(self, channels: int) -> jax.Array:
+        """float32 [size, size, channels, features]."""
+        # PANNs initialises with Xavier's uniform distribution.
+        shape = self.size, self.size, channels, self.features
+        return self.param("kernel", nn.initializers.xavier_uniform(), shape)

@@ -6,43 +6,42 @@ mean over time, and one dense layer. PANNs' dropout is left out: contrastive tra
 own noise.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cryjax.models.conv import Conv
-
-NORM_EPSILON = 1e-5  # of batch norm, as in PyTorch
-
-
-def average_pool(x: jax.Array) -> jax.Array:
-    """2 x 2 average pooling of [batch, height, width, channels]; odd edges are dropped.
-
-    A reshape and a mean, because the pooling operation converts badly to ONNX. An axis of one
-    element is left alone, so that a short input still reaches the end.
-    """
-    batch, height, width, channels = x.shape
-    down, across = min(2, height), min(2, width)
-    x = x[:, : height // down * down, : width // across * across]
-    return x.reshape(batch, height // down, down, width // across, across, channels).mean((2, 4))
+from cryjax.models import norm
+from cryjax.models.conv import Kernel
 
 
 class ConvBlock(nn.Module):
-    """Convolution, batch norm and ReLU, `layers` times; height and width stay."""
+    """Convolution, batch norm and ReLU, `layers` times, then pooling.
+
+    Attributes:
+      features: output channels.
+      layers: convolutions.
+      size: height and width of their kernels.
+      pooled: whether to pool.
+      learns: whether statistics are those of the batch, and update the running ones.
+      axis_name: the device axis over which these are synchronised.
+      dtype: of the computation.
+    """
 
     features: int
     layers: int
     size: int
-    norm: type[nn.Module] | functools.partial
+    pooled: bool
+    learns: bool
+    axis_name: str | None = None
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for layer in range(1, self.layers + 1):
-            x = Conv(self.features, self.size, self.dtype, name=f"conv{layer}")(x)
-            x = nn.relu(self.norm(name=f"norm{layer}")(x))
+            kernel = Kernel(self.features, self.size, name=f"conv{layer}")(x.shape[-1])
+            pooled = self.pooled and layer == self.layers
+            layer_norm = norm.NormRelu(self.learns, pooled, self.axis_name, name=f"norm{layer}")
+            x = layer_norm(x.astype(self.dtype), kernel.astype(self.dtype))
         return x
 
 
@@ -77,31 +76,32 @@ class Encoder(nn.Module):
     def __call__(self, spectrogram: jax.Array, train: bool = False) -> jax.Array:
         """Gives float32 [batch, features]; `train` uses the batch's statistics and updates them."""
 
-        def norm_in(block: int) -> functools.partial:
-            learns = train and block > self.frozen
-            return functools.partial(
-                nn.BatchNorm,
-                use_running_average=not learns,
-                momentum=0.9,
-                epsilon=NORM_EPSILON,
-                dtype=self.dtype,
-                axis_name=self.axis_name if learns else None,
-            )
+        def learns(block: int) -> bool:
+            return train and block > self.frozen
 
         # Statistics for each mel band, so bands are the channels here, and the width afterwards.
-        x = norm_in(1)(dtype=jnp.float32, name="norm0")(spectrogram)[..., None].astype(self.dtype)
-        make_block = functools.partial(
-            nn.remat(ConvBlock) if self.remat else ConvBlock,
-            layers=self.layers,
-            size=self.size,
-            dtype=self.dtype,
+        bands = nn.BatchNorm(
+            use_running_average=not learns(1),
+            momentum=norm.MOMENTUM,
+            epsilon=norm.EPSILON,
+            axis_name=self.axis_name if learns(1) else None,
+            name="norm0",
         )
+        x = bands(spectrogram)[..., None]
+        make_block = nn.remat(ConvBlock) if self.remat else ConvBlock
         for block, channels in enumerate(self.channels, 1):
-            x = make_block(channels, norm=norm_in(block), name=f"block{block}")(x)
+            x = make_block(
+                channels,
+                self.layers,
+                self.size,
+                pooled=block <= self.pooled,
+                learns=learns(block),
+                axis_name=self.axis_name,
+                dtype=self.dtype,
+                name=f"block{block}",
+            )(x)
             if block == self.frozen:
                 x = jax.lax.stop_gradient(x)
-            if block <= self.pooled:
-                x = average_pool(x)
         x = x.mean(axis=2)
         x = x.max(axis=1) + x.mean(axis=1)
         x = nn.relu(nn.Dense(self.features, dtype=self.dtype, name="dense")(x))
