@@ -10,8 +10,43 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cryjax.models import norm
-from cryjax.models.conv import Kernel
+from cryjax.models import conv, norm
+from cryjax.models.one_channel import one_channel
+
+_MOMENTUM = 0.9  # of the running statistics
+
+
+class NormRelu(nn.Module):
+    """Of a convolution: batch norm and ReLU.
+
+    Parameters and statistics are those of `flax.linen.BatchNorm`.
+
+    Attributes:
+      learns: whether to take the statistics of the batch, and to update the running ones.
+      axis_name: the device axis over which the batch's are synchronised.
+    """
+
+    learns: bool
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """[batch, height, width, channels], [size, size, channels, features] -> the result."""
+        features = kernel.shape[-1]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, features)
+        var = self.variable("batch_stats", "var", jnp.ones, features)
+        scale = self.param("scale", nn.initializers.ones, (features,))
+        bias = self.param("bias", nn.initializers.zeros, (features,))
+        if not self.learns:
+            _, factor, term = norm.affine(mean.value, var.value, scale, bias)
+            return norm.relu_of(conv.convolve(x, kernel), factor, term)
+        if x.shape[-1] == 1:
+            x, *batch = one_channel(x, kernel, scale, bias, self.axis_name)
+        else:
+            x, *batch = norm.norm_relu(conv.convolve(x, kernel), scale, bias, self.axis_name)
+        for running, now in zip((mean, var), batch, strict=True):
+            running.value = _MOMENTUM * running.value + (1 - _MOMENTUM) * now
+        return x
 
 
 class ConvBlock(nn.Module):
@@ -38,11 +73,10 @@ class ConvBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for layer in range(1, self.layers + 1):
-            kernel = Kernel(self.features, self.size, name=f"conv{layer}")(x.shape[-1])
-            pooled = self.pooled and layer == self.layers
-            layer_norm = norm.NormRelu(self.learns, pooled, self.axis_name, name=f"norm{layer}")
-            x = layer_norm(x.astype(self.dtype), kernel.astype(self.dtype))
-        return x
+            kernel = conv.Kernel(self.features, self.size, name=f"conv{layer}")(x.shape[-1])
+            norm_relu = NormRelu(self.learns, self.axis_name, name=f"norm{layer}")
+            x = norm_relu(x.astype(self.dtype), kernel.astype(self.dtype))
+        return norm.average_pool(x) if self.pooled else x
 
 
 class Encoder(nn.Module):
@@ -82,7 +116,7 @@ class Encoder(nn.Module):
         # Statistics for each mel band, so bands are the channels here, and the width afterwards.
         bands = nn.BatchNorm(
             use_running_average=not learns(1),
-            momentum=norm.MOMENTUM,
+            momentum=_MOMENTUM,
             epsilon=norm.EPSILON,
             axis_name=self.axis_name if learns(1) else None,
             name="norm0",

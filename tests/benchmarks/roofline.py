@@ -93,13 +93,8 @@ def blocks_of(config, parts, batch, state):
 
         @nn.compact
         def __call__(self, x):
-            norm = functools.partial(
-                nn.BatchNorm, use_running_average=False, dtype=encoder.dtype, momentum=0.9
-            )
-            block = encoders.ConvBlock(
-                self.features, encoder.layers, encoder.size, norm, encoder.dtype
-            )
-            return encoders.average_pool(block(x)) if self.pooled else block(x)
+            shape = self.features, encoder.layers, encoder.size
+            return encoders.ConvBlock(*shape, self.pooled, learns=True, dtype=encoder.dtype)(x)
 
     class Top(nn.Module):
         @nn.compact

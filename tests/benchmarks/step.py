@@ -8,12 +8,12 @@
 A step takes int16 clips of 10 s from the host, draws the views (crops, the waveform's and the
 spectrogram's transforms of the recipe in `ours.py`, the front end), and updates encoder and head by
 NT-Xent and AdamW; of `--task=finetune` by cross-entropy with one view a clip. 'flax' is our step
-with XLA's own convolution, as `nn.Conv` has it. PyTorch is in channels last with the fused AdamW,
-under autocast where `--dtype` is bfloat16, by the fastest of `--torch_modes`; its environment needs
-torch and numpy. Each batch of `--batches` is tried by each peer, one that does not fit is left out,
-and the table has each peer's best. A step takes gigabytes, so a peer has the machine to itself: its
-process ends before the next one's begins, and that `--rounds` times. On a GPU a measurement is of
-several steps.
+with Flax's batch norm and the convolution of its `nn.Conv`. PyTorch is in channels last with the
+fused AdamW, under autocast where `--dtype` is bfloat16, by the fastest of `--torch_modes`; its
+environment needs torch and numpy. Each batch of `--batches` is tried by each peer, one that does
+not fit is left out, and the table has each peer's best. A step takes gigabytes, so a peer has the
+machine to itself: its process ends before the next one's begins, and that `--rounds` times. On a
+GPU a measurement is of several steps.
 """
 
 import argparse
@@ -33,10 +33,10 @@ def cryjax_worker(options: argparse.Namespace, native: bool = False) -> None:
     import jax
 
     import ours
-    from cryjax.models import conv
+    from cryjax.models import encoders
 
     if native:
-        conv.convolve = conv._convolve_native
+        encoders.NormRelu = plain_flax()
 
     def prepare():
         step = ours.Step(options.task, ours.config_of(options.task, options))
@@ -50,6 +50,27 @@ def cryjax_worker(options: argparse.Namespace, native: bool = False) -> None:
 
     said = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
     peers.serve(prepare, said, warm=1 if native else 2)
+
+
+def plain_flax() -> type:
+    """Convolution, batch norm and ReLU as Flax has them."""
+    import flax.linen as nn
+
+    from cryjax.models import conv
+
+    class NormRelu(nn.Module):
+        learns: bool
+        axis_name: str | None = None
+
+        @nn.compact
+        def __call__(self, x, kernel):
+            x = conv._convolve_native(x, kernel)
+            norm = nn.BatchNorm(
+                use_running_average=not self.learns, momentum=0.9, dtype=kernel.dtype
+            )
+            return nn.relu(norm(x))
+
+    return NormRelu
 
 
 def flax_worker(options: argparse.Namespace) -> None:
