@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import os
 import pathlib
 import sys
@@ -52,6 +53,14 @@ def _column(name: str) -> str:
     return name.lower() if name.lower() in _KEPT else name
 
 
+def _separator(header: str) -> str:
+    """What divides columns: spreadsheets take ';' where the comma is the decimal sign."""
+    for mark in ",;\t":
+        if "path" in map(_column, next(csv.reader([header], delimiter=mark), [])):
+            return mark
+    return ","
+
+
 def _lines(file: TextIO) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV file but for blank ones, each with the line that it ends on.
 
@@ -68,7 +77,11 @@ def _lines(file: TextIO) -> Iterator[tuple[int, list[str]]]:
                 raise csv.Error(f"a row of more than {ROW_CHARACTERS} characters")
             yield line
 
-    reader = csv.reader(text())
+    lines = text()
+    header = next(lines, "")
+    if header.lower().startswith("sep="):  # Excel's word to itself
+        header = next(lines, "")
+    reader = csv.reader(itertools.chain([header], lines), delimiter=_separator(header))
     for values in reader:
         taken = 0
         if values:
@@ -79,8 +92,9 @@ def read_manifest(path: str | pathlib.Path, label_column: str = "label") -> list
     """Reads a manifest.
 
     Args:
-      path: of a CSV file in UTF-8 with a column `path` (relative to the manifest, or absolute) and,
-        if wanted, `label`, `subject` and `split`; other columns are ignored.
+      path: of a CSV file in UTF-8, divided by commas or, as its header is, by ';' or tabs, with a
+        column `path` (relative to the manifest, or absolute) and, if wanted, `label`, `subject`
+        and `split`; other columns are ignored.
       label_column: the column to take labels from.
 
     Raises:
@@ -101,21 +115,13 @@ def read_manifest(path: str | pathlib.Path, label_column: str = "label") -> list
         ) from error
 
 
-def _remedy(columns: list[str]) -> str:
-    """What to do about columns without 'path', which may be there under another separator."""
-    for separator, name in ((";", "';'"), ("\t", "tabs")):
-        if any("path" in map(_column, column.split(separator)) for column in columns):
-            return f"columns are divided by {name}: export it with commas"
-    return "add one"
-
-
 def _read(
     path: pathlib.Path, lines: Iterator[tuple[int, list[str]]], label_column: str
 ) -> list[Row]:
     columns = [_column(name) for name in next(lines, (0, []))[1]]
     found = ", ".join(columns[:30])[:1000]
     if "path" not in columns:
-        raise UserError(f"{path}: no column 'path' (found: {found}); {_remedy(columns)}")
+        raise UserError(f"{path}: no column 'path' (found: {found}); add one")
     if label_column != "label" and label_column not in columns:
         raise UserError(f"{path}: no column {label_column!r} for --label_column (found: {found})")
     folder, rows, check = path.parent.absolute(), [], _Check(path)

@@ -86,6 +86,19 @@ def test_what_spreadsheets_write(tmp_path, read, ending):
     assert rows[0].path == tmp_path / "a, b.wav"
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\ufeffPath;label\na, b.wav;x\n",
+        'sep=;\n"path";label\n"a, b.wav";x\n',
+        "label\tpath\nx\ta, b.wav\n",
+    ],
+)
+def test_separators_other_than_the_comma(read, content):
+    (row,) = read(content)
+    assert (row.name, row.label) == ("a, b.wav", "x")
+
+
 def test_other_columns_blank_lines_and_ragged_rows(read):
     rows = read("path,age,label,label2\na.wav,3,x,y,more,still\n\nb.wav\n")
     assert [(row.name, row.label) for row in rows] == [("a.wav", "x"), ("b.wav", "")]
@@ -103,9 +116,7 @@ def test_label_column(read, refused):
     [
         ("", "no column 'path'", "add one"),
         ("file,label\na.wav,x\n", "(found: file, label)", "add one"),
-        # As spreadsheets write them where a comma is the decimal point.
-        ("\ufeffPath;label\na.wav;x\n", "no column 'path'", "by ';': export it with commas"),
-        ("path\tlabel\na.wav\tx\n", "no column 'path'", "by tabs: export it with commas"),
+        ("file;label\na.wav;x\n", "(found: file;label)", "add one"),
         ("path,label\n", "no rows", "add one a recording"),
         ("path,label\na.wav,x\n,y\n", "line 3 has an empty path", "fill it in"),
         ("path\na.wav\nb.wav\na.wav\n", "line 4 repeats 'a.wav'", "keep one"),
