@@ -100,7 +100,12 @@ def _keep_compiled() -> None:
     shared by machines of which one could not run what another compiled.
     """
     jax = sys.modules.get("jax")
-    if jax is not None and jax.config.jax_compilation_cache_dir is None:
+    if jax is None:
+        return
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # Small programs too: an experiment has hundreds of them.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if jax.config.jax_compilation_cache_dir is None:
         try:
             told = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -110,8 +115,6 @@ def _keep_compiled() -> None:
         caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         folder = pathlib.Path(caches, "cryjax", f"compiled-{kind}").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        # Small programs too: an experiment has hundreds of them.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _one_of_several() -> bool:

@@ -55,8 +55,9 @@ def _column(name: str) -> str:
 
 def _separator(header: str) -> str:
     """What divides columns: spreadsheets take ';' where the comma is the decimal sign."""
+    start = header[:VALUE_CHARACTERS]  # all of it, but for one that nobody wrote
     for mark in ",;\t":
-        if "path" in map(_column, next(csv.reader([header], delimiter=mark), [])):
+        if "path" in map(_column, next(csv.reader([start], delimiter=mark), [])):
             return mark
     return ","
 

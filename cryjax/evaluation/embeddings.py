@@ -53,11 +53,11 @@ class Embedder:
         Args:
           function: (variables, int16 [batch, samples]) -> [batch, features]; pure, in eval mode.
           samples: of a window.
-          batch_size: windows at a time, rounded up to suit the devices.
+          batch_size: windows at a time, rounded up to suit the devices; of few examples, fewer.
           devices: of this process; all of them if None.
         """
         self._parallel = Parallel("jit", devices or jax.local_devices())
-        self._batch_size = -(-batch_size // self._parallel.devices) * self._parallel.devices
+        self._batch_size = batch_size
         self._samples = samples
         self._embed = jax.jit(function)
 
@@ -76,6 +76,9 @@ class Embedder:
         if 0 < most < len(rows):
             rows = np.linspace(0, len(source) - 1, most).round().astype(int)
         variables = self._parallel.replicate(variables)
+        # A power of two, so that there are few programs to compile.
+        together = min(self._batch_size, 1 << (len(rows) - 1).bit_length())
+        together = -(-together // self._parallel.devices) * self._parallel.devices
 
         described: dict[int, tuple[str, str]] = {}  # recording -> label, subject
         recordings: list[int] = []  # of each window
@@ -87,11 +90,11 @@ class Embedder:
             for window in windows(example["audio"], self._samples):
                 recordings.append(example["recording"])
                 pending.append(window)
-                if len(pending) == self._batch_size:
-                    features.append(self._run(variables, pending))
+                if len(pending) == together:
+                    features.append(self._run(variables, pending, together))
                     pending = []
         if pending:
-            features.append(self._run(variables, pending))
+            features.append(self._run(variables, pending, together))
 
         names, group = np.unique(np.array(recordings), return_inverse=True)
         sums = np.zeros((len(names), features[0].shape[1]))
@@ -100,9 +103,9 @@ class Embedder:
         labels, subjects = zip(*(described[int(name)] for name in names), strict=True)
         return Embeddings(means.astype(np.float32), names, np.array(labels), np.array(subjects))
 
-    def _run(self, variables: Any, pending: list[np.ndarray]) -> np.ndarray:
+    def _run(self, variables: Any, pending: list[np.ndarray], together: int) -> np.ndarray:
         """[n, samples] -> [n, features], the batch filled up so that one program serves all."""
-        batch = np.zeros((self._batch_size, self._samples), np.int16)
+        batch = np.zeros((together, self._samples), np.int16)
         batch[: len(pending)] = pending
         placed = self._parallel.shard({"audio": batch})["audio"]
         return np.asarray(self._embed(variables, placed))[: len(pending)]

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
@@ -200,7 +201,10 @@ class Parallel:
         return lay(state, self.replicated), lay(batch, split), lay(key, self.replicated)
 
     def replicate(self, tree: Any) -> Any:
-        """Puts the same values, of the host or replicated, on every device."""
+        """Puts the same values, of the host or replicated, on every device, as copies."""
+        if self.devices == 1:  # not by way of the host
+            copy = jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=self.replicated)
+            return copy(tree)
         return jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(self.replicated, np.asarray(x)), tree
         )
