@@ -17,6 +17,7 @@ from cryjax.command.errors import UserError
 from cryjax.command.progress import Progress
 from cryjax.training.checkpoints import Checkpoints
 from cryjax.training.parallel import Parallel
+from cryjax.training.recipe import Plan
 from cryjax.training.steps import StepFunction, TrainState
 from cryjax.training.workdir import Workdir
 
@@ -40,6 +41,17 @@ class Schedule:
     checkpoint_every: int
     evaluate_every: int = 0
     pictures_every: int = 0
+
+    @classmethod
+    def of(cls, config: Any, plan: Plan, evaluate_every: str) -> "Schedule":
+        """The steps that a config's lengths are; `evaluate_every` is one of them."""
+        return cls(
+            total=plan.total,
+            log_every=max(plan.in_steps(config.log_every), 1),
+            checkpoint_every=plan.in_steps(config.checkpoint_every),
+            evaluate_every=plan.in_steps(evaluate_every),
+            pictures_every=plan.in_steps(config.pictures_every),
+        )
 
 
 class _StopSignal:
@@ -197,8 +209,8 @@ class _LateMetrics:
         self,
         window: _Window,
         bar: Progress,
-        *,
         check: Callable[[int, Mapping[str, Any]], None],
+        *,
         schedule: Schedule,
         workdir: Workdir,
         learning_rate: Callable[[int], float],
@@ -246,7 +258,7 @@ class _LateMetrics:
 
 
 def _due(step: int, every: int, last: bool = False) -> bool:
-    """Whether what is done every so many steps, 0 is never, is done after this one."""
+    """Whether what is done every so many steps, 0 is never, and after the last, is done now."""
     return every > 0 and (last or step % every == 0)
 
 
@@ -310,27 +322,14 @@ def train(
             checkpoints.wait()  # the one that the message names may still be under way
             raise _not_finite(step, metrics, recordings(step - 1), checkpoints.latest)
 
-    with (
-        _StopSignal() as stop,
-        Progress(
-            "step",
-            schedule.total,
-            unit="clips",
-            of_each=batch_size,
-            start=start,
-            shown=first_process,
-        ) as bar,
-        _Reader(batches) as reader,
-    ):
-        late = _LateMetrics(
-            window,
-            bar,
-            check=check,
-            schedule=schedule,
-            workdir=workdir,
-            learning_rate=learning_rate,
-        )
-        function: StepFunction | None = None
+    bar = Progress(
+        "step", schedule.total, unit="clips", of_each=batch_size, start=start, shown=first_process
+    )
+    late = _LateMetrics(
+        window, bar, check, schedule=schedule, workdir=workdir, learning_rate=learning_rate
+    )
+    function: StepFunction | None = None
+    with _StopSignal() as stop, bar, _Reader(batches) as reader:
         for step in range(start + 1, schedule.total + 1):
             begin = time.perf_counter()
             batch = reader.next(step)
