@@ -10,15 +10,12 @@ what did best on validation, or else by what there is at the end. SIGTERM or Ctr
 with status 75: the same command goes on.
 """
 
-import csv
 import dataclasses
 import functools
-import json
-import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
 
 from cryjax import __version__
@@ -26,13 +23,13 @@ from cryjax.audio import frontend
 from cryjax.command import config as config_lib
 from cryjax.command import program
 from cryjax.command.errors import UserError
-from cryjax.command.files import whole
 from cryjax.data import loader
 from cryjax.data.records import Index, Prepared, open_prepared
-from cryjax.evaluation import bootstrap, metrics, pictures, tasks
+from cryjax.evaluation import bootstrap, pictures, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
 from cryjax.evaluation.figures.classifier import confusion_figure, roc_figure
 from cryjax.evaluation.figures.training import SUPERVISED, training_figure
+from cryjax.evaluation.judge import Judge, summarise, write_predictions
 from cryjax.training import (
     checkpoints,
     loop,
@@ -40,12 +37,10 @@ from cryjax.training import (
     recipe,
     start,
     steps,
-    summary,
     supervised,
 )
 from cryjax.training.best import Best
-from cryjax.training.trained import load_trained
-from cryjax.training.workdir import Workdir, code
+from cryjax.training.workdir import Workdir
 
 
 def as_trained(config: Any) -> Any:
@@ -80,58 +75,26 @@ def training_sources(prepared: Prepared, train: Index, classes: Any, balance: st
     return [(loader.Labelled(prepared.at(part), classes), 1.0) for part in parts if len(part)]
 
 
-class Judge:
-    """Scores recordings with a state."""
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a run is trained on, chosen by and scored by.
 
-    def __init__(self, task: tasks.Task, parts: supervised.Supervised, config: Any, devices: Any):
-        self._task = task
-        self._embedder = Embedder(
-            functools.partial(
-                steps.classify,
-                encoder=parts.encoder,
-                head=parts.head,
-                settings=parts.plan.settings,
-                multi_label=task.multi_label,
-            ),
-            round(config.crop.seconds * parts.plan.settings.sample_rate),
-            devices=devices,
-        )
+    Attributes:
+      task: what is to be told apart.
+      division: the examples to train on, to choose by and to score.
+      synthetic: whether any of the audio, `config.init`'s included, was made rather than recorded.
+      warnings: what a reader of the numbers should know.
+    """
 
-    def probabilities(self, variables: Any, index: Index, *, shown: bool = False) -> Embeddings:
-        """Of whole recordings, [recordings, classes] in `features`."""
-        return self._embedder(variables, self._task.prepared.at(index), shown=shown)
-
-    def metrics(self, state: steps.TrainState, index: Index) -> dict[str, float]:
-        """Of a state that is being trained, as lines of metrics.jsonl have them."""
-        live = state.live if state.average is None else state.average
-        variables = {
-            "encoder": {kind: live[kind]["encoder"] for kind in ("params", "batch_stats")},
-            "head": {"params": live["params"]["head"]},
-        }
-        found = self.probabilities(variables, index)
-        true = self._task.true(found.labels)
-        once = np.ones((1, len(found.labels)))
-        named = metrics.headlines(true, len(self._task.classes), probabilities=True)
-        return {
-            f"validation_{name}": float(metric(true, found.features, once)[0])
-            for name, metric in named.items()
-        }
+    task: tasks.Task
+    division: tasks.Division
+    synthetic: bool
+    warnings: list[str]
 
 
-def write_predictions(path: pathlib.Path, found: Embeddings, classes: tuple[str, ...]) -> None:
-    """A row for each scored recording: its number, subject, label and probabilities."""
-    with whole(path, newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["recording", "subject", "label", *(f"p({name})" for name in classes)])
-        rows = zip(found.recordings, found.subjects, found.labels, found.features, strict=True)
-        for recording, subject, label, probabilities in rows:
-            table.writerow([recording, subject, label, *(f"{p:.9g}" for p in probabilities)])
-
-
-def described(
-    config: Any, division: tasks.Division, task: tasks.Task, *, synthetic: bool
-) -> list[str]:
+def described(config: Any, data: Data) -> list[str]:
     """What there is to train on, to choose by and to score, in lines."""
+    task, division = data.task, data.division
     parts = {
         "to train on": division.train,
         "to choose by": division.validation,
@@ -144,24 +107,31 @@ def described(
     several = ", several a recording" if task.multi_label else ""
     named = ", ".join(task.classes[:8]) + (", ..." if len(task.classes) > 8 else "")
     return [
-        f"{config.data}{' (synthetic)' if synthetic else ''}",
+        f"{config.data}{' (synthetic)' if data.synthetic else ''}",
         *counts,
         f"{len(task.classes)} classes{several}: {named}",
     ]
 
 
-def summarise(found: Embeddings, task: tasks.Task, config: Any) -> dict[str, Any]:
-    """The metrics of recordings and, where a subject has one label, of subjects."""
-    how = {"resamples": config.resamples, "seed": config.seed, "probabilities": True}
-    true = task.true(found.labels)
-    result = bootstrap.summarise(true, found.features, task.classes, found.subjects, **how)
-    grouped = metrics.by_subject(true, found.features, found.subjects)
-    if grouped is not None:
-        result["by_subject"] = bootstrap.summarise(*grouped[:2], task.classes, grouped[2], **how)
-    return result
+def result_of(config: Any, data: Data, found: Embeddings, best_step: int | None) -> dict[str, Any]:
+    """The content of result.json: what was found of the scored recordings, and by what."""
+    division, warnings = data.division, [*data.warnings]
+    if not len(division.test):
+        warnings.append("scored on the recordings that chose the step: the numbers flatter")
+    return summarise(found, data.task, config) | {
+        "init": config.init,
+        "multi_label": data.task.multi_label,
+        "scored": "test" if len(division.test) else "validation",
+        "best_step": best_step,
+        "n_train": len(set(division.train.recordings)),
+        "n_train_subjects": len(set(division.train.subjects)),
+        "n_validation": len(set(division.validation.recordings)),
+        "synthetic": data.synthetic,
+        "warnings": warnings,
+    }
 
 
-def open_data(config: Any) -> tuple[tasks.Task, tasks.Division]:
+def open_data(config: Any) -> Data:
     """The task of `config.data`, and who is trained on, chosen by and scored.
 
     Raises:
@@ -184,7 +154,10 @@ def open_data(config: Any) -> tuple[tasks.Task, tasks.Division]:
             f"config.patience={config.patience} waits for a better score, and there is none: set "
             "config.validation and config.evaluate_every, or patience=0"
         )
-    return task, division
+    synthetic = prepared.synthetic or (
+        bool(config.init) and bool(checkpoints.read_meta(config.init)["synthetic"])
+    )
+    return Data(task, division, synthetic, tasks.missing(task, division))
 
 
 def run(
@@ -201,79 +174,87 @@ def run(
       The content of result.json.
     """
     config = as_trained(config)
-    task, division = open_data(config)
-    prepared = task.prepared
-    settings = frontend.resolve(config.front_end)
-    targets = tasks.targets_of(division.train.labels, task.classes)
-    warnings = tasks.missing(task, division)
+    data = open_data(config)
+    task, division = data.task, data.division
     spread = parallel.Parallel(config.parallel, devices)
     mixing = "'mix'" if "mix" in config.transforms else "mixup" if config.mixup else ""
     recipe.check_devices(config, spread.devices, grouped=mixing)
+    targets = tasks.targets_of(division.train.labels, task.classes)
     parts = supervised.build(config, targets, multi_label=task.multi_label)
-    plan = parts.plan
-    parallel.agree(
-        config=json.dumps(config_lib.to_dict(config)), data=prepared.fingerprint, code=code()
-    )
-    workdir = Workdir(workdir_path, config_lib.to_dict(config), writes=jax.process_index() == 0)
-    synthetic = prepared.synthetic or (
-        bool(config.init) and bool(checkpoints.read_meta(config.init)["synthetic"])
+    workdir = start.open_workdir(workdir_path, config, task.prepared.fingerprint)
+    judge = Judge(task, parts, config, devices)
+    best_step = train(config, data, parts, spread, workdir, judge, devices)
+    scored = division.test if len(division.test) else division.validation
+    found = judge.of_run(workdir_path, scored)
+    result = result_of(config, data, found, best_step)
+    if workdir.writes:
+        report(workdir, result, found, task)
+    workdir.close()
+    return result
+
+
+def pictures_of(
+    config: Any,
+    data: Data,
+    parts: supervised.Supervised,
+    workdir: Workdir,
+    devices: list[jax.Device] | None,
+) -> Callable[[steps.TrainState, int], None]:
+    """What a run shows of a state at a step: embeddings of those to choose by, if there are any."""
+    division, settings = data.division, parts.plan.settings
+    return functools.partial(
+        pictures.of_state,
+        workdir=workdir,
+        embedder=Embedder(
+            functools.partial(steps.embed, encoder=parts.encoder, settings=settings),
+            round(config.crop.seconds * settings.sample_rate),
+            devices=devices,
+        ),
+        source=data.task.prepared.at(
+            division.validation if len(division.validation) else division.train
+        ),
+        note="synthetic data" if data.synthetic else "",
     )
 
-    base = jax.random.key(config.seed)
-    saved = checkpoints.Checkpoints(workdir.path)
-    state, started = start.start_state(
-        jax.jit(parts.init)(base),
-        config.init,
-        settings,
-        spread,
-        saved,
-        averaged=config.average_decay > 0,
-    )
-    workdir.rewind(int(state.step))
-    summary.show(
-        started,
-        described(config, division, task, synthetic=synthetic),
-        config,
-        examples=len(targets),
-        plan=plan,
-        encoder=parts.encoder,
-        head=parts.head,
-        state=state,
-        spread=spread,
+
+def train(
+    config: Any,
+    data: Data,
+    parts: supervised.Supervised,
+    spread: parallel.Parallel,
+    workdir: Workdir,
+    judge: Judge,
+    devices: list[jax.Device] | None,
+) -> int | None:
+    """Trains, from where the work directory is, to the end; as `run`. Gives the best step."""
+    task, division, plan = data.task, data.division, parts.plan
+    lines, averaged = described(config, data), config.average_decay > 0
+    state, saved = start.begin(
+        config, parts, spread, workdir, lines, examples=len(division.train), averaged=averaged
     )
     meta = {
         "program": "finetune",
         "version": __version__,
         "config": config_lib.to_dict(config),
-        "front_end": dataclasses.asdict(settings),
+        "front_end": dataclasses.asdict(plan.settings),
         "labels": list(task.classes),
         "multi_label": task.multi_label,
-        "segment_seconds": prepared.segment_seconds,
-        "synthetic": synthetic,
+        "segment_seconds": task.prepared.segment_seconds,
+        "synthetic": data.synthetic,
     }
-    judge = Judge(task, parts, config, devices)
     best = Best(workdir, config, int(state.step), meta)
-
-    pictured = division.validation if len(division.validation) else division.train
-    embedder = Embedder(
-        functools.partial(steps.embed, encoder=parts.encoder, settings=settings),
-        round(config.crop.seconds * settings.sample_rate),
-        devices=devices,
+    picture = pictures_of(config, data, parts, workdir, devices)
+    schedule = loop.Schedule.of(
+        config, plan, config.evaluate_every if len(division.validation) else "0"
     )
-
-    def picture(current: steps.TrainState, step: int) -> None:
-        found = embedder(current.encoder, prepared.at(pictured), most=pictures.MOST)
-        pictures.embeddings(workdir, step, found, note="synthetic data" if synthetic else "")
-
-    pictures_every = plan.in_steps(config.pictures_every)
-    if pictures_every and workdir.writes and not workdir.metrics_file.exists():
+    if workdir.fresh and schedule.pictures_every:
         picture(state, 0)
 
     @functools.cache
     def step_of(frozen: int) -> steps.StepFunction:
         return spread.wrap(parts.step_of(frozen))
 
-    sources = training_sources(prepared, division.train, task.classes, config.balance)
+    sources = training_sources(task.prepared, division.train, task.classes, config.balance)
     state = loop.train(
         lambda step: step_of(parts.frozen(step)),
         state,
@@ -283,17 +264,10 @@ def run(
             start=int(state.step),
             process=jax.process_index(),
             processes=jax.process_count(),
-            threads=config.loader.threads,
-            buffer=config.loader.buffer,
+            **config.loader,
         ),
-        key=base,
-        schedule=loop.Schedule(
-            total=plan.total,
-            log_every=max(plan.in_steps(config.log_every), 1),
-            checkpoint_every=plan.in_steps(config.checkpoint_every),
-            evaluate_every=plan.in_steps(config.evaluate_every) if len(division.validation) else 0,
-            pictures_every=pictures_every,
-        ),
+        key=jax.random.key(config.seed),
+        schedule=schedule,
         parallel=spread,
         checkpoints=saved,
         workdir=workdir,
@@ -314,32 +288,9 @@ def run(
             step=step,
         ),
     )
-    step = best.close(state)
+    best_step = best.close(state)
     saved.close()
-    del state
-
-    scored = division.test if len(division.test) else division.validation
-    if not len(division.test):
-        warnings.append("scored on the recordings that chose the step: the numbers flatter")
-    trained = load_trained(workdir_path)
-    found = judge.probabilities(
-        {"encoder": trained.pretrained.variables, "head": trained.variables}, scored, shown=True
-    )
-    result = summarise(found, task, config) | {
-        "init": config.init,
-        "multi_label": task.multi_label,
-        "scored": "test" if len(division.test) else "validation",
-        "best_step": step,
-        "n_train": len(set(division.train.recordings)),
-        "n_train_subjects": len(set(division.train.subjects)),
-        "n_validation": len(set(division.validation.recordings)),
-        "synthetic": synthetic,
-        "warnings": warnings,
-    }
-    if workdir.writes:
-        report(workdir, result, found, task)
-    workdir.close()
-    return result
+    return best_step
 
 
 def report(workdir: Workdir, result: dict[str, Any], found: Embeddings, task: tasks.Task) -> None:

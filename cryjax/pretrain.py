@@ -10,7 +10,6 @@ same command goes on. `--views` draws pairs of views to figures/views.png and do
 import dataclasses
 import functools
 import io
-import json
 import pathlib
 from typing import Any
 
@@ -33,9 +32,9 @@ from cryjax.evaluation.figures.style import Place
 from cryjax.evaluation.figures.training import training_figure
 from cryjax.evaluation.folds import renamed_entries, subjects_of
 from cryjax.evaluation.probes import nearest_neighbour_accuracy
-from cryjax.training import checkpoints, loop, parallel, simclr, start, steps, summary
+from cryjax.training import loop, parallel, simclr, start, steps
 from cryjax.training import recipe as recipe_lib
-from cryjax.training.workdir import Workdir, code
+from cryjax.training.workdir import Workdir
 
 _VIEWS = flags.DEFINE_bool("views", False, "Draw pairs of views to figures/views.png and exit.")
 
@@ -62,20 +61,56 @@ def open_datasets(config: Any, sample_rate: int) -> list[tuple[Prepared, float]]
     return datasets
 
 
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a run trains on.
+
+    Attributes:
+      datasets: with their weights.
+      sources: as of `sources_of`.
+    """
+
+    datasets: list[tuple[Prepared, float]]
+    sources: list[tuple[Prepared, Any, float]]
+
+    @property
+    def examples(self) -> int:
+        """Of an epoch."""
+        return sum(len(source) for _, source, _ in self.sources)
+
+    @property
+    def weighted(self) -> list[tuple[Any, float]]:
+        """The sources with the share of each in a batch, as `loader.examples` takes them."""
+        return [(source, weight * len(source)) for _, source, weight in self.sources]
+
+    @property
+    def labelled(self) -> Any:
+        """The first of the sources that has labels, or None."""
+        return next((source for prepared, source, _ in self.sources if prepared.label_names), None)
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether any of the audio was made rather than recorded."""
+        return any(prepared.synthetic for prepared, _ in self.datasets)
+
+    @property
+    def note(self) -> str:
+        """What its figures say of it."""
+        return "synthetic data" if self.synthetic else ""
+
+
 class Viewed:
     """The run's first clips, of which views are drawn: what the encoder sees."""
 
     def __init__(self, dataset: Any, config: Any, key: jax.Array):
-        self._dataset, self._key = dataset, key
+        self.dataset, self._key = dataset, key
         recipe = recipe_lib.view_recipe(config)
         self._hop_seconds = recipe["settings"].hop_seconds
         self._views = jax.jit(functools.partial(augment.two_views, **recipe))
 
     @functools.cached_property
     def _clips(self) -> dict[str, np.ndarray]:
-        return next(
-            loader.batches(self._dataset, batch_size=augment.MIX_GROUP, threads=1, buffer=1)
-        )
+        return next(loader.batches(self.dataset, batch_size=augment.MIX_GROUP, threads=1, buffer=1))
 
     def draw(self, place: Place, step: int, note: str) -> Place:
         """Draws the pairs that a step would make of them."""
@@ -83,6 +118,57 @@ class Viewed:
         pair = self._views(key, self._clips["audio"], self._clips["length"])
         views = np.stack(pair, axis=1)
         return views_figure(place, views, hop_seconds=self._hop_seconds, note=note)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """What a run shows of a state: pairs of views and, where there are labels, embeddings.
+
+    Attributes:
+      workdir: of the run.
+      viewed: of what views are drawn.
+      embedder: of the encoder.
+      labelled: random access to examples with labels, or None.
+      note: what figures say of the data.
+    """
+
+    workdir: Workdir
+    viewed: Viewed
+    embedder: Embedder
+    labelled: Any
+    note: str
+
+    def __call__(self, state: steps.TrainState, step: int) -> None:
+        if step:
+            drawn = io.BytesIO()
+            self.viewed.draw(drawn, step, self.note)
+            self.workdir.image(step, "views", drawn.getvalue())
+        else:  # those are drawn
+            self.workdir.image(step, "views", self.workdir.figure("views").read_bytes())
+        if self.labelled is not None:
+            pictures.of_state(
+                state,
+                step,
+                workdir=self.workdir,
+                embedder=self.embedder,
+                source=self.labelled,
+                note=self.note,
+            )
+
+
+def neighbours(
+    state: steps.TrainState,
+    _step: int,
+    *,
+    embedder: Embedder,
+    prepared: Prepared,
+    split: str,
+    most: int,
+) -> dict[str, float]:
+    """Accuracy of the nearest neighbours, by a state's encoder, if it can be told."""
+    found = embedder(state.encoder, prepared.source(split), most=most)
+    accuracy = nearest_neighbour_accuracy(found.features, found.labels, found.subjects)
+    return {} if accuracy is None else {"neighbour_accuracy": accuracy}
 
 
 def without(prepared: Prepared, split: str, excluded: set[str]) -> tuple[Any, int]:
@@ -157,102 +243,67 @@ def run(
       devices: to train on; all of all processes if None.
     """
     datasets = open_datasets(config, frontend.resolve(config.front_end).sample_rate)
-    synthetic = any(prepared.synthetic for prepared, _ in datasets)
-    note = "synthetic data" if synthetic else ""
-    sources = sources_of(config, datasets)
+    data = Data(datasets, sources_of(config, datasets))
     # What is kept from here on names nobody.
     config = config.copy_and_resolve_references()
     config.exclude_subjects = renamed_entries(config.exclude_subjects)
-    examples = sum(len(source) for _, source, _ in sources)
     spread = parallel.Parallel(config.parallel, devices)
-    simclr.check_batch(config, examples, spread.devices)
-    parts = simclr.build(config, examples)
-    plan = parts.plan
-
-    parallel.agree(
-        config=json.dumps(config_lib.to_dict(config)),
-        data="".join(prepared.fingerprint for prepared, _ in datasets),
-        code=code(),
-    )
-    workdir = Workdir(workdir_path, config_lib.to_dict(config), writes=jax.process_index() == 0)
-    weighted = [(source, weight * len(source)) for _, source, weight in sources]
-    names = [str(prepared.directory) for prepared, _, _ in sources]
-    dataset = loader.examples(weighted, samples=plan.clip_samples, seed=config.seed)
-    base = jax.random.key(config.seed)
-    pictures_every = plan.in_steps(config.pictures_every)
-    viewed = Viewed(dataset, config, base)
+    simclr.check_batch(config, data.examples, spread.devices)
+    parts = simclr.build(config, data.examples)
+    written = "".join(prepared.fingerprint for prepared, _ in datasets)
+    workdir = start.open_workdir(workdir_path, config, written)
+    dataset = loader.examples(data.weighted, samples=parts.plan.clip_samples, seed=config.seed)
+    viewed = Viewed(dataset, config, jax.random.key(config.seed))
+    pictured = parts.plan.in_steps(config.pictures_every) > 0
     # Drawn anew while nothing was trained: the config may have been another.
-    fresh = workdir.writes and not workdir.metrics_file.exists()
-    if workdir.writes and (views or (fresh and pictures_every)):
-        path = viewed.draw(workdir.figure("views"), 0, note)
+    if workdir.writes and (views or (workdir.fresh and pictured)):
+        path = viewed.draw(workdir.figure("views"), 0, data.note)
         logging.info("views: %s", path)
     if views:
         return
+    train(config, data, parts, spread, workdir, viewed, devices)
+    if workdir.writes:
+        report(workdir, data, parts.plan.total)
+    workdir.close()
+    logging.info("done: %s", workdir.path)
 
-    saved = checkpoints.Checkpoints(workdir.path)
-    state, started = start.start_state(
-        jax.jit(parts.init)(base), config.init, plan.settings, spread, saved
-    )
-    workdir.rewind(int(state.step))
-    summary.show(
-        started,
-        [described(config.split, *source) for source in sources],
-        config,
-        examples=examples,
-        plan=plan,
-        encoder=parts.encoder,
-        head=parts.head,
-        state=state,
-        spread=spread,
-    )
+
+def train(
+    config: Any,
+    data: Data,
+    parts: simclr.SimCLR,
+    spread: parallel.Parallel,
+    workdir: Workdir,
+    viewed: Viewed,
+    devices: list[jax.Device] | None,
+) -> None:
+    """Trains, from where the work directory is, to the end; as `run`."""
+    plan = parts.plan
+    lines = [described(config.split, *source) for source in data.sources]
+    state, saved = start.begin(config, parts, spread, workdir, lines, examples=data.examples)
     embedder = Embedder(
         functools.partial(steps.embed, encoder=parts.encoder, settings=plan.settings),
         round(config.crop.seconds * plan.settings.sample_rate),
         devices=devices,
     )
-
-    def neighbours(current: steps.TrainState, _: int) -> dict[str, float]:
-        checked = datasets[0][0].source(config.neighbours.split)
-        found = embedder(current.encoder, checked, most=config.neighbours.most)
-        accuracy = nearest_neighbour_accuracy(found.features, found.labels, found.subjects)
-        return {} if accuracy is None else {"neighbour_accuracy": accuracy}
-
-    labelled = [source for prepared, source, _ in sources if prepared.label_names]
-
-    def picture(current: steps.TrainState, step: int) -> None:
-        if step:
-            drawn = io.BytesIO()
-            viewed.draw(drawn, step, note)
-            workdir.image(step, "views", drawn.getvalue())
-        else:  # those are drawn
-            workdir.image(step, "views", workdir.figure("views").read_bytes())
-        if labelled:
-            found = embedder(current.encoder, labelled[0], most=pictures.MOST)
-            pictures.embeddings(workdir, step, found, note=note)
-
-    if fresh and pictures_every:
+    picture = Pictures(workdir, viewed, embedder, data.labelled, data.note)
+    schedule = loop.Schedule.of(config, plan, config.neighbours.every)
+    if workdir.fresh and schedule.pictures_every:
         picture(state, 0)
     step = spread.wrap(parts.step)
     loop.train(
         lambda _: step,
         state,
         loader.batches(
-            dataset,
+            viewed.dataset,
             batch_size=config.batch_size,
             start=int(state.step),
             process=jax.process_index(),
             processes=jax.process_count(),
-            threads=config.loader.threads,
-            buffer=config.loader.buffer,
+            **config.loader,
         ),
-        key=base,
-        schedule=loop.Schedule(
-            total=plan.total,
-            log_every=max(plan.in_steps(config.log_every), 1),
-            checkpoint_every=plan.in_steps(config.checkpoint_every),
-            evaluate_every=plan.in_steps(config.neighbours.every),
-            pictures_every=pictures_every,
-        ),
+        key=jax.random.key(config.seed),
+        schedule=schedule,
         parallel=spread,
         checkpoints=saved,
         workdir=workdir,
@@ -262,27 +313,38 @@ def run(
             "config": config_lib.to_dict(config),
             "front_end": dataclasses.asdict(plan.settings),
             "labels": [],
-            "segment_seconds": max(prepared.segment_seconds for prepared, _ in datasets),
-            "synthetic": synthetic,
+            "segment_seconds": max(prepared.segment_seconds for prepared, _ in data.datasets),
+            "synthetic": data.synthetic,
         },
         learning_rate=plan.learning_rate,
         batch_size=config.batch_size,
-        evaluate=neighbours,
+        evaluate=functools.partial(
+            neighbours,
+            embedder=embedder,
+            prepared=data.datasets[0][0],
+            split=config.neighbours.split,
+            most=config.neighbours.most,
+        ),
         pictures=picture,
         skip=config.nonfinite == "skip",
         recordings=lambda step: loader.recordings(
-            weighted, names, seed=config.seed, batch_size=config.batch_size, step=step
+            data.weighted,
+            [str(prepared.directory) for prepared, _, _ in data.sources],
+            seed=config.seed,
+            batch_size=config.batch_size,
+            step=step,
         ),
     )
     saved.close()
-    if workdir.writes:
-        history = workdir.metrics()
-        last = [line for line in history if "loss" in line][-1:]
-        training_figure(workdir.figure("training"), history, note=note)
-        counts = {"steps": plan.total, "examples": examples, "synthetic": synthetic}
-        workdir.result(counts | (last[0] if last else {}))
-    workdir.close()
-    logging.info("done: %s", workdir.path)
+
+
+def report(workdir: Workdir, data: Data, total: int) -> None:
+    """result.json, and the figure of a run of so many steps in all."""
+    history = workdir.metrics()
+    last = [line for line in history if "loss" in line][-1:]
+    training_figure(workdir.figure("training"), history, note=data.note)
+    counts = {"steps": total, "examples": data.examples, "synthetic": data.synthetic}
+    workdir.result(counts | (last[0] if last else {}))
 
 
 def main(config: Any, workdir: str) -> None:

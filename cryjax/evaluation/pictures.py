@@ -5,13 +5,15 @@ With nothing but their labels: neither who they are of, nor what they were made 
 
 import io
 import pathlib
+from typing import Any
 
 import numpy as np
 from sklearn.decomposition import PCA
 
 from cryjax.command.files import whole
-from cryjax.evaluation.embeddings import Embeddings
+from cryjax.evaluation.embeddings import Embedder, Embeddings
 from cryjax.evaluation.figures.maps import FEWEST, map_figure
+from cryjax.training.steps import TrainState
 from cryjax.training.workdir import Workdir
 
 MOST = 300  # examples to embed: enough for a map, and quick
@@ -41,6 +43,14 @@ def embeddings(workdir: Workdir, step: int, found: Embeddings, *, note: str) -> 
     drawn = io.BytesIO()
     map_figure(drawn, points, labels, title, note=note)
     workdir.image(step, "embeddings", drawn.getvalue())
+
+
+def of_state(
+    state: TrainState, step: int, *, workdir: Workdir, embedder: Embedder, source: Any, note: str
+) -> None:
+    """The same of examples that are embedded by a state's encoder; of many, a few."""
+    found = embedder(state.encoder, source, most=MOST)
+    embeddings(workdir, step, found, note=note)
 
 
 def _describe(home: pathlib.Path) -> None:

@@ -119,6 +119,21 @@ def fit(
     return search.best_estimator_, float(penalties[search.best_index_])
 
 
+def _check_enough(labels: np.ndarray, subjects: np.ndarray) -> None:
+    """Raises TooFewLabels where no probe can be fitted and scored."""
+    if len(set(labels)) < 2:
+        raise TooFewLabels(
+            f"{len(labels)} labelled recordings of {len(set(labels))} class(es); "
+            "a probe needs two classes at least"
+        )
+    count = len(set(subjects))
+    if count < 3:
+        raise TooFewLabels(
+            f"{count} subject(s); a probe needs 3 at least: it is fitted on some, its penalty "
+            "chosen on others, and scored on others. Fill in the manifest's column 'subject'"
+        )
+
+
 def _divide(
     labels: np.ndarray, subjects: np.ndarray, folds: int, splits: np.ndarray | None, seed: int
 ) -> tuple[folds_lib.Parts, list[str]]:
@@ -140,6 +155,27 @@ def _divide(
                 "1 subject in 'train'; a probe needs 2, to choose its penalty by subject"
             )
     return parts, said
+
+
+def _lacking(fold: int, trained: np.ndarray, tested: np.ndarray) -> list[str]:
+    """What a reader should know of the classes that a fold is fitted on and scored by.
+
+    Raises:
+      TooFewLabels: where it would be fitted on one.
+    """
+    seen = set(trained)
+    if len(seen) < 2:
+        raise TooFewLabels(
+            f"fold {fold} has one class among its training subjects; take other folds or "
+            "another config.seed"
+        )
+    missing = set(tested) - seen
+    if not missing:
+        return []
+    return [
+        f"fold {fold}: {len(missing)} class(es) of its test recordings are in no "
+        "training recording, so they cannot be found"
+    ]
 
 
 def probe(
@@ -173,34 +209,13 @@ def probe(
       TooFewLabels: with one class, or too few subjects.
     """
     classes = int(labels.max()) + 1 if len(labels) else 0
-    if len(set(labels)) < 2:
-        raise TooFewLabels(
-            f"{len(labels)} labelled recordings of {len(set(labels))} class(es); "
-            "a probe needs two classes at least"
-        )
-    count = len(set(subjects))
-    if count < 3:
-        raise TooFewLabels(
-            f"{count} subject(s); a probe needs 3 at least: it is fitted on some, its penalty "
-            "chosen on others, and scored on others. Fill in the manifest's column 'subject'"
-        )
+    _check_enough(labels, subjects)
     parts, said = _divide(labels, subjects, folds, splits, seed)
     tested, scores, penalties, trained = [], [], [], []
     for number, (train, test) in enumerate(parts, 1):
         names = labels[train].astype(str)
         train = train[folds_lib.take_fraction(names, subjects[train], fraction, label_seed)]
-        seen = set(labels[train])
-        if len(seen) < 2:
-            raise TooFewLabels(
-                f"fold {number} has one class among its training subjects; take other folds or "
-                "another config.seed"
-            )
-        missing = set(labels[test]) - seen
-        if missing:
-            said.append(
-                f"fold {number}: {len(missing)} class(es) of its test recordings are in no "
-                "training recording, so they cannot be found"
-            )
+        said += _lacking(number, labels[train], labels[test])
         model, penalty = fit(
             features[train], labels[train], subjects[train], classifier=classifier, seed=seed
         )

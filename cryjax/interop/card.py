@@ -114,27 +114,21 @@ def _measured(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *(f"- {said}" for said in result.get("warnings", ()))])
 
 
-def write(
-    description: Description, meta: dict[str, Any], result: dict[str, Any], license: str
-) -> str:
-    """The model card, as Markdown with the hub's front matter.
+def _front_matter(description: Description, license: str) -> list[str]:
+    """What the hub reads first, a line each."""
+    pipeline = "audio-classification" if description.labels else "feature-extraction"
+    lines = ["library_name: onnx", f"pipeline_tag: {pipeline}", "tags: [audio, jax, cryjax]"]
+    return [f"license: {license}", *lines] if license else lines
 
-    Args:
-      description: of the model.
-      meta: of the run's checkpoint.
-      result: the run's result.json, empty where it has none.
-      license: of the weights; '' where whoever publishes them has still to choose.
-    """
+
+def _facts(description: Description, meta: dict[str, Any], result: dict[str, Any]) -> list[str]:
+    """What the model is, takes and gives, and what it was trained on, as a list in Markdown."""
     front_end = description.front_end
     kind = {
         "pretrain": "SimCLR, without labels",
         "finetune": "supervised",
         "import_weights": "imported weights",
     }.get(meta["program"], meta["program"])
-    pipeline = "audio-classification" if description.labels else "feature-extraction"
-    matter = ["library_name: onnx", f"pipeline_tag: {pipeline}", "tags: [audio, jax, cryjax]"]
-    if license:
-        matter.insert(0, f"license: {license}")
     outputs = [f"`embedding` [batch, {description.features}]"]
     if description.labels:
         outputs.append(f"`probabilities` [batch, {len(description.labels)}]")
@@ -162,12 +156,27 @@ def write(
             said.append(f"- {words[0].upper()}{words[1:]}: {result[name]}.")
     if description.synthetic:
         said.append("- **Synthetic audio went into it: its numbers say nothing about infants.**")
+    return said
+
+
+def write(
+    description: Description, meta: dict[str, Any], result: dict[str, Any], license: str
+) -> str:
+    """The model card, as Markdown with the hub's front matter.
+
+    Args:
+      description: of the model.
+      meta: of the run's checkpoint.
+      result: the run's result.json, empty where it has none.
+      license: of the weights; '' where whoever publishes them has still to choose.
+    """
     license_line = license or "not stated yet; whoever publishes the weights has to choose one"
     measured = _measured(result) if result.get("intervals") else "Nothing was measured with labels."
     return "\n".join(
         [
-            "---", *matter, "---", "",
-            f"# {description.encoder.upper()} by cryjax", "", *said, "",
+            "---", *_front_matter(description, license), "---", "",
+            f"# {description.encoder.upper()} by cryjax", "",
+            *_facts(description, meta, result), "",
             "## Intended use", "",
             "Research on audio representations and on infant cries. **Not a medical device**: not "
             "for diagnosis, and not for any decision about a person's care.", "",

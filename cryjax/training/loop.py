@@ -1,7 +1,7 @@
 """The loop: batches in, steps out, metrics and checkpoints on the way. No mathematics."""
 
+import contextlib
 import dataclasses
-import functools
 import signal
 import threading
 import time
@@ -17,6 +17,7 @@ from cryjax.command.errors import UserError
 from cryjax.command.progress import Progress
 from cryjax.training.checkpoints import Checkpoints
 from cryjax.training.parallel import Parallel
+from cryjax.training.recipe import Plan
 from cryjax.training.steps import StepFunction, TrainState
 from cryjax.training.workdir import Workdir
 
@@ -40,6 +41,17 @@ class Schedule:
     checkpoint_every: int
     evaluate_every: int = 0
     pictures_every: int = 0
+
+    @classmethod
+    def of(cls, config: Any, plan: Plan, evaluate_every: str) -> "Schedule":
+        """The steps that a config's lengths are; `evaluate_every` is one of them."""
+        return cls(
+            total=plan.total,
+            log_every=max(plan.in_steps(config.log_every), 1),
+            checkpoint_every=plan.in_steps(config.checkpoint_every),
+            evaluate_every=plan.in_steps(evaluate_every),
+            pictures_every=plan.in_steps(config.pictures_every),
+        )
 
 
 class _StopSignal:
@@ -93,6 +105,13 @@ class _Window:
         self._start = time.perf_counter()
         self.waiting = 0.0
         self.paused = 0.0
+
+    @contextlib.contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Keeps the time of what is not training out of the rates."""
+        begin = time.perf_counter()
+        yield
+        self.paused += time.perf_counter() - begin
 
     def add(self, metrics: Mapping[str, Any]) -> None:
         # As JSON would give them back, so that a mean is the same over those that it gave back.
@@ -170,6 +189,79 @@ def collapsed(metrics: Mapping[str, float]) -> str:
     return ""
 
 
+def _not_finite(
+    step: int, metrics: Mapping[str, Any], recordings: str, latest: int | None
+) -> UserError:
+    """What ends a run whose step, of those recordings, was not finite."""
+    bad = "loss" if not np.isfinite(metrics["loss"]) else "gradient_norm"
+    return UserError(
+        f"the {bad} is {metrics[bad]} at step {step}, whose batch has the recordings "
+        f"{recordings}; the last checkpoint is of step {latest}: "
+        "lower config.optimizer.learning_rate or raise its warmup, or leave "
+        "such updates out with --config.nonfinite=skip"
+    )
+
+
+class _LateMetrics:
+    """Reads the metrics of a step when the device has the next one to do, and logs their means."""
+
+    def __init__(
+        self,
+        window: _Window,
+        bar: Progress,
+        check: Callable[[int, Mapping[str, Any]], None],
+        *,
+        schedule: Schedule,
+        workdir: Workdir,
+        learning_rate: Callable[[int], float],
+    ):
+        """Adds to a window, and to what a bar shows; `check` raises where a step ends the run."""
+        self._window, self._bar, self._check = window, bar, check
+        self._schedule, self._workdir, self._learning_rate = schedule, workdir, learning_rate
+        self._host = jax.local_devices(backend="cpu")[0]
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._warned = False
+
+    def take(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Reads those of the step before, and keeps these, which may still be computed."""
+        self.read()
+        self._pending = step, metrics
+
+    def read(self) -> None:
+        """Reads those that were taken last, if that was not done; waits for them."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending[0], jax.device_get(self._pending[1])
+        self._pending = None
+        self._check(step, metrics)
+        self._window.add(metrics)
+        self._bar.note(f"loss {metrics['loss']:.3f}")
+        if step % self._schedule.log_every == 0 or step == self._schedule.total:
+            self._log(step)
+
+    def _log(self, step: int) -> None:
+        # On an accelerator it would queue behind the step that is under way.
+        with jax.default_device(self._host):
+            rate = float(self._learning_rate(step - 1))
+        summary = self._window.summary()
+        self._workdir.log(step, summary | {"learning_rate": rate})
+        self._window.clear()
+        # In the first steps they are alike because nothing was learnt yet.
+        learnt = step > self._schedule.total / 10
+        if not self._warned and learnt and (how := collapsed(summary)):
+            self._warned = True
+            logging.warning(
+                "step %d: the encoder may have collapsed: %s; try a lower "
+                "config.optimizer.learning_rate, a higher config.temperature, other views",
+                step, how,
+            )  # fmt: skip
+
+
+def _due(step: int, every: int, last: bool = False) -> bool:
+    """Whether what is done every so many steps, 0 is never, and after the last, is done now."""
+    return every > 0 and (last or step % every == 0)
+
+
 def train(
     step_at: Callable[[int], StepFunction],
     state: TrainState,
@@ -220,70 +312,24 @@ def train(
       UserError: if the loss or the gradient's norm is not finite.
     """
     start = int(state.step)
-    host = jax.local_devices(backend="cpu")[0]
     first_process = jax.process_index() == 0
     window = _Window(batch_size, checkpoints.meta.get("window", ()))
-    pending: tuple[int, dict[str, jax.Array]] | None = None
-    warned = False
-    function: StepFunction | None = None
+    if start >= schedule.total or (start > 0 and enough()):
+        return state  # stopped after its last step, before its result was written
 
-    def read() -> None:
-        """Reads the metrics of the step before: the device has work meanwhile."""
-        nonlocal pending, warned
-        if pending is None:
-            return
-        step, metrics = pending[0], jax.device_get(pending[1])
-        pending = None
+    def check(step: int, metrics: Mapping[str, Any]) -> None:
         if metrics["skipped"] and not skip:
             checkpoints.wait()  # the one that the message names may still be under way
-            bad = "loss" if not np.isfinite(metrics["loss"]) else "gradient_norm"
-            raise UserError(
-                f"the {bad} is {metrics[bad]} at step {step}, whose batch has the recordings "
-                f"{recordings(step - 1)}; the last checkpoint is of step {checkpoints.latest}: "
-                "lower config.optimizer.learning_rate or raise its warmup, or leave "
-                "such updates out with --config.nonfinite=skip"
-            )
-        window.add(metrics)
-        bar.note(f"loss {metrics['loss']:.3f}")
-        if step % schedule.log_every == 0 or step == schedule.total:
-            # On an accelerator it would queue behind the step that is under way.
-            with jax.default_device(host):
-                rate = float(learning_rate(step - 1))
-            summary = window.summary()
-            workdir.log(step, summary | {"learning_rate": rate})
-            window.clear()
-            # In the first steps they are alike because nothing was learnt yet.
-            if not warned and step > schedule.total / 10 and (how := collapsed(summary)):
-                warned = True
-                logging.warning(
-                    "step %d: the encoder may have collapsed: %s; try a lower "
-                    "config.optimizer.learning_rate, a higher config.temperature, other views",
-                    step, how,
-                )  # fmt: skip
+            raise _not_finite(step, metrics, recordings(step - 1), checkpoints.latest)
 
-    def pause(action: Callable[[], Any]) -> Any:
-        """Runs what is not training, and keeps its time out of the rates."""
-        begin = time.perf_counter()
-        result = action()
-        window.paused += time.perf_counter() - begin
-        return result
-
-    stops, last = False, start >= schedule.total or (start > 0 and enough())
-    if last:  # stopped after its last step, before its result was written
-        return state
-
-    with (
-        _StopSignal() as stop,
-        Progress(
-            "step",
-            schedule.total,
-            unit="clips",
-            of_each=batch_size,
-            start=start,
-            shown=first_process,
-        ) as bar,
-        _Reader(batches) as reader,
-    ):
+    bar = Progress(
+        "step", schedule.total, unit="clips", of_each=batch_size, start=start, shown=first_process
+    )
+    late = _LateMetrics(
+        window, bar, check, schedule=schedule, workdir=workdir, learning_rate=learning_rate
+    )
+    function: StepFunction | None = None
+    with _StopSignal() as stop, bar, _Reader(batches) as reader:
         for step in range(start + 1, schedule.total + 1):
             begin = time.perf_counter()
             batch = reader.next(step)
@@ -292,12 +338,11 @@ def train(
             if function is not before:
                 bar.say("compiling the training step")
             state, metrics = function(state, parallel.shard(batch), key)
-            read()
-            pending = (step, metrics)
+            late.take(step, metrics)
             if step == start + 1:
                 # The first step compiles; its time says nothing of the rest.
                 jax.block_until_ready(metrics)
-                read()
+                late.read()
                 window.restart()
                 bar.update()
                 bar.restart()
@@ -305,21 +350,21 @@ def train(
                 bar.update()
             stops = stop.after(step)
             last = step == schedule.total
-            every = schedule.evaluate_every
-            if every and evaluate and (last or step % every == 0):
-                read()
-                workdir.log(step, pause(functools.partial(evaluate, state, step)))
+            if evaluate and _due(step, schedule.evaluate_every, last):
+                late.read()
+                with window.pausing():
+                    found = evaluate(state, step)
+                workdir.log(step, found)
                 last = last or enough()
-            every = schedule.pictures_every
-            if every and pictures and first_process and (last or step % every == 0):
-                read()
-                pause(functools.partial(pictures, state, step))
+            if pictures and first_process and _due(step, schedule.pictures_every, last):
+                late.read()
+                with window.pausing():
+                    pictures(state, step)
             ends = stops or last
-            if ends or (schedule.checkpoint_every and step % schedule.checkpoint_every == 0):
-                read()
-                # With the metrics that no line has yet.
-                kept = meta | {"window": window.metrics}
-                pause(functools.partial(checkpoints.save, state, step, kept))
+            if ends or _due(step, schedule.checkpoint_every):
+                late.read()
+                with window.pausing():  # with the metrics that no line has yet
+                    checkpoints.save(state, step, meta | {"window": window.metrics})
             if ends:
                 break
     checkpoints.wait()

@@ -215,6 +215,51 @@ def simclr_step(
     }
 
 
+def _dropout(keys: jax.Array, embeddings: jax.Array, share: float) -> jax.Array:
+    """Zeroes that share of each example's features, by its own key, and scales up the others."""
+    kept = jax.vmap(lambda key, row: jax.random.bernoulli(key, 1.0 - share, row.shape))(
+        keys, embeddings
+    )
+    return jnp.where(kept, embeddings / (1.0 - share), 0.0)
+
+
+def _accuracy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Share of examples whose highest logit is of a label, and of those mixed of the weightiest."""
+    best = jnp.argmax(logits, axis=-1)[:, None]
+    most = targets.max(axis=-1)
+    hits = (jnp.take_along_axis(targets, best, axis=-1)[:, 0] >= most) & (most > 0)
+    return jnp.mean(hits)
+
+
+def _scaled_updates(
+    optimizer: optax.GradientTransformation, gradients: Any, state: TrainState, scales: Any
+) -> tuple[Any, optax.OptState]:
+    """The optimizer's updates times `scales`, numbers in a tree like the parameters; its new state.
+
+    Where a scale is 0 it sees neither parameter nor gradient.
+    """
+
+    def live(tree: Any) -> Any:
+        return jax.tree.map(lambda x, scale: x if scale else jnp.zeros_like(x), tree, scales)
+
+    updates, opt_state = optimizer.update(live(gradients), state.opt_state, live(state.params))
+    return jax.tree.map(lambda x, scale: scale * x, updates, scales), opt_state
+
+
+def _averaged(state: TrainState, decay: float) -> TrainState:
+    """The state with its moving average, if it keeps one, moved towards what it is now.
+
+    The average was taken up to the step before; in the first steps it forgets faster.
+    """
+    if state.average is None:
+        return state
+    keep = jnp.minimum(decay, (state.step + 1) / (10.0 + state.step))
+    average = jax.tree.map(
+        lambda old, new: keep * old + (1.0 - keep) * new, state.average, state.live
+    )
+    return state.replace(average=average)
+
+
 def supervised_step(
     state: TrainState,
     batch: Batch,
@@ -272,40 +317,23 @@ def supervised_step(
             mutable=["batch_stats"],
         )
         if dropout:
-            kept = jax.vmap(lambda key, row: jax.random.bernoulli(key, 1.0 - dropout, row.shape))(
-                keys[:, 2], embeddings
-            )
-            embeddings = jnp.where(kept, embeddings / (1.0 - dropout), 0.0)
+            embeddings = _dropout(keys[:, 2], embeddings, dropout)
         logits: Any = head.apply({"params": params["head"]}, embeddings)
         return loss(logits, targets).mean(), (logits, changed["batch_stats"])
 
     (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
         state.params
     )
-    best = jnp.argmax(logits, axis=-1)[:, None]
-    most = targets.max(axis=-1)
-    hits = (jnp.take_along_axis(targets, best, axis=-1)[:, 0] >= most) & (most > 0)
-    metrics = {"loss": value, "batch_accuracy": jnp.mean(hits)}
+    metrics = {"loss": value, "batch_accuracy": _accuracy(logits, targets)}
     if axis_name is not None:
         gradients, metrics = jax.lax.pmean((gradients, metrics), axis_name)
-
-    def live(tree: Any) -> Any:
-        return jax.tree.map(lambda x, scale: x if scale else jnp.zeros_like(x), tree, scales)
-
-    updates, opt_state = optimizer.update(live(gradients), state.opt_state, live(state.params))
-    updates = jax.tree.map(lambda x, scale: scale * x, updates, scales)
+    updates, opt_state = _scaled_updates(optimizer, gradients, state, scales)
     updated = state.replace(
         params=optax.apply_updates(state.params, updates),
         batch_stats={"encoder": batch_stats},
         opt_state=opt_state,
     )
-    if state.average is not None:
-        keep = jnp.minimum(decay, (state.step + 1) / (10.0 + state.step))
-        average = jax.tree.map(
-            lambda old, new: keep * old + (1.0 - keep) * new, state.average, updated.live
-        )
-        updated = updated.replace(average=average)
-    state, guarded = _guarded(state, updated, metrics["loss"], gradients)
+    state, guarded = _guarded(state, _averaged(updated, decay), metrics["loss"], gradients)
     return state, metrics | guarded
 
 

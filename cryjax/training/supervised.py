@@ -76,15 +76,8 @@ class Supervised:
     frozen: Any
 
 
-def build(config: Any, targets: np.ndarray, *, multi_label: bool) -> Supervised:
-    """The parts that a validated config describes.
-
-    Args:
-      config: of the run.
-      targets: [examples, classes] of 0 and 1: the training set's.
-      multi_label: whether an example may have several.
-    """
-    blocks = len(ENCODERS[config.encoder.name][0])
+def _check(config: Any, blocks: int, *, multi_label: bool) -> None:
+    """Raises UserError where the encoder's blocks, or the labels, do not suit the config."""
     if config.freeze.blocks > blocks + 1:
         raise UserError(
             f"config.freeze.blocks={config.freeze.blocks}: {config.encoder.name} has {blocks} "
@@ -94,12 +87,42 @@ def build(config: Any, targets: np.ndarray, *, multi_label: bool) -> Supervised:
         raise UserError(
             "config.select='balanced_accuracy' is for one label a recording; take 'macro_auc'"
         )
-    plan = recipe.plan(config, len(targets))
-    encoder = make_encoder(**config.encoder).clone(remat=config.memory.remat)
-    head = Classifier(targets.shape[1])
+
+
+def _loss(config: Any, targets: np.ndarray, *, multi_label: bool) -> Any:
+    """The config's (logits, targets) -> [batch], its classes weighted by the training set's."""
     weights = np.ones(targets.shape[1], np.float32)
     if config.balance == "weights":
         weights = class_weights(targets, multi_label=multi_label)
+    return functools.partial(
+        losses.classification,
+        multi_label=multi_label,
+        class_weights=weights,
+        smoothing=config.label_smoothing,
+    )
+
+
+def _step(
+    state: steps.TrainState, batch: steps.Batch, key: jax.Array, *, rates: Any, **given: Any
+) -> tuple[steps.TrainState, steps.Metrics]:
+    """`steps.supervised_step`, its updates scaled as `rates`, parameters -> scales, says."""
+    return steps.supervised_step(state, batch, key, scales=rates(state.params), **given)
+
+
+def build(config: Any, targets: np.ndarray, *, multi_label: bool) -> Supervised:
+    """The parts that a validated config describes.
+
+    Args:
+      config: of the run.
+      targets: [examples, classes] of 0 and 1: the training set's.
+      multi_label: whether an example may have several.
+    """
+    blocks = len(ENCODERS[config.encoder.name][0])
+    _check(config, blocks, multi_label=multi_label)
+    plan = recipe.plan(config, len(targets))
+    encoder = make_encoder(**config.encoder).clone(remat=config.memory.remat)
+    head = Classifier(targets.shape[1])
+    loss = _loss(config, targets, multi_label=multi_label)
     thaw = plan.in_steps(config.freeze.thaw_every)
 
     def frozen(step: int) -> int:
@@ -107,40 +130,24 @@ def build(config: Any, targets: np.ndarray, *, multi_label: bool) -> Supervised:
         return max(config.freeze.blocks - ((step - 1) // thaw if thaw else 0), 0)
 
     def step_of(blocks_frozen: int) -> steps.StepFunction:
-        def step(
-            state: steps.TrainState,
-            batch: steps.Batch,
-            key: jax.Array,
-            axis_name: str | None = None,
-        ) -> tuple[steps.TrainState, steps.Metrics]:
-            return steps.supervised_step(
-                state,
-                batch,
-                key,
-                encoder=encoder.clone(frozen=blocks_frozen),
-                head=head,
-                optimizer=plan.optimizer,
-                recipe=recipe.view_recipe(config),
-                loss=functools.partial(
-                    losses.classification,
-                    multi_label=multi_label,
-                    class_weights=weights,
-                    smoothing=config.label_smoothing,
-                ),
-                scales=optimizers.rate_scales(
-                    state.params,
-                    encoder=config.encoder_rate,
-                    layer_decay=config.layer_decay,
-                    blocks=blocks,
-                    frozen=blocks_frozen,
-                ),
-                mixup=config.mixup,
-                dropout=config.dropout,
-                decay=config.average_decay,
-                axis_name=axis_name,
-            )
-
-        return step
+        return functools.partial(
+            _step,
+            encoder=encoder.clone(frozen=blocks_frozen),
+            head=head,
+            optimizer=plan.optimizer,
+            recipe=recipe.view_recipe(config),
+            loss=loss,
+            rates=functools.partial(
+                optimizers.rate_scales,
+                encoder=config.encoder_rate,
+                layer_decay=config.layer_decay,
+                blocks=blocks,
+                frozen=blocks_frozen,
+            ),
+            mixup=config.mixup,
+            dropout=config.dropout,
+            decay=config.average_decay,
+        )
 
     return Supervised(
         encoder=encoder,

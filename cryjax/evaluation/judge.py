@@ -1,0 +1,80 @@
+"""What a classifier says of whole recordings: probabilities, how good they are, and their file."""
+
+import csv
+import functools
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from cryjax.command.files import whole
+from cryjax.data.records import Index
+from cryjax.evaluation import bootstrap, metrics, tasks
+from cryjax.evaluation.embeddings import Embedder, Embeddings
+from cryjax.training import steps, supervised
+from cryjax.training.trained import load_trained
+
+
+class Judge:
+    """Scores recordings with a state."""
+
+    def __init__(self, task: tasks.Task, parts: supervised.Supervised, config: Any, devices: Any):
+        self._task = task
+        self._embedder = Embedder(
+            functools.partial(
+                steps.classify,
+                encoder=parts.encoder,
+                head=parts.head,
+                settings=parts.plan.settings,
+                multi_label=task.multi_label,
+            ),
+            round(config.crop.seconds * parts.plan.settings.sample_rate),
+            devices=devices,
+        )
+
+    def probabilities(self, variables: Any, index: Index, *, shown: bool = False) -> Embeddings:
+        """Of whole recordings, [recordings, classes] in `features`."""
+        return self._embedder(variables, self._task.prepared.at(index), shown=shown)
+
+    def of_run(self, path: str, index: Index) -> Embeddings:
+        """The same by what a run kept: what did best, or what there was at its end."""
+        trained = load_trained(path)
+        variables = {"encoder": trained.pretrained.variables, "head": trained.variables}
+        return self.probabilities(variables, index, shown=True)
+
+    def metrics(self, state: steps.TrainState, index: Index) -> dict[str, float]:
+        """Of a state that is being trained, as lines of metrics.jsonl have them."""
+        live = state.live if state.average is None else state.average
+        variables = {
+            "encoder": {kind: live[kind]["encoder"] for kind in ("params", "batch_stats")},
+            "head": {"params": live["params"]["head"]},
+        }
+        found = self.probabilities(variables, index)
+        true = self._task.true(found.labels)
+        once = np.ones((1, len(found.labels)))
+        named = metrics.headlines(true, len(self._task.classes), probabilities=True)
+        return {
+            f"validation_{name}": float(metric(true, found.features, once)[0])
+            for name, metric in named.items()
+        }
+
+
+def write_predictions(path: pathlib.Path, found: Embeddings, classes: tuple[str, ...]) -> None:
+    """A row for each scored recording: its number, subject, label and probabilities."""
+    with whole(path, newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["recording", "subject", "label", *(f"p({name})" for name in classes)])
+        rows = zip(found.recordings, found.subjects, found.labels, found.features, strict=True)
+        for recording, subject, label, probabilities in rows:
+            table.writerow([recording, subject, label, *(f"{p:.9g}" for p in probabilities)])
+
+
+def summarise(found: Embeddings, task: tasks.Task, config: Any) -> dict[str, Any]:
+    """The metrics of recordings and, where a subject has one label, of subjects."""
+    how = {"resamples": config.resamples, "seed": config.seed, "probabilities": True}
+    true = task.true(found.labels)
+    result = bootstrap.summarise(true, found.features, task.classes, found.subjects, **how)
+    grouped = metrics.by_subject(true, found.features, found.subjects)
+    if grouped is not None:
+        result["by_subject"] = bootstrap.summarise(*grouped[:2], task.classes, grouped[2], **how)
+    return result
