@@ -45,7 +45,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.folds = 5
     config.fold_seed = 0
     # Shares of the training subjects, and the seeds that choose them and initialise what is
-    # trained: of the linear probe, which is cheap, and of fine-tuning.
+    # trained: of the linear probe, which is cheap, and of fine-tuning. Without shares, (), a method
+    # is left out.
     config.probe = ml_collections.ConfigDict(
         {
             "fractions": (0.01, 0.05, 0.1, 0.2, 0.5, 1.0),

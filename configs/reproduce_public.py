@@ -44,7 +44,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.folds = 5
     config.fold_seed = 0
     # Shares of the training subjects, and the seeds that choose them and initialise what is
-    # trained: of the linear probe, which is cheap, and of fine-tuning.
+    # trained: of the linear probe, which is cheap, and of fine-tuning. Without shares, (), a method
+    # is left out.
     config.probe = ml_collections.ConfigDict(
         {"fractions": (0.1, 0.3, 1.0), "seeds": (0, 1, 2, 3, 4), "classifier": "ridge"}
     )

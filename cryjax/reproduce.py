@@ -4,8 +4,8 @@
 
 Rows: 'scratch'; 'supervised' and 'simclr' pre-training on general audio; and each of these again,
 '+adapted', with SimCLR on unlabelled cries, from which the test subjects are left out. Each row is
-probed and fine-tuned on each task. What is finished is not done again: stopped at any point, the
-same command goes on. Writes table.md, table.csv, label_efficiency.png and report.html.
+probed, fine-tuned, or both, on each task. What is finished is not done again: stopped at any point,
+the same command goes on. Writes table.md, table.csv, label_efficiency.png and report.html.
 """
 
 import concurrent.futures
@@ -46,16 +46,13 @@ LEFT = ("data/*", "runs/*", "embeddings/*", "cells/*", "tuned/*")
 MAY_CHANGE = ("title", "rows", "probe.fractions", "probe.seeds", "finetune.", "resamples")
 
 
-def _fractions(x: Any) -> bool:
-    return bool(x) and all(isinstance(f, int | float) and 0 < f <= 1 for f in x)
-
-
 _SEEDS = config_lib.Rule(
-    lambda x: isinstance(x, tuple) and all(type(s) is int and s >= 0 for s in x),
+    lambda x: isinstance(x, tuple) and bool(x) and all(type(s) is int and s >= 0 for s in x),
     "a tuple of whole numbers from 0 up, as (0, 1)",
 )
 _FRACTIONS = config_lib.Rule(
-    lambda x: isinstance(x, tuple) and _fractions(x), "a tuple of shares up to 1, as (0.1, 1.0)"
+    lambda x: isinstance(x, tuple) and all(type(f) in (int, float) and 0 < f <= 1 for f in x),
+    "a tuple of shares up to 1, as (0.1, 1.0), or () to leave the method out",
 )
 
 
@@ -96,6 +93,11 @@ def check(config: Any) -> None:
         _check_part(name, recipe, rules)
     rest = {name: value for name, value in config.items() if name not in (*RECIPES, "tasks")}
     config_lib.validate(rest, RULES)
+    if not any(config[method].fractions for method in METHODS):
+        raise UserError(
+            "config.probe.fractions and config.finetune.fractions are both empty, so nothing would "
+            "be measured; give one of them shares of the labels, as (0.1, 1.0)"
+        )
     if not isinstance(config.get("tasks"), ml_collections.ConfigDict) or not config.tasks:
         raise UserError("config.tasks is missing; give each task its data, as configs/ has them")
     for task, described in config.tasks.items():

@@ -7,6 +7,7 @@ import signal
 import time
 
 import pytest
+from matplotlib import image
 
 import programs
 from cryjax import pretrain
@@ -83,6 +84,22 @@ def test_another_config_is_refused_and_more_cells_are_not(whole):
         assert "0.8" in {row["fraction"] for row in csv.DictReader(file)}
 
 
+@pytest.mark.parametrize(
+    ("without", "left", "name"),
+    [("finetune", "probe", "linear probe"), ("probe", "finetune", "fine-tuning")],
+)
+def test_a_method_without_shares_is_left_out(whole, without, left, name):
+    """Of what there was already, so that nothing is trained."""
+    folder, _ = whole
+    programs.succeed("reproduce", *TINY, f"--workdir={folder}", f"--config.{without}.fractions=()")
+    with (folder / "table.csv").open(newline="") as file:
+        assert {row["method"] for row in csv.DictReader(file)} == {left}
+    for file in ("table.md", "report.html"):
+        text = (folder / file).read_text(encoding="utf-8").partition("To make it again")[0]
+        assert [said for said in ("linear probe", "fine-tuning") if said in text] == [name]
+    assert image.imread(folder / "label_efficiency.png").shape[1] < 1000  # one panel
+
+
 def test_adaptation_sees_no_test_subject(whole):
     """What the experiment told `pretrain` to leave out is in none of its batches."""
     folder, _ = whole
@@ -119,8 +136,12 @@ def test_mistakes_get_one_line(tmp_path):
         ("--config.tune.front_end=panns_16k", "config.pretrain.front_end and config.tune"),
         ("--config.tune.dropout=2", "config.tune.dropout=2"),
         ("--config.rows=('best',)", "config.rows"),
+        ("--config.finetune.seeds=()", "config.finetune.seeds=()"),
         ("--config.general=--manifest=/none.csv", "preparing 'general' failed"),
         ("--config.tasks.injury.positive=joy", "config.positive='joy'"),
     ):
         said = programs.refuse("reproduce", *TINY, f"--workdir={tmp_path}/{len(says)}", change)
         assert says in said
+    neither = (f"--config.{method}.fractions=()" for method in ("probe", "finetune"))
+    said = programs.refuse("reproduce", *TINY, f"--workdir={tmp_path}/neither", *neither)
+    assert "both empty" in said

@@ -135,11 +135,9 @@ def label_efficiency_figure(
             ax.set_ylabel(metrics.metric_name(metric, len(task.labels)), fontsize=9)
     for row, style in styles.items():
         (handles[row],) = grid[0, 0].plot([], [], **style, lw=1.3, ms=5.5, label=row)
-    said = "training labels: share and recordings"
-    said += (
-        "\n(bars: 95 % intervals over subjects)" if only else "; bars: 95 % intervals over subjects"
-    )
-    figure.supxlabel(said, fontsize=9)
+    # One panel is too narrow for both in a line.
+    parts = "training labels: share and recordings", "bars: 95 % intervals over subjects"
+    figure.supxlabel(("\n" if len(methods) == 1 else "; ").join(parts), fontsize=9)
     figure.legend(
         handles.values(),
         handles.keys(),
