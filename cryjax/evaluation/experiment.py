@@ -191,14 +191,23 @@ def comparisons(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[r
 def task_of(name: str, task: tasks.Task, tested: Found) -> results.Task:
     index = task.prepared.index()
     index = index[index.labels != ""]
+    index = index[np.unique(index.recordings, return_index=True)[1]]
+    true = task.true(index.labels)
+
+    def held(label: int) -> tuple[int, int, int, int]:
+        mine, scored = true == label, tested.true == label
+        people = (set(index.subjects[mine]), set(tested.subjects[scored]))
+        return int(mine.sum()), len(people[0]), int(scored.sum()), len(people[1])
+
     return results.Task(
         name,
         task.classes,
-        len(set(index.recordings)),
+        len(index.recordings),
         len(set(index.subjects)),
         len(tested.true),
         len(set(tested.subjects)),
         float(np.bincount(tested.true).max() / len(tested.true)),
+        held=tuple(map(held, range(len(task.classes)))),
     )
 
 

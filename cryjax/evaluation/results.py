@@ -94,6 +94,7 @@ class Task:
     Attributes:
       majority_accuracy: the share of the commonest class among the test recordings.
       positive: index of the label to detect, of two.
+      held: of each label, recordings, their subjects, and how many of both are scored.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Task:
     n_test_subjects: int
     majority_accuracy: float
     positive: int = 1
+    held: tuple[tuple[int, int, int, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -105,13 +105,22 @@ def _by_comparison(
         )
 
 
+def _of_classes(task: Task) -> Iterable[Table]:
+    """How much there is of each class: the macro AUC counts the rarest as much as the commonest."""
+    head = ["class", "recordings", "subjects", "recordings scored", "subjects scored"]
+    rows = [[label, *map(str, held)] for label, held in zip(task.labels, task.held, strict=False)]
+    if rows:
+        yield Table("Classes", head, rows)
+
+
 def tables_of(experiment: Experiment, task: Task) -> list[Table]:
     """The tables of a task, the same ones for Markdown and for HTML; none where it has no lines."""
     lines = [line for line in experiment.lines if line.task == task.name]
     if not lines:
         return []
     methods = list(dict.fromkeys(line.method for line in lines))
-    tables = [table for method in methods for table in _by_fraction(task, lines, method)]
+    tables = [*_of_classes(task)]
+    tables += [table for method in methods for table in _by_fraction(task, lines, method)]
     compared = [found for found in experiment.comparisons if found.task == task.name]
     tables += _by_comparison(task, lines, compared)
     most = max((line.fraction for line in lines), default=1.0)

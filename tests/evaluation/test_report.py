@@ -62,6 +62,7 @@ def full():
     names = np.array(["hunger", EVIL])[rng.integers(2, size=20)]
     embeddings = EmbeddingSet(rng.normal(size=(20, 8)), names, rng.integers(9, size=20).astype(str))
     detection = task("injury", ("no injury", "injury"))
+    detection = dataclasses.replace(detection, held=((81, 29, 27, 9), (9, 5, 3, 1)))
     return Experiment(
         title=f"A title {EVIL}",
         synthetic=True,
@@ -170,7 +171,9 @@ def test_markdown_and_report_hold_every_line(full, tmp_path):
     assert "(injury is positive)" in markdown
     assert "simclr+adapted over simclr" in markdown and "+0.125* [+0.062, +0.250]" in page.text
     found = [block for block in markdown.split("\n\n") if block.startswith("|")]
-    assert len(found) == 2 * (2 * 2 + 1) + 1
+    assert len(found) == 2 * (2 * 2 + 1) + 2
+    (classes,) = [table for table in found if table.startswith("| class ")]
+    assert " ".join(classes.split("\n")[-1].split()) == "| injury | 9 | 5 | 3 | 1 |"
     for table in found:  # aligned
         assert len({len(row) for row in table.strip().split("\n")}) == 1
     for text in (page.text, markdown):
