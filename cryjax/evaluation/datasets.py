@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from cryjax.command.files import write_json
 from cryjax.data.records import Prepared, open_prepared, read_info
 from cryjax.data.subjects import check_one_key
 from cryjax.evaluation import folds, tasks
+
+# Of what `prepare` says, lines with these words concern whoever reads the numbers.
+_TELLING = re.compile("^(caveat|licence|skipped|of these|labels of one)|have no 'subject'")
 
 
 class Datasets:
@@ -45,11 +49,8 @@ class Datasets:
             capture_output=True,
             check=False,
         )
-        self.notes += [
-            f"{name}: {line}"
-            for line in done.stdout.splitlines()
-            if line.startswith(("caveat", "licence", "skipped", "of these"))
-        ]
+        lines = done.stdout.splitlines()
+        self.notes += [f"{name}: {line}" for line in lines if _TELLING.search(line)]
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if "error:" in line]
             raise UserError(f"preparing '{name}' failed: {said[-1] if said else done.stderr}")
@@ -131,6 +132,12 @@ class Datasets:
         check_one_key({str(p.directory): p.subject_key for p in used.values()})
         everybody = set().union(*self.tested.values())
         if "labelled" in used:
+            if len(self.labelled.label_names) < 2:
+                raise UserError(
+                    f"{self.labelled.directory} has not two labels to pre-train the supervised "
+                    "rows on; give config.labelled such recordings, or leave those rows out of "
+                    "config.rows"
+                )
             known = everybody & set(self.labelled.index("train").subjects)
             if known:
                 raise UserError(
