@@ -8,7 +8,7 @@
 Waveforms in (float32 [batch, samples] in [-1, 1], any batch and length), 'embedding' out and, of a
 fine-tuned run, 'probabilities'. What was written is read back and run in a process of its own, on
 noise and on recordings, before it gets its name: the largest difference is printed, and above the
-tolerance there is no file.
+tolerance there is no file. A file of that name is replaced then, a folder is not.
 """
 
 import json
@@ -16,7 +16,7 @@ import pathlib
 import tempfile
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 
 from cryjax.command import program
 from cryjax.command.errors import UserError
@@ -171,7 +171,11 @@ def main(_: list[str]) -> None:
     with temporary as home:
         folder = pathlib.Path(home) / out.name
         folder.mkdir()
-        report = check(source, meta, written(source, folder, out.name))
+        logging.info("writing %s of %s", kind, run)
+        checks = written(source, folder, out.name)
+        logging.info("running it in a process of its own, on noise and on recordings")
+        report = check(source, meta, checks)
+        replaced = out.exists()
         if kind == "folder":
             fill_folder(source, meta, folder)
             folder.rename(out)
@@ -179,7 +183,8 @@ def main(_: list[str]) -> None:
             for file in folder.iterdir():
                 file.replace(out.parent / file.name)
     outputs = " and ".join(description.output_names)
-    print(f"{_OUT.value}: {outputs}, {_bytes(out) / 1e6:.1f} MB\n{report}")
+    again = ", in place of the file that was there" if replaced else ""
+    print(f"{_OUT.value}: {outputs}, {_bytes(out) / 1e6:.1f} MB{again}\n{report}")
 
 
 if __name__ == "__main__":

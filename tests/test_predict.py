@@ -97,6 +97,7 @@ def test_an_export_predicts_the_same(tuned, tmp_path, kind):
     out = tmp_path / (f"model.{kind}" if kind != "folder" else "model")
     done = programs.succeed("export", f"--model={folder}", f"--format={kind}", f"--out={out}")
     assert "recordings/probabilities" in done.stdout and "noise/embedding" in done.stdout
+    assert "writing" in done.stderr and "in place of" not in done.stdout
     assert not list(tmp_path.glob(".*"))  # nothing is left behind
     chosen = list(files.values())[:3]
     programs.succeed("predict", f"--model={out}", f"--out={tmp_path / 'out.csv'}", *chosen)
@@ -179,6 +180,8 @@ def test_weights_come_in_and_go_out(tmp_path):
         "--weights=int8",
     )  # fmt: skip
     assert "tried on noise alone" in done.stdout and "probabilities" not in done.stdout
+    done = programs.succeed("export", f"--model={folder}", "--format=safetensors", f"--out={out}")
+    assert "in place of the file that was there" in done.stdout
     soundfile.write(tmp_path / "a.flac", lively.waveform(44_100)[1], 44_100)
     said = programs.refuse("predict", f"--model={encoder}", f"--out={tmp_path / 'o.csv'}", "a.flac")
     assert "no classifier" in said and "--embeddings" in said
