@@ -9,6 +9,9 @@ A recording is a file, '-' (standard input), a folder (all audio under it) or a 
 block by block, so its length (up to 24 hours) does not matter, cut as `prepare` cuts it, and scored
 by the mean over its windows. One that cannot be used is a row with the reason, and the exit status
 is then 1.
+
+Probabilities hold where classes are as common as in training, which `finetune` balances by default
+(config.balance): of a class that is rarer they are too high, and no patient's risk.
 """
 
 import collections
@@ -38,6 +41,11 @@ AUDIO = (
     ".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".aac", ".3gp", ".caf", ".aif",
     ".aiff", ".au", ".wma", ".webm", ".w64", ".amr",
 )  # fmt: skip
+
+PREVALENCE = (
+    "probabilities hold where classes are as common as in training, which finetune balances by "
+    "default:\nof a class that is rarer they are too high, and no patient's risk"
+)
 
 _MODEL = flags.DEFINE_string(
     "model", None, "A run's --workdir, or a .onnx or .stablehlo file or a folder of cryjax.export."
@@ -314,6 +322,8 @@ def main(argv: list[str]) -> None:
         if _EMBEDDINGS.value:
             write_embeddings(pathlib.Path(_EMBEDDINGS.value), embeddings, model)
     print(f"{out}: {len(named) - broken} of {len(named)} recordings")
+    if model.labels:
+        print(PREVALENCE)
     if broken:
         print(f"predict: {broken} recordings cannot be used; see 'error' in {out}", file=sys.stderr)
         sys.exit(1)
