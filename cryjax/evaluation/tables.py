@@ -139,14 +139,19 @@ def tables_of(experiment: Experiment, task: Task) -> list[Table]:
 def about(task: Task, lines: Sequence[Line]) -> str:
     """What a task is, in a few sentences."""
     positive = f" ({task.labels[task.positive]} is positive)" if len(task.labels) == 2 else ""
+    scored = [recordings for _, _, recordings, _ in task.held]
+    commonest = "the commonest class"
+    if scored:
+        commonest = f"'{task.labels[int(np.argmax(scored))]}', {commonest},"
     text = (
         f"{len(task.labels)} classes: {', '.join(task.labels)}{positive}. {task.n_recordings} "
         f"recordings of {task.n_subjects} subjects; scored are {task.n_test_recordings} of "
-        f"{task.n_test_subjects}. Always answering the commonest class is right "
+        f"{task.n_test_subjects}. Always answering {commonest} is right "
         f"{_number(task.majority_accuracy)} of the time."
     )
-    seeds = max((line.seeds for line in lines), default=1)
-    if seeds > 1:
+    counted = sorted({line.seeds for line in lines}) or [1]
+    if counted[-1] > 1:
+        seeds = " or ".join(map(str, counted))
         spreads = [own.spread for line in lines for own in line.metrics.values()]
         widest = max(filter(math.isfinite, spreads), default=0.0)
         text += f" Means over {seeds} seeds; a seed's standard deviation is at most {widest:.3f}."

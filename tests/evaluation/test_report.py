@@ -166,6 +166,7 @@ def test_markdown_and_report_hold_every_line(full, tmp_path):
             star = "*" if high < 0 else ""
             cell = f"{value:+.3f}{star} [{low:+.3f}, {high:+.3f}]"
             assert cell in markdown and cell in page.text
+    assert "'no injury', the commonest class, is right 0.700" in " ".join(markdown.split())
     assert "0.700 of the time" in markdown and "| majority class, chance" in markdown
     assert "sensitivity" not in markdown  # none was given
     assert "(injury is positive)" in markdown
