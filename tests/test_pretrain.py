@@ -171,6 +171,7 @@ def test_no_picture_of_a_recording_unless_wanted(prepared, tmp_path):
         (["--config.batch_size=36"], 8, "config.batch_size=36 is not divided by 8"),
         (["--config.batch_size=64"], 1, "config.batch_size=64 is more than the 60 examples"),
         (["--config.batch_size=-1"], 1, "config.batch_size=-1 is not a whole number"),
+        (["--config.optimiser.name=sgd"], 1, "the config has no field 'optimiser'. Did you mean"),
         (["--config.bach_size=8"], 1, "the config has no field 'bach_size'. Did you mean"),
         (["--config.batch_size=many"], 1, "batch_size"),
         (["--config.total=5 weeks"], 1, "config.total='5 weeks' is not a length"),

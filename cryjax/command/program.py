@@ -45,7 +45,14 @@ def _parse(argv: list[str]) -> list[str]:
         # ml_collections applies overrides, and runs the config file, while flags are parsed.
         cause = error.args[0] if error.args else None
         if isinstance(error, AttributeError) and isinstance(cause, KeyError):
-            name, _, hint = str(cause.args[0]).partition("\n")
+            cause = cause.args[0]
+        # A field's name comes in quotes, unlike that of a KeyError in a recipe's own code.
+        if (
+            isinstance(cause, str)
+            and isinstance(error, AttributeError | KeyError)
+            and (cause.startswith("'"))
+        ):
+            name, _, hint = cause.partition("\n")
             raise UserError(
                 f"the config has no field {name}{f'. {hint}' if hint else ''} "
                 "(--config=RECIPE.py --help lists the fields)"
