@@ -269,7 +269,8 @@ def report(out: pathlib.Path, info: dict[str, Any], rows: list[Row]) -> None:
     if alone := sum(row.alone for row in rows):
         print(
             f"{alone} of {len(rows)} rows have no 'subject': each counts as a subject of its own, "
-            "so splits and folds may divide whoever is in several of them"
+            "so splits and folds may divide whoever is in several of them; give the column that "
+            "says whose they are the name 'subject'"
         )
     counts: collections.Counter[str] = collections.Counter()
     for split in info["splits"].values():

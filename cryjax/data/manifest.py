@@ -122,7 +122,9 @@ def _read(
     columns = [_column(name) for name in next(lines, (0, []))[1]]
     found = ", ".join(columns[:30])[:1000]
     if "path" not in columns:
-        raise UserError(f"{path}: no column 'path' (found: {found}); add one")
+        raise UserError(
+            f"{path}: no column 'path' (found: {found}); add one, or name the column of files so"
+        )
     if label_column != "label" and label_column not in columns:
         raise UserError(f"{path}: no column {label_column!r} for --label_column (found: {found})")
     folder, rows, check = path.parent.absolute(), [], _Check(path)
