@@ -9,15 +9,16 @@ the same command goes on. Writes table.md, table.csv, label_efficiency.png and r
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import pathlib
 import shlex
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from absl import logging
 
@@ -25,7 +26,6 @@ from cryjax import finetune, linear_probe, pretrain
 from cryjax.audio import frontend
 from cryjax.command import config as config_lib
 from cryjax.command import program
-from cryjax.command.config import integer, one_of, text
 from cryjax.command.errors import TooFewLabels, UserError
 from cryjax.command.progress import Progress
 from cryjax.data.records import Prepared
@@ -34,113 +34,15 @@ from cryjax.evaluation.datasets import Datasets
 from cryjax.evaluation.embeddings import Embeddings
 from cryjax.evaluation.experiment import Cell, Found
 from cryjax.evaluation.figures.experiment import label_efficiency_figure
-from cryjax.training import simclr, supervised
+from cryjax.evaluation.recipe import check, part_of_config
+from cryjax.training import loop, recipe, simclr
 from cryjax.training.trained import load_pretrained, untrained
 from cryjax.training.workdir import Workdir, read_metrics
 
-BASES = ("scratch", "supervised", "simclr")
-ROWS = (*BASES, *(f"{base}+adapted" for base in BASES))
-METHODS = ("probe", "finetune")
+# What began; of prepared data `prepare` knows what they were made of, and nothing else shows there.
+LEFT = ("runs/*", "embeddings/*", "cells/*", "tuned/*")
 # What may be added to, or looked at in another way, in a work directory that has begun.
-LEFT = ("data/*", "runs/*", "embeddings/*", "cells/*", "tuned/*")
 MAY_CHANGE = ("title", "rows", "probe.fractions", "probe.seeds", "finetune.", "resamples")
-
-
-_SEEDS = config_lib.Rule(
-    lambda x: isinstance(x, tuple) and bool(x) and all(type(s) is int and s >= 0 for s in x),
-    "a tuple of whole numbers from 0 up, as (0, 1)",
-)
-_FRACTIONS = config_lib.Rule(
-    lambda x: isinstance(x, tuple) and all(type(f) in (int, float) and 0 < f <= 1 for f in x),
-    "a tuple of shares up to 1, as (0.1, 1.0), or () to leave the method out",
-)
-
-
-RULES = {
-    "title": text(required="a title"),
-    "general": text(),
-    "labelled": text(),
-    "unlabelled": text(),
-    "rows": config_lib.Rule(
-        lambda x: isinstance(x, tuple) and bool(x) and all(row in ROWS for row in x),
-        "a tuple of " + ", ".join(ROWS),
-    ),
-    "folds": config_lib.FOLDS,
-    "fold_seed": integer(),
-    "resamples": integer(1),
-    **{f"{method}.fractions": _FRACTIONS for method in METHODS},
-    **{f"{method}.seeds": _SEEDS for method in METHODS},
-    "probe.classifier": one_of("ridge", "logistic"),
-}
-# Recipes within the config, each with the rules of its program.
-RECIPES = {
-    "pretrain": simclr.RULES,
-    "adapt": simclr.RULES,
-    "supervised": supervised.RULES,
-    "tune": supervised.RULES,
-}
-
-
-def check(config: Any) -> None:
-    """Raises UserError where a field, or a recipe in the config, is not as its program takes it."""
-    for name, rules in RECIPES.items():
-        recipe = config.get(name)
-        if not isinstance(recipe, ml_collections.ConfigDict):
-            raise UserError(f"config.{name} is missing; give it a recipe of configs/")
-        recipe = recipe.copy_and_resolve_references()
-        with recipe.ignore_type():
-            recipe.data = "given by the experiment"
-        _check_part(name, recipe, rules)
-    rest = {name: value for name, value in config.items() if name not in (*RECIPES, "tasks")}
-    config_lib.validate(rest, RULES)
-    if not any(config[method].fractions for method in METHODS):
-        raise UserError(
-            "config.probe.fractions and config.finetune.fractions are both empty, so nothing would "
-            "be measured; give one of them shares of the labels, as (0.1, 1.0)"
-        )
-    if not isinstance(config.get("tasks"), ml_collections.ConfigDict) or not config.tasks:
-        raise UserError("config.tasks is missing; give each task its data, as configs/ has them")
-    for task, described in config.tasks.items():
-        if not isinstance(described, ml_collections.ConfigDict):
-            said = config_lib.shown(described)
-            raise UserError(f"config.tasks.{task}={said}: give it 'data' and 'positive'")
-        if not task.replace("_", "").isalnum():
-            raise UserError(f"config.tasks.{task}: name a task by letters, digits and '_'")
-        rules = {"data": text(required="data with labels"), "positive": text()}
-        _check_part(f"tasks.{task}", described, rules)
-    needed = {
-        "general": any(row.removesuffix("+adapted") != "scratch" for row in config.rows),
-        "unlabelled": any(row.endswith("+adapted") for row in config.rows),
-    }
-    for name, needs in needed.items():
-        if needs and not config[name]:
-            raise UserError(
-                f"config.{name} is missing, and config.rows need it; give a prepared dataset, or "
-                f'flags of prepare, as --config.{name}="--manifest=FILE.csv"'
-            )
-    for name in ("adapt", "supervised", "tune"):
-        for field in ("encoder", "front_end", "crop.seconds"):
-            ours, theirs = (_field(config[part], field) for part in ("pretrain", name))
-            if ours != theirs:
-                raise UserError(
-                    f"config.pretrain.{field} and config.{name}.{field} differ "
-                    f"({config_lib.shown(ours)}, {config_lib.shown(theirs)}); "
-                    "all rows have one encoder: make them equal"
-                )
-
-
-def _check_part(name: str, part: Any, rules: Mapping[str, config_lib.Rule]) -> None:
-    """Checks a part of the config; what is wrong is named by its place in the whole."""
-    try:
-        config_lib.validate(part, rules)
-    except UserError as error:
-        raise UserError(str(error).replace("config.", f"config.{name}.", 1)) from error
-
-
-def _field(config: Any, name: str) -> Any:
-    for part in name.split("."):
-        config = config[part]
-    return config
 
 
 class Study:
@@ -179,9 +81,9 @@ class Study:
         return str(path)
 
     def _recipe(self, name: str, prepared: Prepared, **fields: Any) -> Any:
-        recipe = self.config[name].copy_and_resolve_references()
-        recipe.update({"data": str(prepared.directory), **fields})
-        return recipe
+        found = self.config[name].copy_and_resolve_references()
+        found.update({"data": str(prepared.directory), **fields})
+        return found
 
     def embeddings(self, row: str, task: str) -> tuple[Embeddings, np.ndarray]:
         """A task's labelled recordings by a row's encoder, and the split of each."""
@@ -266,7 +168,7 @@ class Study:
         path = path / f"{cell.fraction:g}-{cell.seed}-{cell.fold}"
         task = self.data.tasks[cell.task]
         if not (path / "result.json").exists():
-            recipe = self._recipe(
+            tune = self._recipe(
                 "tune",
                 task.prepared,
                 init=self.encoder(cell.row),
@@ -278,14 +180,33 @@ class Study:
                 fold=cell.fold,
                 fold_seed=self.config.fold_seed,
             )
-            finetune.run(recipe, str(path), devices=[device])
+            finetune.run(tune, str(path), devices=[device])
             if len(self._devices) == 1:  # or it would clear what other threads are about to use
                 jax.clear_caches()
         return Found.of_run(path, task)
 
+    def _check_recipes(self) -> None:
+        """Raises UserError where one does not fit its data, before hours of training by another."""
+        config, used = self.config, self.data.used
+        for part, name in (("pretrain", "general"), ("adapt", "unlabelled")):
+            if name in used:
+                examples = self.data.examples(used[name], config[part].split)
+                with part_of_config(part):
+                    simclr.check_batch(config[part], examples, len(self._devices))
+                    recipe.plan(config[part], examples)
+        supervised = ["labelled"] if "labelled" in used else []
+        tuned = self.data.tasks if config.finetune.fractions else []
+        for part, names in (("supervised", supervised), ("tune", tuned)):
+            for name in names:
+                with part_of_config(part):
+                    recipe.plan(config[part], len(used[name].index()))
+
     def run(self) -> dict[Cell, Found]:
         """All cells, those of several devices side by side."""
         self.data.open()
+        for note in self.data.notes:
+            logging.warning("%s", note)
+        self._check_recipes()
         # What many share comes first and has all devices.
         with Progress("encoder", len(self.config.rows), unit="encoders") as rows:
             for row in self.config.rows:
@@ -363,15 +284,34 @@ def _map(found: Embeddings) -> results.EmbeddingSet:
     return results.EmbeddingSet(found.features, found.labels, found.subjects)
 
 
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the program at any point as they end a run, and say what is next."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except (loop.Stopped, KeyboardInterrupt):
+        logging.warning("told to stop: what is finished is kept, and the same command goes on")
+        raise loop.Stopped from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(config: Any, folder: str) -> None:
     check(config)
     home = pathlib.Path(folder).absolute()
     workdir = Workdir(home, config_lib.to_dict(config), may_change=MAY_CHANGE, left=LEFT)
     logging.set_verbosity(logging.WARNING)  # each run would say what it loads
     study = Study(config, home)
-    whole = assemble(study, study.run())
+    with _stoppable():
+        whole = assemble(study, study.run())
     for note in whole.notes:
-        logging.warning("%s", note)
+        if note not in study.data.notes:  # which were told at the start
+            logging.warning("%s", note)
     tables.write_csv(whole, home / "table.csv")
     tables.write_markdown(whole, home / "table.md")
     label_efficiency_figure(

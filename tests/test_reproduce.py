@@ -26,6 +26,14 @@ def whole(tmp_path_factory):
     return folder, done
 
 
+def wait_for(path, process):
+    deadline = time.monotonic() + 300
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_leaves_what_it_promises(whole):
     folder, done = whole
     for name in ("table.md", "table.csv", "label_efficiency.png", "report.html"):
@@ -43,6 +51,19 @@ def test_leaves_what_it_promises(whole):
             assert 0 <= float(row["low"]) <= float(row["value"]) <= float(row["high"]) <= 1
 
 
+@pytest.mark.parametrize("sign", ["data/general", "runs/simclr/checkpoints"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_told_to_stop_it_says_that_it_goes_on(whole, tmp_path, number, sign):
+    """Between the runs as within one."""
+    folder = tmp_path / "stopped"
+    process = programs.start("reproduce", *TINY, f"--workdir={folder}")
+    wait_for(folder / sign, process)
+    process.send_signal(number)
+    done = programs.finish(process)
+    assert done.returncode == 75 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    assert "told to stop" in done.stderr and "the same command goes on" in done.stderr
+
+
 @pytest.mark.slow
 def test_stopped_at_any_point_it_ends_with_the_same_table(whole, tmp_path):
     folder = tmp_path / "stopped"
@@ -52,11 +73,7 @@ def test_stopped_at_any_point_it_ends_with_the_same_table(whole, tmp_path):
     last = "tuned/injury/scratch/1-0-0/checkpoints/4"
     for sign in ("runs/simclr+adapted", "cells/injury", last):
         process = programs.start(*command)
-        deadline = time.monotonic() + 300
-        while not (folder / sign).exists():
-            assert process.poll() is None, process.communicate()[1][-3000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(folder / sign, process)
         process.send_signal(signal.SIGKILL)
         programs.finish(process)
         assert not (folder / "table.csv").exists()
@@ -95,7 +112,7 @@ def test_a_method_without_shares_is_left_out(whole, without, left, name):
     with (folder / "table.csv").open(newline="") as file:
         assert {row["method"] for row in csv.DictReader(file)} == {left}
     for file in ("table.md", "report.html"):
-        text = (folder / file).read_text(encoding="utf-8").partition("To make it again")[0]
+        text = (folder / file).read_text(encoding="utf-8").partition('<h2 id="again"')[0]
         assert [said for said in ("linear probe", "fine-tuning") if said in text] == [name]
     assert image.imread(folder / "label_efficiency.png").shape[1] < 1000  # one panel
 
@@ -138,6 +155,15 @@ def test_mistakes_get_one_line(tmp_path):
         ("--config.rows=('best',)", "config.rows"),
         ("--config.finetune.seeds=()", "config.finetune.seeds=()"),
         ("--config.general=--manifest=/none.csv", "preparing 'general' failed"),
+        ("--config.general=none.csv", "write --manifest=none.csv"),
+        (
+            "--config.general=--manifest=our clinic.csv",
+            "'clinic.csv' belongs to no flag; a value wi",
+        ),
+        ("--config.general=--manifest=O'Neill.csv", "needs quotes of its own, as --manifest="),
+        ("--config.adapt.batch_size=64", "config.adapt.batch_size=64 is more than the"),
+        ("--config.adapt.optimizer.warmup=9 steps", "config.adapt.optimizer.warmup='9 steps'"),
+        ("--config.tune.optimizer.warmup=9 steps", "config.tune.optimizer.warmup='9 steps'"),
         ("--config.tasks.injury.positive=joy", "config.positive='joy'"),
     ):
         said = programs.refuse("reproduce", *TINY, f"--workdir={tmp_path}/{len(says)}", change)

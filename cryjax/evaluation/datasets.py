@@ -39,10 +39,21 @@ class Datasets:
     def _open(self, name: str, described: str) -> Prepared:
         """A prepared dataset: given as one, or as what `prepare` makes it of."""
         if not described.startswith("--"):
+            if described.endswith(".csv"):
+                raise UserError(
+                    f"'{name}' is {described}, and a manifest is given as a flag of prepare: write "
+                    f"--manifest={described} there"
+                )
             return open_prepared(described)
         out = self._folder / "data" / name
         rate = frontend.resolve(self._config.pretrain.front_end).sample_rate
-        command = [sys.executable, "-m", "cryjax.prepare", *shlex.split(described)]
+        quotes = (
+            "a value with spaces or quotes needs quotes of its own, as --manifest='MY FILE.csv'"
+        )
+        try:
+            command = [sys.executable, "-m", "cryjax.prepare", *shlex.split(described)]
+        except ValueError as error:
+            raise UserError(f"'{name}' is {described} ({error}); {quotes}") from error
         done = subprocess.run(
             [*command, f"--out={out}", f"--sample_rate={rate}"],
             text=True,
@@ -53,7 +64,10 @@ class Datasets:
         self.notes += [f"{name}: {line}" for line in lines if _TELLING.search(line)]
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if "error:" in line]
-            raise UserError(f"preparing '{name}' failed: {said[-1] if said else done.stderr}")
+            why = said[-1].rpartition("error: ")[2] if said else done.stderr
+            why = why.replace("give a new --out", "take another --workdir")
+            why = why.replace("write --flag=value, without spaces", quotes)
+            raise UserError(f"preparing '{name}' failed: {why}")
         return open_prepared(out)
 
     @functools.cached_property
@@ -102,6 +116,11 @@ class Datasets:
         """The part of `tested` that a dataset to train on without labels holds."""
         held = set(prepared.index().subjects)
         return ",".join(name for name, subjects in self.tested.items() if subjects & held)
+
+    def examples(self, prepared: Prepared, split: str) -> int:
+        """How many examples training without labels has of a split, test subjects left out."""
+        everybody = set().union(*self.tested.values())
+        return sum(subject not in everybody for subject in prepared.index(split).subjects)
 
     def open(self) -> None:
         """Opens all data, so that a mistake in the last of them is told before hours of training.
