@@ -4,10 +4,10 @@
     python -m cryjax.plan --config=configs/pretrain.py --topology=v5e:16x16
     python -m cryjax.pretrain --config=configs/pretrain.py --workdir=RUN --config.data=DATA
 
-Cost, as `plan` says, on v5e:16x16 (256 chips on 64 hosts): 5.05 of 15.75 GiB a chip, 3.32
-TFLOP a chip and step. No step takes less than 20 ms, nor 100 epochs of two million clips less than
+Cost, as `plan` says, on v5e:16x16 (256 chips on 64 hosts): 4.50 of 15.75 GiB a chip, 3.32
+TFLOP a chip and step. No step takes less than 21 ms, nor 100 epochs of two million clips less than
 8 minutes; a real run takes some times that, and is held up by its input if a host reads fewer than
-6,300 clips (2.0 GB) a second.
+6,000 clips (1.9 GB) a second.
 Number to expect: none, since it has not been run at this scale. What it has to beat is the
 untrained encoder, which configs/linear_probe.py prints beside it, and a loss of
 log(2 x 8192 - 1) = 9.70, which is guessing.
