@@ -129,6 +129,11 @@ def agree(**what: str) -> None:
         )
 
 
+def _copied(tree: Any) -> Any:
+    """A copy of each array; one function, or JAX would compile it at each call."""
+    return jax.tree.map(jnp.copy, tree)
+
+
 class Parallel:
     """How a run uses its devices.
 
@@ -203,8 +208,7 @@ class Parallel:
     def replicate(self, tree: Any) -> Any:
         """Puts the same values, of the host or replicated, on every device, as copies."""
         if self.devices == 1:  # not by way of the host
-            copy = jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=self.replicated)
-            return copy(tree)
+            return jax.jit(_copied, out_shardings=self.replicated)(tree)
         return jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(self.replicated, np.asarray(x)), tree
         )
