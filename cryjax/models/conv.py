@@ -45,7 +45,7 @@ def _convolve_native(x: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
-def shifted(x: jax.Array, size: int) -> list[jax.Array]:
+def _shifted(x: jax.Array, size: int) -> list[jax.Array]:
     """The size * size copies of the maps, of their shape, in a kernel's order."""
     _, height, width, _ = x.shape
     margin = size // 2
@@ -55,11 +55,11 @@ def shifted(x: jax.Array, size: int) -> list[jax.Array]:
 
 def _patches(x: jax.Array, size: int) -> jax.Array:
     """[batch, height, width, channels] -> [batch, height, width, size * size * channels]."""
-    return jnp.concatenate(shifted(x, size), axis=-1)
+    return jnp.concatenate(_shifted(x, size), axis=-1)
 
 
-def sum_of_shifted(patches: jax.Array, size: int) -> jax.Array:
-    """[batch, height, width, size * size] -> the transpose of `shifted`."""
+def _sum_of_shifted(patches: jax.Array, size: int) -> jax.Array:
+    """The transpose of `_patches`."""
     batch, height, width, _ = patches.shape
     margin = size // 2
     parts = patches.reshape(batch, height, width, size, size, -1)
@@ -102,7 +102,7 @@ def _convolve_on_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
     flat = kernel.reshape(-1, features)
     if channels == 1:
         terms = (
-            copy * row[None, None, None] for copy, row in zip(shifted(x, size), flat, strict=True)
+            copy * row[None, None, None] for copy, row in zip(_shifted(x, size), flat, strict=True)
         )
         return functools.reduce(operator.add, terms)
     out = lax.map(lambda group: _patches(group, size) @ flat, _in_groups(x, kernel))
@@ -130,7 +130,7 @@ def _gradients_on_cpu(
         product = jnp.matmul(
             rows.T, cotangents.reshape(-1, features), preferred_element_type=jnp.float32
         )
-        return total + product, sum_of_shifted(cotangents @ flat.T, size)
+        return total + product, _sum_of_shifted(cotangents @ flat.T, size)
 
     groups = _in_groups(x, kernel), _in_groups(cotangent, kernel)
     d_kernel, d_x = lax.scan(add, jnp.zeros(flat.shape, jnp.float32), groups)
