@@ -50,7 +50,7 @@ def _parse(argv: list[str]) -> list[str]:
         if (
             isinstance(cause, str)
             and isinstance(error, AttributeError | KeyError)
-            and (cause.startswith("'"))
+            and cause.startswith("'")
         ):
             name, _, hint = cause.partition("\n")
             raise UserError(

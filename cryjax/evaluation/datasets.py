@@ -112,6 +112,11 @@ class Datasets:
         ]
         return {name: folds.subjects_of(name) for name in named}
 
+    @property
+    def everybody(self) -> set[str]:
+        """All test subjects."""
+        return set().union(*self.tested.values())
+
     def excluded(self, prepared: Prepared) -> str:
         """The part of `tested` that a dataset to train on without labels holds."""
         held = set(prepared.index().subjects)
@@ -119,7 +124,7 @@ class Datasets:
 
     def examples(self, prepared: Prepared, split: str) -> int:
         """How many examples training without labels has of a split, test subjects left out."""
-        everybody = set().union(*self.tested.values())
+        everybody = self.everybody
         return sum(subject not in everybody for subject in prepared.index(split).subjects)
 
     def open(self) -> None:
@@ -149,7 +154,6 @@ class Datasets:
                     f"config.pretrain.front_end at {rate} Hz; prepare it with --sample_rate={rate}"
                 )
         check_one_key({str(p.directory): p.subject_key for p in used.values()})
-        everybody = set().union(*self.tested.values())
         if "labelled" in used:
             if len(self.labelled.label_names) < 2:
                 raise UserError(
@@ -157,7 +161,7 @@ class Datasets:
                     "rows on; give config.labelled such recordings, or leave those rows out of "
                     "config.rows"
                 )
-            known = everybody & set(self.labelled.index("train").subjects)
+            known = self.everybody & set(self.labelled.index("train").subjects)
             if known:
                 raise UserError(
                     f"{len(known)} test subject(s), as {sorted(known)[0]!r}, are in the labelled "
