@@ -9,13 +9,12 @@ the same command goes on. Writes table.md, table.csv, label_efficiency.png and r
 """
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import pathlib
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -43,6 +42,46 @@ from cryjax.training.workdir import Workdir, read_metrics
 LEFT = ("runs/*", "embeddings/*", "cells/*", "tuned/*")
 # What may be added to, or looked at in another way, in a work directory that has begun.
 MAY_CHANGE = ("title", "rows", "probe.fractions", "probe.seeds", "finetune.", "resamples")
+
+
+class Stop:
+    """SIGTERM and Ctrl-C end the program at any point as they end a run, and say what is next.
+
+    What is raised in a destructor, as those that run while something is traced or a cache cleared,
+    Python prints and forgets. So it is noted, too: for `check`, and for a run that begins.
+
+    Attributes:
+      told: whether there was a signal.
+    """
+
+    told = False
+
+    def _note(self, *_: Any) -> None:
+        self.told = True
+        raise KeyboardInterrupt
+
+    def _forgotten(self, found: Any) -> None:
+        if not issubclass(found.exc_type, KeyboardInterrupt):
+            self._hook(found)
+
+    def __enter__(self) -> "Stop":
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        self._old = {number: signal.signal(number, self._note) for number in numbers}
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._forgotten
+        return self
+
+    def check(self) -> None:
+        """Stops here if told to."""
+        if self.told:
+            raise loop.Stopped
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = self._hook
+        if kind is not None and issubclass(kind, loop.Stopped | KeyboardInterrupt):
+            logging.warning("told to stop: what is finished is kept, and the same command goes on")
+            raise loop.Stopped from None
 
 
 class Study:
@@ -201,7 +240,7 @@ class Study:
                 with part_of_config(part):
                     recipe.plan(config[part], len(used[name].index()))
 
-    def run(self) -> dict[Cell, Found]:
+    def run(self, stop: Stop) -> dict[Cell, Found]:
         """All cells, those of several devices side by side."""
         self.data.open()
         for note in self.data.notes:
@@ -210,6 +249,7 @@ class Study:
         # What many share comes first and has all devices.
         with Progress("encoder", len(self.config.rows), unit="encoders") as rows:
             for row in self.config.rows:
+                stop.check()
                 rows.say(row)
                 self.encoder(row)
                 for task in self.data.tasks:
@@ -221,6 +261,7 @@ class Study:
         with Progress("cell", len(cells), unit="cells") as bar:
 
             def compute(cell: Cell) -> None:
+                stop.check()
                 bar.note(cell.name)
                 device = free.pop()
                 found[cell] = self.find(cell, device)
@@ -284,31 +325,14 @@ def _map(found: Embeddings) -> results.EmbeddingSet:
     return results.EmbeddingSet(found.features, found.labels, found.subjects)
 
 
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the program at any point as they end a run, and say what is next."""
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except (loop.Stopped, KeyboardInterrupt):
-        logging.warning("told to stop: what is finished is kept, and the same command goes on")
-        raise loop.Stopped from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def main(config: Any, folder: str) -> None:
     check(config)
     home = pathlib.Path(folder).absolute()
     workdir = Workdir(home, config_lib.to_dict(config), may_change=MAY_CHANGE, left=LEFT)
     logging.set_verbosity(logging.WARNING)  # each run would say what it loads
     study = Study(config, home)
-    with _stoppable():
-        whole = assemble(study, study.run())
+    with Stop() as stop:
+        whole = assemble(study, study.run(stop))
     for note in whole.notes:
         if note not in study.data.notes:  # which were told at the start
             logging.warning("%s", note)

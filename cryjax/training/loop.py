@@ -63,7 +63,9 @@ class _StopSignal:
 
     def __enter__(self) -> "_StopSignal":
         self._together = jax.process_count() > 1
-        self._told = False
+        # Whoever runs several may have noted one when this run was about to begin.
+        outer = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        self._told = getattr(outer, "told", False)
         numbers = [signal.SIGINT] if self._together else [signal.SIGTERM, signal.SIGINT]
         if threading.current_thread() is not threading.main_thread():
             numbers = []  # Python delivers signals to the main thread alone
