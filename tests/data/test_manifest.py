@@ -1,5 +1,6 @@
 """Manifests are read as they are written; each mistake is named in a line, with its remedy."""
 
+import gc
 import os
 import pathlib
 import tracemalloc
@@ -156,6 +157,7 @@ def test_there_is_no_such_manifest(tmp_path):
 @pytest.fixture
 def traced():
     """The most memory in use since the test began, in bytes."""
+    gc.collect()  # what other tests left has destructors, which would take some meanwhile
     tracemalloc.start()
     yield lambda: tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
