@@ -207,7 +207,10 @@ class Parallel:
 
     def replicate(self, tree: Any) -> Any:
         """Puts the same values, of the host or replicated, on every device, as copies."""
-        if self.devices == 1:  # not by way of the host
+        there = {*self._devices}
+        if self.devices == 1 and all(
+            x.devices() == there for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)
+        ):  # not by way of the host, over which they come from several devices
             return jax.jit(_copied, out_shardings=self.replicated)(tree)
         return jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(self.replicated, np.asarray(x)), tree

@@ -179,6 +179,17 @@ def gradients() -> dict[str, np.ndarray]:
     return out
 
 
+def to_one_device() -> np.ndarray:
+    """Values of all devices, taken to one of this process's, as for the pictures of a run."""
+    mine = parallel.Parallel(devices=jax.local_devices()[:1])
+    values = {"x": np.arange(6, dtype=np.float32)}
+    moved = mine.replicate(parallel.Parallel().replicate(values))["x"]
+    assert moved.devices() == {jax.local_devices()[0]}
+    again = mine.replicate({"x": moved})["x"]
+    assert again.unsafe_buffer_pointer() != moved.unsafe_buffer_pointer()
+    return np.asarray(again)
+
+
 def one_process() -> dict[str, np.ndarray]:
     found = {f"gradient/{name}": x for name, x in gradients().items()}
     runs = {
@@ -192,6 +203,7 @@ def one_process() -> dict[str, np.ndarray]:
     with mock.patch.multiple(losses, _DENSE_LIMIT=0, _TILE=12):
         runs["sgd/jit8 tiled"] = run("jit", 8, "sgd")
     runs["fault/local statistics"] = run("jit", 8, "sgd", 1, LocalStatistics)
+    found["to one device"] = to_one_device()
     return found | {f"{name}/{k}": x for name, values in runs.items() for k, x in values.items()}
 
 
@@ -200,7 +212,8 @@ def several_processes() -> dict[str, np.ndarray]:
     runs["supervised"] = run("jit", 8, "adamw", 1, labelled=True)
     with mock.patch.multiple(losses, _DENSE_LIMIT=0, _TILE=12):
         runs["sgd tiled"] = run("jit", 8, "sgd", 1)
-    return {f"{name}/{k}": x for name, values in runs.items() for k, x in values.items()}
+    found = {f"{name}/{k}": x for name, values in runs.items() for k, x in values.items()}
+    return found | {"to one device": to_one_device()}
 
 
 if __name__ == "__main__":

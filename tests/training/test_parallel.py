@@ -123,6 +123,11 @@ def test_loss_curve(found, spread):
         np.testing.assert_allclose(loss, found[f"sgd/jit1/step{n}/metrics/loss"], rtol=2e-5)
 
 
+def test_values_of_all_devices_are_copied_to_one(found, of_two_processes):
+    for values in (found, of_two_processes):
+        np.testing.assert_array_equal(values["to one device"], np.arange(6))
+
+
 @pytest.mark.parametrize("where", [{}, {"CRYJAX_PROCESSES": "2", "CRYJAX_PROCESS": "2"}])
 def test_a_process_that_is_not_told_which_it_is_is_refused(monkeypatch, where):
     for name in ("CRYJAX_PROCESSES", "CRYJAX_PROCESS"):
