@@ -1,11 +1,74 @@
-"""Files that are whole at any time: written beside their place, then renamed into it."""
+"""Files that are whole at any time, and folders in which one process works at a time."""
 
 import contextlib
+import fcntl
 import json
 import math
+import os
 import pathlib
+import socket
+import time
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
+
+from absl import logging
+
+from cryjax.command.errors import UserError
+
+
+class Hold:
+    """A folder that this process works in, until nothing refers to this any more."""
+
+
+_HELD: weakref.WeakValueDictionary[pathlib.Path, Hold] = weakref.WeakValueDictionary()
+
+
+def hold(folder: pathlib.Path, *, patience: float = 120.0) -> Hold | None:
+    """Takes a folder for this process, by a lock on a file in it, which its death gives back.
+
+    Args:
+      folder: made where it is not there.
+      patience: seconds to wait for another process. A file server needs some to learn that a
+        machine is gone, and a job that is started again is not to fail of that.
+
+    Returns:
+      What to keep for as long as the folder is needed; None where the file system has no locks.
+
+    Raises:
+      UserError: where another process holds it.
+      OSError: where it cannot be written to.
+    """
+    folder = folder.resolve()
+    held = _HELD.get(folder)
+    if held is not None:
+        return held
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / ".lock").open("a+", encoding="utf-8")
+    deadline, told = time.monotonic() + patience, False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            file.seek(0)
+            holder = f"{folder}: {file.read() or 'another process'} works in it"
+            if time.monotonic() >= deadline:
+                file.close()
+                raise UserError(f"{holder}; stop that one, or take another --workdir") from None
+            if not told:
+                logging.warning("%s: waiting up to %.0f s for its end", holder, patience)
+                told = True
+            time.sleep(min(1.0, patience))
+        except OSError:
+            file.close()
+            return None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} of {socket.gethostname()}")
+    file.flush()
+    _HELD[folder] = held = Hold()
+    weakref.finalize(held, file.close)  # which gives the lock back
+    return held
 
 
 @contextlib.contextmanager

@@ -1,12 +1,13 @@
 """A run's folder: config.json, metrics.jsonl, TensorBoard events, figures and result.json."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import pathlib
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -14,7 +15,7 @@ from tensorboardX.proto import event_pb2
 
 from cryjax.command import config as config_lib
 from cryjax.command.errors import UserError
-from cryjax.command.files import whole, write_json
+from cryjax.command.files import hold, whole, write_json
 
 # Fields that may change when a run goes on: they alter how it is watched, not what it computes.
 MAY_CHANGE = (
@@ -73,10 +74,13 @@ class Workdir:
           left: patterns of files by which a run is known to have begun.
 
         Raises:
-          UserError: if it holds a run with another config.
+          UserError: if it holds a run with another config, or another process works in it.
         """
         self.path = pathlib.Path(path)
         self.writes = writes
+        if writes:
+            with self._writing():
+                self._hold = hold(self.path)
         self._events: EventsWriter | None = None
         file = self.path / "config.json"
         if file.exists() and any(True for name in left for _ in self.path.glob(name)):
@@ -92,12 +96,17 @@ class Workdir:
                     "take another --workdir, or the old values to go on"
                 )
         if writes:
-            try:
+            with self._writing():
                 write_json(file, config)
-            except OSError as error:
-                raise UserError(
-                    f"{self.path}: cannot be written to ({error.strerror}); take another --workdir"
-                ) from error
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be written to ({error.strerror}); take another --workdir"
+            ) from error
 
     @property
     def metrics_file(self) -> pathlib.Path:

@@ -1,10 +1,14 @@
-"""A file is the old one or the new one, whatever happens while it is written."""
+"""A file is the old one or the new one, and a folder is one process's at a time."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 
-from cryjax.command.files import whole, write_json
+from cryjax.command.errors import UserError
+from cryjax.command.files import hold, whole, write_json
 
 
 @pytest.mark.parametrize(("mode", "old", "new"), [("w", "before", "é\n"), ("wb", b"before", b"\0")])
@@ -32,3 +36,34 @@ def test_json_has_no_nan_and_what_is_none_leaves_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"a": object()})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1, "b": [None]}
+
+
+HOLDER = """
+import pathlib, sys, time
+from cryjax.command.files import hold
+kept = hold(pathlib.Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_folder_is_held_by_one_process_until_it_dies(tmp_path):
+    folder = tmp_path / "run"
+    other = subprocess.Popen([sys.executable, "-c", HOLDER, folder], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=f"process {other.pid} of .* take another --workdir"):
+            hold(folder, patience=0.1)
+        other.send_signal(signal.SIGKILL)
+        assert hold(folder, patience=30)  # as soon as the system knows
+    finally:
+        other.kill()
+        other.communicate()
+
+
+def test_a_folder_is_given_back_when_nothing_needs_it(tmp_path):
+    first = hold(tmp_path)
+    assert hold(tmp_path) is first  # by the same process as often as it likes
+    command = [sys.executable, "-c", HOLDER.replace("60", "0"), tmp_path]
+    del first
+    assert subprocess.run(command, check=True, timeout=60, capture_output=True).stdout == b"held\n"
