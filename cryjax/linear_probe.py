@@ -142,6 +142,7 @@ def main(config: Any, folder: str) -> None:
             seed=config.seed,
             fraction=config.label_fraction,
             label_seed=config.label_seed,
+            classes=classes,
         )
 
     before = digest(pretrained.variables)

@@ -189,6 +189,7 @@ class Study:
             seed=self.config.fold_seed,
             fraction=cell.fraction,
             label_seed=cell.seed,
+            classes=self.data.tasks[cell.task].classes,
         )
         recordings = embedded.recordings[result.rows]
         found = Found(

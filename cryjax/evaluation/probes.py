@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -157,7 +158,7 @@ def _divide(
     return parts, said
 
 
-def _lacking(fold: int, trained: np.ndarray, tested: np.ndarray) -> list[str]:
+def _lacking(fold: int, trained: np.ndarray, tested: np.ndarray, names: Sequence[str]) -> list[str]:
     """What a reader should know of the classes that a fold is fitted on and scored by.
 
     Raises:
@@ -169,12 +170,10 @@ def _lacking(fold: int, trained: np.ndarray, tested: np.ndarray) -> list[str]:
             f"fold {fold} has one class among its training subjects; take other folds or "
             "another config.seed"
         )
-    missing = set(tested) - seen
-    if not missing:
-        return []
     return [
-        f"fold {fold}: {len(missing)} class(es) of its test recordings are in no "
-        "training recording, so they cannot be found"
+        f"fold {fold}: no training recording is of {names[number]!r}, so its "
+        f"{np.sum(tested == number)} test recording(s) cannot be found"
+        for number in sorted(set(tested) - seen)
     ]
 
 
@@ -189,6 +188,7 @@ def probe(
     seed: int = 0,
     fraction: float = 1.0,
     label_seed: int = 0,
+    classes: Sequence[str] | None = None,
 ) -> ProbeResult:
     """Scores every held-out recording by a classifier that saw none of its subject.
 
@@ -204,23 +204,24 @@ def probe(
       seed: of the folds.
       fraction: of the training subjects to fit on, in (0, 1].
       label_seed: chooses which.
+      classes: their names, for what is said of them; their numbers without.
 
     Raises:
       TooFewLabels: with one class, or too few subjects.
     """
-    classes = int(labels.max()) + 1 if len(labels) else 0
     _check_enough(labels, subjects)
+    classes = classes or [str(number) for number in range(int(labels.max()) + 1)]
     parts, said = _divide(labels, subjects, folds, splits, seed)
     tested, scores, penalties, trained = [], [], [], []
     for number, (train, test) in enumerate(parts, 1):
         names = labels[train].astype(str)
         train = train[folds_lib.take_fraction(names, subjects[train], fraction, label_seed)]
-        said += _lacking(number, labels[train], labels[test])
+        said += _lacking(number, labels[train], labels[test], classes)
         model, penalty = fit(
             features[train], labels[train], subjects[train], classifier=classifier, seed=seed
         )
         tested.append(test)
-        scores.append(_scores(model, features[test], classes))
+        scores.append(_scores(model, features[test], len(classes)))
         penalties.append(penalty)
         trained.append(len(train))
     rows = np.concatenate(tested)

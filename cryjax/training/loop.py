@@ -64,8 +64,8 @@ class _StopSignal:
     def __enter__(self) -> "_StopSignal":
         self._together = jax.process_count() > 1
         # Whoever runs several may have noted one when this run was about to begin.
-        outer = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-        self._told = getattr(outer, "told", False)
+        self._outer: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        self._told = getattr(self._outer, "told", False)
         numbers = [signal.SIGINT] if self._together else [signal.SIGTERM, signal.SIGINT]
         if threading.current_thread() is not threading.main_thread():
             numbers = []  # Python delivers signals to the main thread alone
@@ -86,6 +86,9 @@ class _StopSignal:
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
+        # In its last step this run ends as it would have; the next is not to begin.
+        if self._told and hasattr(self._outer, "told"):
+            self._outer.told = True
 
 
 class _Window:

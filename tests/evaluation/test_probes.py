@@ -91,8 +91,9 @@ def test_a_class_that_is_missing_from_training_is_told_and_never_found():
     features, labels, group = clusters()
     labels = np.where(group == 11, 2, labels % 2)
     splits = np.where(group < 9, "train", "test")
-    found = probes.probe(features, labels, group, splits=splits)
-    assert "in no training recording" in found.warnings[0]
+    classes = ["hunger", "pain", "belly_pain"]
+    found = probes.probe(features, labels, group, splits=splits, classes=classes)
+    assert "no training recording is of 'belly_pain', so its 9 test" in found.warnings[0]
     assert not np.any(found.scores.argmax(axis=1) == 2)
     assert np.isfinite(found.scores).all()
 

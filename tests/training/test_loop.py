@@ -154,6 +154,24 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
     assert signal.getsignal(number) is old
 
 
+def test_a_signal_in_the_last_step_reaches_whoever_runs_several(tmp_path):
+    class Outer:
+        told = False
+
+        def note(self, *_):
+            raise AssertionError("the run takes signals for itself")
+
+    outer = Outer()
+    old = signal.signal(signal.SIGTERM, outer.note)
+    try:
+        run(tmp_path, float, before=lambda n: n == 9 and os.kill(os.getpid(), signal.SIGTERM))
+        assert outer.told
+        with pytest.raises(loop.Stopped):
+            run(tmp_path, float, start=1)
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
 def test_a_collapse_is_named():
     assert "nearly the same" in loop.collapsed({"uniformity": -0.001, "effective_rank": 5.0})
     assert "on a line" in loop.collapsed({"uniformity": -2.0, "effective_rank": 1.05})
