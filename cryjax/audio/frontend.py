@@ -77,7 +77,8 @@ PRESETS: dict[str, FrontEnd] = {
 }
 
 LEAST_POWER = 1e-10
-_CACHED = 2**20  # samples in frames, at a time, on a CPU: by trial
+# On a CPU, by trial: samples in frames that are transformed at a time, and how many such at once.
+_CACHED, _AT_ONCE = 2**18, 4
 
 
 def resolve(settings: str | FrontEnd) -> FrontEnd:
@@ -160,6 +161,9 @@ def _mel_power_on_tpu(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
 def _mel_power_on_cpu(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
     """A few clips at a time, so that frames and spectra stay in the cache.
 
+    Inside a loop XLA transforms on one core. So an iteration has several groups of clips, of which
+    none needs another's result: each is taken by a core that is free.
+
     Frames are gathered, padding included, which XLA fuses with the window. Filters are narrow: the
     lower half of them needs few of the bins, the upper half not the others.
     """
@@ -184,10 +188,22 @@ def _mel_power_on_cpu(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
             bands.append(jnp.matmul(power, half[bins], precision="highest"))
         return jnp.concatenate(bands, axis=-1)
 
+    def of_groups(clips: jax.Array) -> jax.Array:
+        return jnp.concatenate([jax.vmap(of_clip)(group) for group in jnp.split(clips, _AT_ONCE)])
+
     # An exported program leaves the shape open; it takes clips one by one.
-    known = all(isinstance(size, int) for size in waveform.shape)
-    together = max(1, _CACHED // (frames * window)) if known else None
-    return jax.lax.map(of_clip, waveform, batch_size=together)
+    if not all(isinstance(size, int) for size in waveform.shape):
+        return jax.lax.map(of_clip, waveform)
+    together = _AT_ONCE * max(1, _CACHED // (frames * window))
+    turns = len(waveform) // together
+    found = []
+    if turns:
+        looped = waveform[: turns * together].reshape(turns, together, samples)
+        looped = jax.lax.map(of_groups, looped)
+        found.append(looped.reshape(turns * together, frames, settings.mels))
+    if turns * together < len(waveform):
+        found.append(jax.vmap(of_clip)(waveform[turns * together :]))
+    return jnp.concatenate(found)
 
 
 def mel_power(waveform: jax.Array, settings: str | FrontEnd) -> jax.Array:
