@@ -380,6 +380,7 @@ def here(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_example_of_the_readme_runs_as_printed(here):
     """Every command of it in turn; lengths and widths are those of a test."""
     text = (ROOT / "README.md").read_text("utf-8")

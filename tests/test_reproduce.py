@@ -52,8 +52,15 @@ def test_leaves_what_it_promises(whole):
             assert 0 <= float(row["low"]) <= float(row["value"]) <= float(row["high"]) <= 1
 
 
-@pytest.mark.parametrize("sign", ["data/general", "runs/simclr/checkpoints"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("sign", "number"),
+    [
+        ("data/general", signal.SIGINT),
+        ("runs/simclr/checkpoints", signal.SIGTERM),
+        pytest.param("data/general", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("runs/simclr/checkpoints", signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_told_to_stop_it_says_that_it_goes_on(whole, tmp_path, number, sign):
     """Between the runs as within one."""
     folder = tmp_path / "stopped"
@@ -165,6 +172,8 @@ def test_adaptation_sees_no_test_subject(whole):
 
 
 def test_mistakes_get_one_line(tmp_path):
+    """One after another in one folder, whose data are prepared once."""
+    run = f"--workdir={tmp_path / 'run'}"
     for change, says in (
         ("--config.tune.front_end=panns_16k", "config.pretrain.front_end and config.tune"),
         ("--config.tune.dropout=2", "config.tune.dropout=2"),
@@ -182,8 +191,8 @@ def test_mistakes_get_one_line(tmp_path):
         ("--config.tune.optimizer.warmup=9 steps", "config.tune.optimizer.warmup='9 steps'"),
         ("--config.tasks.injury.positive=joy", "config.positive='joy'"),
     ):
-        said = programs.refuse("reproduce", *TINY, f"--workdir={tmp_path}/{len(says)}", change)
+        said = programs.refuse("reproduce", *TINY, run, change)
         assert says in said
     neither = (f"--config.{method}.fractions=()" for method in ("probe", "finetune"))
-    said = programs.refuse("reproduce", *TINY, f"--workdir={tmp_path}/neither", *neither)
+    said = programs.refuse("reproduce", *TINY, run, *neither)
     assert "both empty" in said
