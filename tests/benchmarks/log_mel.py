@@ -8,8 +8,8 @@ Clips of 4 s on the device, as float32; decibels out, normalised as the preset s
 nnAudio, if PyTorch's environment has it, in its spectrogram layer, eager or compiled. librosa is
 `melspectrogram` or its transform with filters that are kept, of the batch or clip by clip,
 whichever is faster. What each worker says of itself has the standard deviation of its result, in
-which all agree. A measurement is of twenty calls in a row: what a peer's turn leaves of the caches is
-not of the front end.
+which all agree. A measurement is of twenty calls in a row: what a peer's turn leaves of the caches
+is not of the front end.
 """
 
 import argparse
