@@ -67,7 +67,7 @@ def recordings(meta: dict[str, Any], sample_rate: int) -> Prepared | None:
 def write_safetensors(source: model.Source, path: pathlib.Path, kind: str) -> None:
     description = source.description
     tensors = panns.to_state_dict(source.variables, description.encoder, description.front_end)
-    panns.write_tensors(path, tensors, kind)
+    panns.write_tensors(path, tensors, kind, cryjax=description.to_json())
 
 
 # The file's weights in our own network, whose equality with PyTorch's the tests show.

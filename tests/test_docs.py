@@ -402,6 +402,7 @@ def test_the_example_of_the_readme_runs_as_printed(here):
     assert len(table) >= 2 and "p(" in table[0]
 
 
+@pytest.mark.slow
 def test_the_model_is_used_from_python_as_printed(here):
     """After the example, by what it made."""
     texts = [text for page in PAGES for kind, text in fenced(page) if kind == "python"]

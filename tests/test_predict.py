@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import safetensors
 import soundfile
 from matplotlib import image
 
@@ -174,6 +175,10 @@ def test_weights_come_in_and_go_out(tmp_path):
     back = panns.read_tensors(out)
     for name, tensor in panns.read_tensors(tmp_path / "in.safetensors").items():
         np.testing.assert_array_equal(back[name], tensor)
+    with safetensors.safe_open(out, "numpy") as file:
+        described = json.loads(file.metadata()["cryjax"])
+    assert described["labels"] == ["Crying", "Speech"]
+    assert described["front_end"]["sample_rate"] == 16_000
     encoder = tmp_path / "encoder.onnx"
     done = programs.succeed(
         "export", f"--model={folder}", "--format=onnx", f"--out={encoder}", "--encoder_only",

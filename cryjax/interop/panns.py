@@ -267,7 +267,9 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     }
 
 
-def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray], kind: str) -> None:
+def write_tensors(
+    path: pathlib.Path, tensors: Mapping[str, np.ndarray], kind: str, **metadata: str
+) -> None:
     """Writes a .safetensors file, its kernels in `kind`: 'float32' or 'float16'."""
     try:
         import safetensors.numpy
@@ -278,4 +280,4 @@ def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray], kind: s
         name: x if name.split(".")[0] in _FRONT_END else weights.store(x, kind, axis=0)
         for name, x in tensors.items()
     }
-    path.write_bytes(safetensors.numpy.save(stored, metadata={"format": "pt"}))
+    path.write_bytes(safetensors.numpy.save(stored, metadata={"format": "pt", **metadata}))
