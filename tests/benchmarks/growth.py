@@ -80,10 +80,12 @@ def draw(found: dict[str, list[dict]], keys: dict[str, str], path: pathlib.Path)
         medians = [statistics.median(row["seconds"]) for row in rows]
         gigabytes = [row["total_bytes"] / 1e9 for row in rows]
         for line, values in enumerate((medians, gigabytes)):
-            axes[line, column].plot(x, values, "o-", clip_on=False)
-            axes[line, column].set_ylim(bottom=0)
-            axes[line, column].set_xlim(left=0)
+            axes[line, column].plot(x, values, "o-")
         axes[1, column].set_xlabel(name)
+    for axis in axes.flat:  # after all are drawn: a row shares its scale
+        axis.set_xlim(left=0)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("s a step")
     axes[1, 0].set_ylabel("GB a device")
     figure.savefig(path, dpi=120)
