@@ -69,6 +69,8 @@ class Run:
             f"--config.data={data}",
         )  # fmt: skip
         self._processes = processes
+        self._metrics = workdir / "metrics.jsonl"
+        self._before = self._logged()
         self._log = workdir.with_suffix(".log").open("ab")
         self._from = self._log.tell()
         path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -86,10 +88,13 @@ class Run:
     def pids(self) -> list[int]:
         return [int(pid) for pid in re.findall(r"process \d of \d has pid (\d+)", self.said())]
 
+    def _logged(self) -> bytes:
+        return self._metrics.read_bytes() if self._metrics.exists() else b""
+
     def wait_for_training(self) -> bool:
-        """Until it takes steps; False if it ended before."""
+        """Until it logs steps, or goes back to its checkpoint's; False if it ended before."""
         while self.process.poll() is None:
-            if len(self.pids()) == self._processes and re.search(r"\d+/\d+ \[", self.said()):
+            if len(self.pids()) == self._processes and self._logged() != self._before:
                 return True
             time.sleep(0.02)
         return False
@@ -105,6 +110,8 @@ def interrupted(
     sent, runs, slowest = 0, 0, 0.0
     while sent < count:
         workdir, runs = home / f"run{runs}", runs + 1
+        if runs > 3 * (sent + 3):
+            return f"FAILED: of {runs} runs most end before a signal is sent: take more STEPS"
         while True:
             run = Run(workdir, data, processes)
             told = False
