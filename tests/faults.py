@@ -148,11 +148,11 @@ def interrupted(
     )
 
 
-def seeds() -> dict[str, bytes]:
+def seeds(seed: int) -> dict[str, bytes]:
     """A sound recording in every format that libsndfile writes."""
     import soundfile
 
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     audio = rng.normal(size=16_000) * 0.1
     found = {}
     for kind, subtype in (
@@ -197,7 +197,7 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
 
 def files(home: pathlib.Path, count: int, predicts: bool) -> str:
     """Mutated recordings, and sound ones among them, which must all be kept."""
-    rng, originals = random.Random(0), seeds()
+    rng, originals = random.Random(0), seeds(count)
     folder = home / "files"
     folder.mkdir()
     names = []
@@ -205,9 +205,12 @@ def files(home: pathlib.Path, count: int, predicts: bool) -> str:
         name, content = rng.choice(sorted(originals.items()))
         good = number % 100 == 0
         names.append(f"{number:05d}-{'good' if good else 'bad'}.{name.partition('-')[0]}")
-        (folder / names[-1]).write_bytes(content if good else mutated(content, rng))
+        # Each sound one is another recording: of copies `prepare` uses one.
+        content = seeds(number)[name] if good else mutated(content, rng)
+        (folder / names[-1]).write_bytes(content)
     start = time.monotonic()
     if predicts:
+        sys.path.append(str(programs.ROOT / "tests" / "interop"))
         import lively
         from cryjax.interop import run
 
@@ -237,7 +240,7 @@ def files(home: pathlib.Path, count: int, predicts: bool) -> str:
     seconds = time.monotonic() - start
     if done.returncode not in expected or "Traceback" in done.stderr:
         return f"FAILED: status {done.returncode}: {done.stderr[-2000:]}"
-    lost = [name for name in names if "good" in name and errors[name]]
+    lost = [f"{name} ({errors[name]})" for name in names if "good" in name and errors[name]]
     if len(errors) != count or lost:
         return f"FAILED: {len(errors)} of {count} are accounted for, sound ones lost: {lost[:5]}"
     reasons = collections.Counter(re.sub(r"\d+", "N", reason) for reason in errors.values())
