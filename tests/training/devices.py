@@ -195,7 +195,7 @@ def one_process() -> dict[str, np.ndarray]:
     runs = {
         f"{name}/{kind}{devices}": run(kind, devices, name)
         # What pmap does differently comes before the optimizer: one of them shows it.
-        for name, kinds in (("sgd", ("jit", "pmap")), ("lars", ("jit",)))
+        for name, kinds in (("sgd", ("jit", "pmap")), ("adamw", ("jit",)), ("lars", ("jit",)))
         for kind, devices in (("jit", 1), *((kind, 8) for kind in kinds))
     }
     for kind, devices in (("jit", 1), ("jit", 8), ("pmap", 8)):

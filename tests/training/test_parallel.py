@@ -83,6 +83,7 @@ def test_local_batch_statistics_would_be_seen(found):
     ("optimizer", "spread"),
     [
         *itertools.product(["sgd", "supervised"], ["jit8", "pmap8"]),
+        ("adamw", "jit8"),
         ("lars", "jit8"),
         ("sgd", "jit8 tiled"),
     ],
