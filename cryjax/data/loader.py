@@ -45,21 +45,26 @@ class Window(grain.transforms.RandomMap):
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         audio = element["audio"]
         start = int(rng.integers(max(len(audio) - self.samples, 0) + 1))
-        length = min(len(audio), self.samples)
-        window = np.zeros(self.samples, np.int16)
-        window[:length] = audio[start : start + length]
+        window = audio[start : start + self.samples].copy()
+        length = len(window)
+        if length < self.samples:
+            window = np.pad(window, (0, self.samples - length))
         kept = {name: element[name] for name in ("target",) if name in element}
         return {"audio": window, "length": np.int32(length), **kept}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Of(grain.transforms.Map):
-    """Notes which of the sources an example is of."""
+class _Of:
+    """Random access to examples with 'source', the place of theirs among the sources."""
 
-    source: int
+    def __init__(self, source: Any, place: int):
+        self._source = source
+        self._place = place
 
-    def map(self, element: dict[str, Any]) -> dict[str, Any]:
-        return {**element, "source": self.source}
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        return {**self._source[place], "source": self._place}
 
 
 def order(sources: Sequence[tuple[Any, float]], *, seed: int) -> grain.MapDataset:
@@ -70,7 +75,7 @@ def order(sources: Sequence[tuple[Any, float]], *, seed: int) -> grain.MapDatase
       seed: of the order.
     """
     parts = [
-        grain.MapDataset.source(source).seed(seed + 7919 * place).shuffle().repeat().map(_Of(place))
+        grain.MapDataset.source(_Of(source, place)).seed(seed + 7919 * place).shuffle().repeat()
         for place, (source, _) in enumerate(sources)
     ]
     weights = [weight for _, weight in sources]

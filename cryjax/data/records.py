@@ -6,6 +6,7 @@ TensorFlow and reads twenty times slower. Beside TFDS's own files lies `prepared
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -17,10 +18,12 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
+from tensorflow_datasets.core import hashing
 from tensorflow_datasets.core.utils import shard_utils
 
 from cryjax.command import progress
 from cryjax.command.errors import UserError
+from cryjax.data import tf_example
 
 INFO_FILE = "prepared.json"
 
@@ -47,21 +50,26 @@ class _Info(tfds.core.DatasetInfo):
         pass
 
 
-class _ExampleWriter(tfds.core.ExampleWriter):
+def _write_shard(path: os.PathLike[str], examples: Iterable[bytes]) -> None:
     """Writes records as they are.
 
     TFDS compresses them, which makes audio a tenth smaller and reading it four times slower.
     """
+    writer = array_record_module.ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
+    for record in examples:
+        writer.write(record)
+    writer.close()
+
+
+class _ExampleWriter(tfds.core.ExampleWriter):
+    """`_write_shard` on Beam's workers."""
 
     def write(self, path: os.PathLike[str], examples: Iterable[tuple[Any, bytes]]) -> None:
-        writer = array_record_module.ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
-        for _, record in examples:
-            writer.write(record)
-        writer.close()
+        _write_shard(path, (record for _, record in examples))
 
 
 class Recordings(tfds.core.GeneratorBasedBuilder):
-    """Writes examples that are made elsewhere."""
+    """Describes a dataset, and has Beam write examples that are made elsewhere."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -95,6 +103,52 @@ class _Shards(shard_utils.ShardConfig):
 class _Config(tfds.download.DownloadConfig):
     def get_shard_config(self) -> _Shards:
         return _Shards(num_shards=self.num_shards)
+
+
+def _write_split(
+    template: tfds.core.ShardedFileTemplate,
+    examples: Iterable[tuple[str, dict[str, Any]]],
+    shards: int | None,
+    spill: pathlib.Path,
+) -> tfds.core.SplitInfo:
+    """Writes the shards of a split, ordered by a hash of the keys, as TFDS orders them.
+
+    TFDS would keep up to a gigabyte in memory, and needs TensorFlow for a split of more. Here every
+    record goes to a file on the way, and memory holds where in it.
+
+    Args:
+      template: of the shards' names.
+      examples: with their keys.
+      shards: as for `Writer.write`.
+      spill: the file on the way, as large as the split.
+    """
+    hasher, places, size = hashing.Hasher(template.split), [], 0
+    with spill.open("w+b") as file:
+        for key, example in examples:
+            record = FEATURES.serialize_example(example)
+            places.append((hasher.hash_key(key), size, len(record)))
+            size += len(record)
+            file.write(record)
+        places.sort()
+
+        def read(start: int, end: int) -> Iterator[bytes]:
+            for _, place, length in places[start:end]:
+                file.seek(place)
+                yield file.read(length)
+                bar.update()
+
+        count = _Shards(num_shards=shards).get_number_shards(size, len(places))
+        ends = [0, *shard_utils.get_shard_boundaries(len(places), count)]
+        named = zip(template.sharded_filepaths(count), itertools.pairwise(ends), strict=True)
+        what = f"writing {template.split}:"
+        with progress.Progress(what, len(places), unit="segments", stays=False) as bar:
+            for path, stretch in named:
+                _write_shard(path, read(*stretch))
+    spill.unlink()
+    lengths = [end - start for start, end in itertools.pairwise(ends)]
+    return tfds.core.SplitInfo(
+        name=template.split, shard_lengths=lengths, num_bytes=size, filename_template=template
+    )
 
 
 class Writer:
@@ -140,10 +194,25 @@ class Writer:
         """
         tfds.disable_progress_bar()
         builder = Recordings(splits, data_dir=str(self.partial / part))
-        config = _Config(num_shards=shards, **beam)
-        with contextlib.redirect_stdout(None):  # TFDS prints what it does, in a folder of ours
-            builder.download_and_prepare(download_config=config)
-        return pathlib.Path(builder.data_dir)
+        written = pathlib.Path(builder.data_dir)
+        if beam:
+            config = _Config(num_shards=shards, **beam)
+            with contextlib.redirect_stdout(None):  # TFDS prints what it does, in a folder of ours
+                builder.download_and_prepare(download_config=config)
+            return written
+        written.mkdir(parents=True)
+        infos = []
+        for split, examples in splits.items():
+            template = tfds.core.ShardedFileTemplate(
+                data_dir=written,
+                dataset_name=builder.name,
+                split=split,
+                filetype_suffix=builder.info.file_format.file_suffix,
+            )
+            infos.append(_write_split(template, examples, shards, self.partial / "spill"))
+        builder.info.set_splits(tfds.core.splits.SplitDict(infos))
+        builder.info.write_to_directory(written)
+        return written
 
     def write_again(
         self,
@@ -167,7 +236,7 @@ class Writer:
         builder = tfds.builder_from_directory(str(written))
 
         def kept(split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-            source = Source(builder.as_data_source(split=split))
+            source = Source(builder, split)
             examples = (source[row] for row in range(len(source)))
             for example in progress.over(
                 examples, f"without copies, {split}:", len(source), unit="segments"
@@ -216,24 +285,25 @@ class Index:
 
 
 class Source:
-    """Random access to the examples of a split, with text as `str`."""
+    """Random access to the examples of a split, with text as `str`; the audio is read-only."""
 
-    def __init__(self, data_source: Any):
-        self._data_source = data_source
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        self._records = builder.as_data_source(split=split, deserialize_method=raw)
 
     def __len__(self) -> int:
-        return len(self._data_source)
+        return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        example = self._data_source[index]
+        found = tf_example.parse(self._records[index])
         return {
-            "audio": example["audio"],
-            "label": example["label"].decode(),
-            "subject": example["subject"].decode(),
-            "recording": int(example["recording"]),
-            "segment": int(example["segment"]),
+            "audio": np.frombuffer(found["audio"], "<i2"),
+            "label": str(found["label"], "utf-8"),
+            "subject": str(found["subject"], "utf-8"),
+            "recording": found["recording"],
+            "segment": found["segment"],
         }
 
 
@@ -287,8 +357,7 @@ class Prepared:
             raise UserError(
                 f"{self.directory} has no split {split!r}; it has {', '.join(self.splits)}"
             )
-        builder = tfds.builder_from_directory(str(self.directory))
-        return Source(builder.as_data_source(split=split))
+        return Source(tfds.builder_from_directory(str(self.directory)), split)
 
     def index(self, *splits: str) -> Index:
         """Labels and subjects of all examples of some splits, or of all.
