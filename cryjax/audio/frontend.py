@@ -79,6 +79,8 @@ PRESETS: dict[str, FrontEnd] = {
 LEAST_POWER = 1e-10
 # On a CPU, by trial: samples in frames that are transformed at a time, and how many such at once.
 _CACHED, _AT_ONCE = 2**18, 4
+# Windows of at least so many samples are cut out of a padded clip, shorter ones gathered.
+_CUT = 1024
 
 
 def resolve(settings: str | FrontEnd) -> FrontEnd:
@@ -164,22 +166,30 @@ def _mel_power_on_cpu(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
     Inside a loop XLA transforms on one core. So an iteration has several groups of clips, of which
     none needs another's result: each is taken by a core that is free.
 
-    Frames are gathered, padding included, which XLA fuses with the window. Filters are narrow: the
-    lower half of them needs few of the bins, the upper half not the others.
+    Frames are gathered, padding included, which XLA fuses with the window; long ones pay for
+    padding before. Filters are narrow: the lower half of them needs few of the bins, the upper half
+    not the others.
     """
     samples = waveform.shape[-1]
     frames, window = settings.frames(samples), settings.window_length
-    first = settings.hop_length * jnp.arange(frames) - window // 2
-    place = first[:, None] + jnp.arange(window)[None, :]
-    if settings.padding == "reflect" and samples > window // 2:
+    first = settings.hop_length * jnp.arange(frames)  # of the padded clip
+    place = first[:, None] + jnp.arange(-(window // 2), window - window // 2)[None, :]
+    reflects = settings.padding == "reflect" and samples > window // 2
+    if reflects:
         place = samples - 1 - jnp.abs(samples - 1 - jnp.abs(place))
     else:
         place = jnp.where(place < 0, samples, place)  # not from the end, as Python counts
     halves = np.array_split(mel_filters(settings), min(2, settings.mels), axis=1)
 
+    def frame(clip: jax.Array) -> jax.Array:
+        if window < _CUT:
+            return clip.at[place].get(mode="fill", fill_value=0)
+        ends = window // 2, window - window // 2
+        padded = jnp.pad(clip, ends, mode="reflect" if reflects else "constant")
+        return jax.vmap(lambda begin: jax.lax.dynamic_slice_in_dim(padded, begin, window))(first)
+
     def of_clip(clip: jax.Array) -> jax.Array:
-        framed = clip.at[place].get(mode="fill", fill_value=0)
-        spectrum = jnp.fft.rfft(to_float(framed) * _window(settings)[None, :])
+        spectrum = jnp.fft.rfft(to_float(frame(clip)) * _window(settings)[None, :])
         bands = []
         for half in halves:
             used = np.flatnonzero(half.any(axis=1))

@@ -13,8 +13,9 @@ two encodings, and tf.data that shuffles, crops and batches in parallel; it is m
 `--torch_python` (or `--tfds_python`) has tensorflow, tensorflow-datasets and pydub.
 
 Beside clips a second there are clips for each second of a processor, threads and child processes
-counted, since two loaders may use different numbers of cores. At the end a short pre-training of a
-narrow CNN6 says what share of its steps waited for data.
+counted, since two loaders may use different numbers of cores. At the end a short pre-training, of
+a narrow CNN6 unless `--train_encoder` and the like say otherwise, tells what share of its time it
+waited for data; it runs where JAX does, so on a GPU where there is one.
 """
 
 import argparse
@@ -167,7 +168,7 @@ def tfds_worker(options: argparse.Namespace) -> None:
             lambda example: tf.image.random_crop(tf.cast(example["audio"], tf.int16), (CROP,)),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
-        return dataset.batch(BATCH).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+        return dataset.batch(BATCH).prefetch(8).as_numpy_iterator()  # as many as the others
 
     said = {"tensorflow": tf.__version__, "tfds": tfds.__version__}
     forms = {name: form(name, place) for place, name in enumerate(encodings)}
@@ -189,11 +190,13 @@ def waiting(folder: pathlib.Path, options: argparse.Namespace) -> dict[str, floa
         "front_end": "panns_16k",
         "clip_seconds": SECONDS,
         "crop.seconds": CROP / RATE,
-        "batch_size": min(BATCH, options.files),
+        "batch_size": min(options.train_batch, options.files),
         "total": f"{options.train_steps} steps",
         "log_every": f"{options.train_steps} steps",
         "optimizer.warmup": "1 step",
+        "encoder.name": options.train_encoder,
         "encoder.width": options.train_width,
+        "encoder.dtype": options.train_dtype,
     }
     recipe = pathlib.Path(__file__).parents[2] / "configs" / "pretrain_small.py"
     command = ["-m", "cryjax.pretrain", f"--config={recipe}", f"--workdir={folder / 'run'}"]
@@ -211,7 +214,10 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=30, help="of one measurement")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--train_steps", type=int, default=20)
+    parser.add_argument("--train_encoder", default="cnn6")
     parser.add_argument("--train_width", type=float, default=0.125)
+    parser.add_argument("--train_dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--train_batch", type=int, default=BATCH)
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--worker", choices=WORKERS)
     parser.add_argument("--folder", type=pathlib.Path)

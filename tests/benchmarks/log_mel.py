@@ -8,8 +8,9 @@ Clips of 4 s on the device, as float32; decibels out, normalised as the preset s
 nnAudio, if PyTorch's environment has it, in its spectrogram layer, eager or compiled. librosa is
 `melspectrogram` or its transform with filters that are kept, of the batch or clip by clip,
 whichever is faster. What each worker says of itself has the standard deviation of its result, in
-which all agree. A measurement is of twenty calls in a row: what a peer's turn leaves of the caches
-is not of the front end.
+which all agree. A measurement is of a hundred calls in a row: what a peer's turn leaves of the
+caches is not of the front end, and for up to half a second Linux may have both threads that were
+asleep on one core.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import numpy as np
 import peers
 
 SECONDS = 4
-CALLS = 20
+CALLS = 100
 
 
 def waveforms(settings: dict, clips: int) -> np.ndarray:
@@ -177,8 +178,11 @@ def measure(options: argparse.Namespace, preset: str, pythons: dict[str, str]) -
         workers = peers.start(pythons, __file__, arguments)
         said = {name: worker.said for name, worker in workers.items()}
         seconds = peers.in_turns(workers, options.repeats)
+        cpu = {name: worker.cpu_seconds for name, worker in workers.items()}
     print(f"{preset}, {options.clips} clips of {SECONDS} s")
-    peers.report(seconds, "clips", CALLS * options.clips, out, said, preset=preset)
+    peers.report(
+        seconds, "clips", CALLS * options.clips, out, said, preset=preset, cpu_seconds=cpu
+    )
 
 
 def main() -> None:
