@@ -6,7 +6,7 @@
 # PYTHON (python) has cryjax, the python named first has PyTorch. Of each program FOLDER gets what it
 # printed (NAME.txt) and measured (NAME.json). One that fails, or takes longer than LIMIT (300 s),
 # does not stop the rest; the exit status says whether there was one. PLATFORM=cpu WIDTH=0.0625
-# BATCH=2 BATCHES=2 tries the call itself without a GPU.
+# BATCH=4 BATCHES=4 tries the call itself without a GPU.
 set -uo pipefail
 torch=${1:?give the python of an environment with PyTorch}
 folder=${2:?give a folder for the tables}

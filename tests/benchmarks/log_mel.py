@@ -180,9 +180,7 @@ def measure(options: argparse.Namespace, preset: str, pythons: dict[str, str]) -
         seconds = peers.in_turns(workers, options.repeats)
         cpu = {name: worker.cpu_seconds for name, worker in workers.items()}
     print(f"{preset}, {options.clips} clips of {SECONDS} s")
-    peers.report(
-        seconds, "clips", CALLS * options.clips, out, said, preset=preset, cpu_seconds=cpu
-    )
+    peers.report(seconds, "clips", CALLS * options.clips, out, said, preset=preset, cpu_seconds=cpu)
 
 
 def main() -> None:
