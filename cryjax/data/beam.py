@@ -23,7 +23,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners import create_runner
 
 from cryjax.command.errors import UserError
-from cryjax.data import preparing, records
+from cryjax.data import preparing, writing
 from cryjax.data.manifest import Row
 from cryjax.data.preparing import Account, Item, Preparation
 from cryjax.data.synthetic import Clip
@@ -121,7 +121,7 @@ def run(
       UserError: if no recording can be used.
     """
     make = _Make(preparation.sample_rate, preparation.segment_seconds)
-    with records.Writer(directory) as writer:
+    with writing.Writer(directory) as writer:
         splits = {}
         for split, part in items.items():
             # TFDS refuses an empty split, and does so on a worker.

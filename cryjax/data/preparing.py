@@ -19,7 +19,7 @@ import numpy as np
 from cryjax import __version__
 from cryjax.command.errors import UserError
 from cryjax.command.progress import Progress
-from cryjax.data import cutting, duplicates, guard, records
+from cryjax.data import cutting, duplicates, guard, records, writing
 from cryjax.data.decode import Unusable, to_int16
 from cryjax.data.manifest import Row
 from cryjax.data.synthetic import Clip
@@ -65,7 +65,7 @@ def cut(
         round(cutting.SHORTEST_TAIL_SECONDS * sample_rate),
     )
     return [
-        records.keyed(
+        writing.keyed(
             {
                 "audio": audio,
                 "label": recording.label,
@@ -246,7 +246,7 @@ class Preparation:
           UserError: if no recording can be used.
         """
         with (
-            records.Writer(directory) as writer,
+            writing.Writer(directory) as writer,
             Progress("recording", total, unit="recordings") as progress,
         ):
             filled = {}
@@ -259,8 +259,8 @@ class Preparation:
                     filled[split] = itertools.chain([first], examples)
             return self.finish(writer, self.write(writer, filled))
 
-    def write(self, writer: records.Writer, splits: Mapping[str, Any], **beam: Any) -> pathlib.Path:
-        """Writes the examples of the splits that have any; as `records.Writer.write`."""
+    def write(self, writer: writing.Writer, splits: Mapping[str, Any], **beam: Any) -> pathlib.Path:
+        """Writes the examples of the splits that have any; as `writing.Writer.write`."""
         if not splits:
             raise self._none(account.reason for _, account in self._accounts.values())
         return writer.write(splits, shards=self._shards, **beam)
@@ -270,7 +270,7 @@ class Preparation:
         said = "; ".join(f"{n} x {reason}" for reason, n in common)
         return UserError(f"none of {len(self._accounts)} recordings can be used ({said})")
 
-    def finish(self, writer: records.Writer, written: pathlib.Path) -> dict[str, Any]:
+    def finish(self, writer: writing.Writer, written: pathlib.Path) -> dict[str, Any]:
         """Takes out what is there twice, adds what was counted, and puts the dataset in its place.
 
         Raises:
