@@ -122,6 +122,11 @@ def windowed_fourier_basis(settings: FrontEnd) -> np.ndarray:
     return basis * _window(settings)[:, None]
 
 
+def _padding(samples: int, settings: FrontEnd) -> str:
+    """How the ends of so many samples are padded: too few cannot be reflected."""
+    return settings.padding if samples > settings.window_length // 2 else "constant"
+
+
 def _frame(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
     """[batch, samples] -> [batch, frames, window_length].
 
@@ -130,9 +135,9 @@ def _frame(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
     window, hop = settings.window_length, settings.hop_length
     batch, samples = waveform.shape
     frames = settings.frames(samples)
-    mode = settings.padding if samples > window // 2 else "constant"  # too short to reflect
     pieces = -(-window // hop)
-    padded = jnp.pad(waveform, ((0, 0), (window // 2, window // 2)), mode=mode)
+    ends = window // 2, window // 2
+    padded = jnp.pad(waveform, ((0, 0), ends), mode=_padding(samples, settings))
     # By what is needed at most: an exported program leaves the number of samples open.
     padded = jnp.pad(padded, ((0, 0), (0, pieces * hop)))
     padded = jax.lax.slice_in_dim(padded, 0, (frames + pieces - 1) * hop, axis=1)
@@ -174,8 +179,8 @@ def _mel_power_on_cpu(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
     frames, window = settings.frames(samples), settings.window_length
     first = settings.hop_length * jnp.arange(frames)  # of the padded clip
     place = first[:, None] + jnp.arange(-(window // 2), window - window // 2)[None, :]
-    reflects = settings.padding == "reflect" and samples > window // 2
-    if reflects:
+    padding = _padding(samples, settings)
+    if padding == "reflect":
         place = samples - 1 - jnp.abs(samples - 1 - jnp.abs(place))
     else:
         place = jnp.where(place < 0, samples, place)  # not from the end, as Python counts
@@ -185,7 +190,7 @@ def _mel_power_on_cpu(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
         if window < _CUT:
             return clip.at[place].get(mode="fill", fill_value=0)
         ends = window // 2, window - window // 2
-        padded = jnp.pad(clip, ends, mode="reflect" if reflects else "constant")
+        padded = jnp.pad(clip, ends, mode=padding)
         return jax.vmap(lambda begin: jax.lax.dynamic_slice_in_dim(padded, begin, window))(first)
 
     def of_clip(clip: jax.Array) -> jax.Array:

@@ -45,6 +45,7 @@ class Window(grain.transforms.RandomMap):
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         audio = element["audio"]
         start = int(rng.integers(max(len(audio) - self.samples, 0) + 1))
+        # Copied here, not by batching: until then a view would keep its whole record.
         window = audio[start : start + self.samples].copy()
         length = len(window)
         if length < self.samples:

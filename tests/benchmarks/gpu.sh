@@ -34,7 +34,7 @@ step=("${of[@]}" --torch_python="$torch" --peers=cryjax,torch --rounds=1 --repea
 batch=${BATCH:-256}
 
 run step step "${step[@]}" --batches="${BATCHES:-256,512}" --torch_modes=default
-run step_autotuned step "${step[@]}" --batches="$batch" --torch_modes=default,max-autotune
+run step_autotuned step "${step[@]}" --peers=torch --batches="$batch" --torch_modes=max-autotune
 run waiting inputs --files=1024 --batches=5 --repeats=1 --train_encoder=cnn14 --train_steps=60 \
   --train_width="${WIDTH:-1}" --train_batch="$batch" --train_dtype=bfloat16
 run step_finetune step "${step[@]}" --task=finetune --batches="$batch" --torch_modes=default
