@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from cryjax.models import winograd
 
@@ -115,6 +116,19 @@ def _gradients_native(
     return jax.vjp(_convolve_native, x, kernel)[1](cotangent)
 
 
+def _gradients_on_cuda(
+    x: jax.Array, kernel: jax.Array, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The kernel's in the order of the kernel; cuDNN's has the features first.
+
+    Left to XLA it is turned while the optimizer reads it, and what that writes, the kernel and its
+    moments, is then not written in place but copied once more.
+    """
+    d_x, d_kernel = _gradients_native(x, kernel, cotangent)
+    d_kernel = with_layout_constraint(d_kernel, Layout(tuple(range(kernel.ndim))))
+    return d_x, lax.optimization_barrier(d_kernel)
+
+
 def _gradients_on_cpu(
     x: jax.Array, kernel: jax.Array, cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -159,8 +173,9 @@ def _backward(
     residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     return lax.platform_dependent(
-        *residuals, cotangent, cpu=_gradients_on_cpu, default=_gradients_native
-    )
+        *residuals, cotangent,
+        cpu=_gradients_on_cpu, cuda=_gradients_on_cuda, default=_gradients_native,
+    )  # fmt: skip
 
 
 convolve.defvjp(_forward, _backward)

@@ -17,16 +17,18 @@ _MOMENTUM = 0.9  # of the running statistics
 
 
 class NormRelu(nn.Module):
-    """Of a convolution: batch norm and ReLU.
+    """Of a convolution: batch norm and ReLU, and pooling.
 
     Parameters and statistics are those of `flax.linen.BatchNorm`.
 
     Attributes:
       learns: whether to take the statistics of the batch, and to update the running ones.
+      pooled: whether to pool.
       axis_name: the device axis over which the batch's are synchronised.
     """
 
     learns: bool
+    pooled: bool = False
     axis_name: str | None = None
 
     @nn.compact
@@ -39,11 +41,14 @@ class NormRelu(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (features,))
         if not self.learns:
             _, factor, term = norm.affine(mean.value, var.value, scale, bias)
-            return norm.relu_of(conv.convolve(x, kernel), factor, term)
+            x = norm.relu_of(conv.convolve(x, kernel), factor, term)
+            return norm.average_pool(x) if self.pooled else x
         if x.shape[-1] == 1:
             x, *batch = one_channel(x, kernel, scale, bias, self.axis_name)
+            x = norm.average_pool(x) if self.pooled else x
         else:
-            x, *batch = norm.norm_relu(conv.convolve(x, kernel), scale, bias, self.axis_name)
+            x = conv.convolve(x, kernel)
+            x, *batch = norm.norm_relu(x, scale, bias, self.pooled, self.axis_name)
         for running, now in zip((mean, var), batch, strict=True):
             running.value = _MOMENTUM * running.value + (1 - _MOMENTUM) * now
         return x
@@ -74,9 +79,10 @@ class ConvBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         for layer in range(1, self.layers + 1):
             kernel = conv.Kernel(self.features, self.size, name=f"conv{layer}")(x.shape[-1])
-            norm_relu = NormRelu(self.learns, self.axis_name, name=f"norm{layer}")
+            pooled = self.pooled and layer == self.layers
+            norm_relu = NormRelu(self.learns, pooled, self.axis_name, name=f"norm{layer}")
             x = norm_relu(x.astype(self.dtype), kernel.astype(self.dtype))
-        return norm.average_pool(x) if self.pooled else x
+        return x
 
 
 class Encoder(nn.Module):

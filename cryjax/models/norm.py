@@ -3,13 +3,18 @@
 On an accelerator these cost as much as the convolutions they follow, and all of it is memory: how
 often a map is read and written. Automatic differentiation keeps and passes more than it need. Here
 the gradient (Ioffe and Szegedy, 2015, section 3) is one of the convolution's output alone, and
-takes two passes: one for two sums a channel, one for the result.
+takes two passes: one for two sums a channel, one for the result. What pooling spreads over four
+elements is never written, and of each channel a pass needs four numbers and not all that the
+formula has: on an H200 to fetch those takes as long as to fetch the map.
 
 Statistics are those of all devices of `axis_name`, as `flax.linen.BatchNorm` has them, and so are
 the sums over the batch in the gradient; what is summed for a parameter stays the device's own.
 """
 
 import functools
+import math
+import operator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -41,16 +46,35 @@ def _per_channel(x: jax.Array) -> jax.Array:
     return x[None, None, None]
 
 
+def _windows(x: jax.Array) -> tuple[int, int]:
+    """Height and width of what is pooled together: an axis of one element is left alone."""
+    return min(2, x.shape[1]), min(2, x.shape[2])
+
+
+def _by_window(x: jax.Array) -> jax.Array:
+    """[batch, height, width, channels] -> [batch, height / 2, 2, width / 2, 2, channels]."""
+    batch, height, width, channels = x.shape
+    down, across = _windows(x)
+    x = x[:, : height // down * down, : width // across * across]
+    return x.reshape(batch, height // down, down, width // across, across, channels)
+
+
 def average_pool(x: jax.Array) -> jax.Array:
     """2 x 2 average pooling of [batch, height, width, channels]; odd edges are dropped.
 
     A reshape and a mean, because the pooling operation converts badly to ONNX. An axis of one
     element is left alone, so that a short input still reaches the end.
     """
-    batch, height, width, channels = x.shape
-    down, across = min(2, height), min(2, width)
-    x = x[:, : height // down * down, : width // across * across]
-    return x.reshape(batch, height // down, down, width // across, across, channels).mean((2, 4))
+    return _by_window(x).mean((2, 4))
+
+
+def _unpool(share: jax.Array, like: jax.Array) -> jax.Array:
+    """[batch, height / 2, width / 2, channels] to all elements; zero at dropped edges."""
+    spread = jnp.broadcast_to(share[:, :, None, :, None], _by_window(like).shape)
+    batch, height, down, width, across, channels = spread.shape
+    spread = spread.reshape(batch, height * down, width * across, channels)
+    missing = (like.shape[axis] - spread.shape[axis] for axis in (1, 2))
+    return jnp.pad(spread, ((0, 0), *((0, more) for more in missing), (0, 0)))
 
 
 def relu_of(x: jax.Array, factor: jax.Array, term: jax.Array) -> jax.Array:
@@ -59,49 +83,108 @@ def relu_of(x: jax.Array, factor: jax.Array, term: jax.Array) -> jax.Array:
     return nn.relu(y).astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def norm_relu(x: jax.Array, scale: jax.Array, bias: jax.Array, axis_name: str | None) -> Normed:
-    """Batch norm by the batch's statistics, and ReLU.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def norm_relu(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, pooled: bool, axis_name: str | None
+) -> Normed:
+    """Batch norm by the batch's statistics and ReLU; with `pooled`, `average_pool`, too.
 
     Args:
       x: [batch, height, width, channels], a convolution's output.
       scale: float32 [channels].
       bias: float32 [channels].
+      pooled: whether to pool.
       axis_name: the device axis of which the statistics are, if there is one.
 
     Returns:
-      The result, of `x`'s shape and type, and the statistics, through which no gradient flows.
+      The result, of `x`'s type, and the statistics, through which no gradient flows.
     """
     values = x.astype(jnp.float32)
     moments = jnp.stack([values.mean((0, 1, 2)), jnp.square(values).mean((0, 1, 2))])
     mean, square = moments if axis_name is None else lax.pmean(moments, axis_name)
     var = jnp.maximum(0.0, square - jnp.square(mean))
     _, factor, term = affine(mean, var, scale, bias)
-    return relu_of(x, factor, term), mean, var
+    y = relu_of(x, factor, term)
+    return average_pool(y) if pooled else y, mean, var
 
 
 def _forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, axis_name: str | None
+    x: jax.Array, scale: jax.Array, bias: jax.Array, pooled: bool, axis_name: str | None
 ) -> tuple[Normed, tuple[jax.Array, ...]]:
-    y, mean, var = norm_relu(x, scale, bias, axis_name)
+    y, mean, var = norm_relu(x, scale, bias, pooled, axis_name)
     return (y, mean, var), (x, scale, bias, mean, var)
 
 
+def _passed(x: jax.Array, gradient: jax.Array, factor: jax.Array, term: jax.Array) -> jax.Array:
+    """The gradient where ReLU is open."""
+    opened = x.astype(jnp.float32) * _per_channel(factor) + _per_channel(term) > 0
+    return jnp.where(opened, gradient.astype(jnp.float32), 0.0)
+
+
+def _centred(passed: jax.Array, x: jax.Array, mean: jax.Array) -> jax.Array:
+    return passed * (x.astype(jnp.float32) - _per_channel(mean))
+
+
+def _sums(
+    x: jax.Array, gradient: jax.Array, mean: jax.Array, factor: jax.Array, term: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Over all elements, of the gradient that ReLU lets through, and of it times x - mean."""
+    passed = _passed(x, gradient, factor, term)
+    return passed.sum((0, 1, 2)), _centred(passed, x, mean).sum((0, 1, 2))
+
+
+def _sums_of_pooled(
+    x: jax.Array, share: jax.Array, mean: jax.Array, factor: jax.Array, term: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return _sums(x, _unpool(share, x), mean, factor, term)
+
+
+def _sums_of_windows(
+    x: jax.Array, share: jax.Array, mean: jax.Array, factor: jax.Array, term: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The same with the elements of a window side by side, each share read once.
+
+    A GPU is spared the arithmetic of indices, which takes longer than the memory. A TPU would
+    write the four parts.
+    """
+    windows, (down, across) = _by_window(x), _windows(x)
+    parts = [windows[:, :, i, :, j] for i in range(down) for j in range(across)]
+
+    def added(of: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        return functools.reduce(operator.add, map(of, parts)).sum((0, 1, 2))
+
+    passed = added(lambda part: _passed(part, share, factor, term))
+    # As another comparison, or XLA makes it once for both sums, and writes it: four more maps.
+    factor, term = lax.optimization_barrier((factor, term))
+    return passed, added(lambda part: _centred(_passed(part, share, factor, term), part, mean))
+
+
 def gradients(
-    axis_name: str | None, kept: tuple[jax.Array, ...], cotangents: Normed
+    pooled: bool, axis_name: str | None, kept: tuple[jax.Array, ...], cotangents: Normed
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Of `norm_relu`: by x, scale and bias; `kept` are these and the statistics."""
     x, scale, bias, mean, var = kept
     inverse, factor, term = affine(mean, var, scale, bias)
-    values = x.astype(jnp.float32)
-    normalised = (values - _per_channel(mean)) * _per_channel(inverse)
-    opened = values * _per_channel(factor) + _per_channel(term) > 0
-    passed = jnp.where(opened, cotangents[0].astype(jnp.float32), 0.0)
-    d_scale, d_bias = ((passed * normalised).sum((0, 1, 2)), passed.sum((0, 1, 2)))
+    gradient = cotangents[0]
+    if pooled:
+        share = gradient.astype(jnp.float32) / math.prod(_windows(x))
+        d_bias, centred = lax.platform_dependent(
+            x, share, mean, factor, term, cuda=_sums_of_windows, default=_sums_of_pooled
+        )
+        gradient = _unpool(share, x)
+    else:
+        d_bias, centred = _sums(x, gradient, mean, factor, term)
+    d_scale = centred * inverse
     count = x.size // x.shape[-1] * total(jnp.ones(()), axis_name)
-    along, shift = total(jnp.stack([d_scale, d_bias]), axis_name) / count
-    d_x = passed - _per_channel(shift) - normalised * _per_channel(along)
-    return (d_x * _per_channel(factor)).astype(x.dtype), d_scale, d_bias
+    shift, along = total(jnp.stack([d_bias, d_scale]), axis_name) / count
+    # factor * (passed - shift - normalised * along), a line in x where ReLU is closed.
+    slope = factor * inverse * along
+    d_x = (
+        _passed(x, gradient, factor, term) * _per_channel(factor)
+        - x.astype(jnp.float32) * _per_channel(slope)
+        + _per_channel(slope * mean - factor * shift)
+    )
+    return d_x.astype(x.dtype), d_scale, d_bias
 
 
 norm_relu.defvjp(_forward, gradients)

@@ -128,7 +128,7 @@ def _as_convolution(
     x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array, axis_name: str | None
 ) -> tuple[jax.Array, ...]:
     convolved = conv.convolve(x, kernel)
-    return *norm.norm_relu(convolved, scale, bias, axis_name), convolved
+    return *norm.norm_relu(convolved, scale, bias, False, axis_name), convolved
 
 
 def _gradients_as_convolution(
@@ -137,7 +137,7 @@ def _gradients_as_convolution(
     axis_name: str | None,
 ) -> tuple[jax.Array, ...]:  # fmt: skip
     kept = convolved, scale, bias, mean, var
-    d_convolved, *rest = norm.gradients(axis_name, kept, (cotangent, mean, var))
+    d_convolved, *rest = norm.gradients(False, axis_name, kept, (cotangent, mean, var))
     _, pull = jax.vjp(conv.convolve, x, kernel)
     return *pull(d_convolved), *rest
 

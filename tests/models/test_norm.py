@@ -1,4 +1,4 @@
-"""Batch norm and ReLU, and the first layer in each of its forms, against autodiff in float64."""
+"""Batch norm, ReLU and pooling, and the first layer in each of its forms, against autodiff in float64."""
 
 import functools
 
@@ -16,8 +16,8 @@ FORMS = {
 }
 
 
-def plain(x, kernel, scale, bias):
-    """Flax's batch norm after XLA's convolution, and ReLU."""
+def plain(x, kernel, scale, bias, pooled=False):
+    """Flax's batch norm after XLA's convolution, ReLU, and Flax's pooling."""
     layer = nn.BatchNorm(
         use_running_average=False, epsilon=norm.EPSILON, dtype=x.dtype, use_fast_variance=False
     )
@@ -25,7 +25,11 @@ def plain(x, kernel, scale, bias):
     variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": stats}
     convolved = conv._convolve_native(x, kernel)
     y, _ = layer.apply(variables, convolved, mutable=["batch_stats"])
-    return nn.relu(y), convolved.mean((0, 1, 2)), convolved.var((0, 1, 2))
+    y = nn.relu(y)
+    if pooled:
+        window = min(2, y.shape[1]), min(2, y.shape[2])
+        y = nn.avg_pool(y, window, window)
+    return y, convolved.mean((0, 1, 2)), convolved.var((0, 1, 2))
 
 
 def of_form(name):
@@ -40,11 +44,11 @@ def of_form(name):
     return run
 
 
-def general(x, kernel, scale, bias, cotangent, axis_name=None):
+def general(x, kernel, scale, bias, cotangent, axis_name=None, pooled=False):
     """`norm_relu` after our convolution, as `of_form`."""
 
     def layer(x, kernel, scale, bias):
-        return norm.norm_relu(conv.convolve(x, kernel), scale, bias, axis_name)
+        return norm.norm_relu(conv.convolve(x, kernel), scale, bias, pooled, axis_name)
 
     normed, pull = jax.vjp(layer, x, kernel, scale, bias)
     return *normed, *pull((cotangent, *map(jnp.zeros_like, normed[1:])))
@@ -62,10 +66,10 @@ def distance(ours, exact):
     return np.linalg.norm(np.asarray(ours, np.float64) - exact) / np.linalg.norm(exact)
 
 
-def exact(arguments):
+def exact(arguments, pooled=False):
     with jax.enable_x64(True):
         *inputs, cotangent = map(jnp.asarray, arguments)
-        normed, pull = jax.vjp(plain, *inputs)
+        normed, pull = jax.vjp(functools.partial(plain, pooled=pooled), *inputs)
         zeros = map(jnp.zeros_like, normed[1:])
         return [np.asarray(part) for part in (*normed, *pull((cotangent, *zeros)))]
 
@@ -87,6 +91,20 @@ def test_norm_and_relu(shape):
     low = [x.astype(np.float32) for x in arguments]
     for ours, theirs in zip(general(*low), exact(arguments), strict=True):
         assert distance(ours, theirs) < 2e-6
+
+
+# Odd edges, which count for the statistics and are dropped, and axes that are left alone.
+@pytest.mark.parametrize("shape", [(3, 6, 8, 4), (2, 5, 7, 3), (4, 1, 6, 3), (2, 5, 1, 3)])
+@pytest.mark.parametrize("sums", [norm._sums_of_pooled, norm._sums_of_windows])
+def test_pooled_norm_and_relu(sums, shape, monkeypatch):
+    monkeypatch.setattr(norm, "_sums_of_pooled", sums)  # what a CPU takes
+    *inputs, _ = drawn(shape, 5, 3)
+    maps = [max(1, n // 2) for n in shape[1:3]]
+    cotangent = np.random.default_rng(1).normal(size=(shape[0], *maps, 5))
+    low = [x.astype(np.float32) for x in (*inputs, cotangent)]
+    ours = general(*low, pooled=True)
+    for part, theirs in zip(ours, exact((*inputs, cotangent), pooled=True), strict=True):
+        assert distance(part, theirs) < 2e-6
 
 
 @pytest.mark.parametrize("run", [general, of_form("products"), of_form("convolution")])
