@@ -262,6 +262,26 @@ class _LateMetrics:
             )  # fmt: skip
 
 
+def _placed(
+    reader: _Reader, steps: range, parallel: Parallel, window: _Window
+) -> Iterator[dict[str, Any]]:
+    """The batches of those steps on the devices, each put there before the step before it is given.
+
+    A GPU begins a copy when all that it was given before is done: put there after the step before,
+    a batch would come when that has ended, and its own step would wait for it.
+    """
+    placed = None
+    for step in steps:
+        begin = time.perf_counter()
+        batch = reader.next(step)
+        window.waiting += time.perf_counter() - begin
+        before, placed = placed, parallel.shard(batch)
+        if before is not None:
+            yield before
+    if placed is not None:
+        yield placed
+
+
 def _due(step: int, every: int, last: bool = False) -> bool:
     """Whether what is done every so many steps, 0 is never, and after the last, is done now."""
     return every > 0 and (last or step % every == 0)
@@ -335,14 +355,12 @@ def train(
     )
     function: StepFunction | None = None
     with _StopSignal() as stop, bar, _Reader(batches) as reader:
-        for step in range(start + 1, schedule.total + 1):
-            begin = time.perf_counter()
-            batch = reader.next(step)
-            window.waiting += time.perf_counter() - begin
+        steps = range(start + 1, schedule.total + 1)
+        for step, batch in zip(steps, _placed(reader, steps, parallel, window), strict=True):
             before, function = function, step_at(step)
             if function is not before:
                 bar.say("compiling the training step")
-            state, metrics = function(state, parallel.shard(batch), key)
+            state, metrics = function(state, batch, key)
             late.take(step, metrics)
             if step == start + 1:
                 # The first step compiles; its time says nothing of the rest.

@@ -13,6 +13,8 @@ folder=${2:?give a folder for the tables}
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$folder"
 failed=0
+# cuDNN's candidates for a convolution are tried once for all programs: that is most of a compilation.
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$folder/compiled}
 
 # run NAME PROGRAM OPTION...
 run() {

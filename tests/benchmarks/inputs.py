@@ -187,7 +187,7 @@ def waiting(folder: pathlib.Path, options: argparse.Namespace) -> dict[str, floa
     """Clips a second of a training run, and the share of its time that it waited for data."""
     overrides = {
         "data": folder / "data",
-        "front_end": "panns_16k",
+        "front_end": "cssl_sound",
         "clip_seconds": SECONDS,
         "crop.seconds": CROP / RATE,
         "batch_size": min(options.train_batch, options.files),
@@ -200,7 +200,9 @@ def waiting(folder: pathlib.Path, options: argparse.Namespace) -> dict[str, floa
     }
     recipe = pathlib.Path(__file__).parents[2] / "configs" / "pretrain_small.py"
     command = ["-m", "cryjax.pretrain", f"--config={recipe}", f"--workdir={folder / 'run'}"]
-    peers.run_python([*command, *(f"--config.{name}={x}" for name, x in overrides.items())])
+    # What the environment keeps compiled is taken, or a GPU's convolutions would be tried anew.
+    kept = {name: x for name, x in os.environ.items() if name == "JAX_COMPILATION_CACHE_DIR"}
+    peers.run_python([*command, *(f"--config.{name}={x}" for name, x in overrides.items())], **kept)
     lines = (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     last = json.loads(lines[-1])
     return {name: last[name] for name in ("clips_per_second", "waiting_for_data")}

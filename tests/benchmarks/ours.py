@@ -74,12 +74,13 @@ class Step:
         self._key = jax.random.key(0)
         self._batch = make_batch(task, config.batch_size)
         self.state = self._spread.replicate(jax.jit(self.parts.init)(self._key))
-        arguments = self.state, self._spread.shard(self._batch), self._key
+        self._placed = self._spread.shard(self._batch)
+        arguments = self.state, self._placed, self._key
         self.compiled = self._spread.wrap(step).lower(*arguments).compile()
 
     def __call__(self) -> Any:
-        """One step, the batch's way to the device included; not waited for."""
-        batch = self._spread.shard(self._batch)
+        """One step, not waited for, and the next batch's way to the device, as the loop has it."""
+        batch, self._placed = self._placed, self._spread.shard(self._batch)
         self.state, metrics = self.compiled(self.state, batch, self._key)
         return metrics
 

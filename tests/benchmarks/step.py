@@ -13,7 +13,8 @@ fused AdamW, under autocast where `--dtype` is bfloat16, by the fastest of `--to
 environment needs torch and numpy. Each batch of `--batches` is tried by each peer, one that does
 not fit is left out, and the table has each peer's best. A step takes gigabytes, so a peer has the
 machine to itself: its process ends before the next one's begins, and that `--rounds` times. On a
-GPU a measurement is of several steps.
+GPU a measurement is of many steps, as it slows down when it is hot, and each peer copies the next
+batch to it beside the step under way.
 """
 
 import argparse
@@ -96,10 +97,23 @@ def torch_worker(options: argparse.Namespace) -> None:
     task = task.to(device).to(memory_format=torch.channels_last)
     optimizer = torch_models.optimizer_of(task, recipe)
 
+    beside = torch.cuda.Stream() if device == "cuda" else None
+
+    def placed():
+        """The next batch, on its way to the device beside the step under way."""
+        with torch.cuda.stream(beside):
+            return {name: x.to(device, non_blocking=True) for name, x in host.items()}
+
     def steps(loss_of):
         def repeat():
+            following = placed()
             for _ in range(options.steps):
-                batch = {name: x.to(device, non_blocking=True) for name, x in host.items()}
+                batch = following
+                if beside:
+                    torch.cuda.current_stream().wait_stream(beside)
+                    for x in batch.values():
+                        x.record_stream(torch.cuda.current_stream())
+                following = placed()
                 loss_of(batch).backward()
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -168,7 +182,7 @@ def main() -> None:
     parser.add_argument("--crop_seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=2, help="processes of each peer, in turns")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of a process")
-    parser.add_argument("--steps", type=int, help="of one measurement; 1 on a CPU, 10 on a GPU")
+    parser.add_argument("--steps", type=int, help="of one measurement; 1 on a CPU, 40 on a GPU")
     parser.add_argument("--torch_modes", help="eager, and modes of torch.compile")
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--worker", choices=WORKERS)
@@ -179,7 +193,7 @@ def main() -> None:
         WORKERS[options.worker](options)
         return
     on_cpu = options.platform == "cpu"
-    options.steps = options.steps or (1 if on_cpu else 10)
+    options.steps = options.steps or (1 if on_cpu else 40)
     options.torch_modes = options.torch_modes or (
         "eager,default" if on_cpu else "eager,default,max-autotune"
     )

@@ -1,4 +1,4 @@
-"""Batch norm, ReLU and pooling, and the first layer in each of its forms, against autodiff in float64."""
+"""Batch norm, ReLU, pooling and the first layer in each of its forms, against float64 autodiff."""
 
 import functools
 

@@ -44,18 +44,21 @@ def step_function(state, batch, key):
 
 def run(tmp_path, losses, *, start=0, before=None, evaluate=None, enough=None, skip=False,
         **schedule):  # fmt: skip
-    """Trains over batches that are their own loss; `before(n)` runs as batch n is read."""
+    """Trains over batches that are their own loss; `before(n)` runs as batch n has its step."""
 
     def batches():
         for n in range(start, 10_000):
-            if before:
-                before(n)
             yield {"loss": np.full(2, losses(n), np.float32)}
+
+    def step_at(step):
+        if before:
+            before(step - 1)
+        return step_function
 
     workdir, saved = Workdir(tmp_path, {}), Recorder()
     options = {"total": 10, "log_every": 2, "checkpoint_every": 4} | schedule
     state = loop.train(
-        lambda _: step_function,
+        step_at,
         TrainState(jnp.int32(start), {}, {}, {}),
         batches(),
         key=jax.random.key(0),
@@ -170,6 +173,28 @@ def test_a_signal_in_the_last_step_reaches_whoever_runs_several(tmp_path):
             run(tmp_path, float, start=1)
     finally:
         signal.signal(signal.SIGTERM, old)
+
+
+def test_a_batch_is_placed_before_the_step_before_it_and_none_is_read_in_vain():
+    seen = []
+
+    class Watched:
+        def next(self, step):
+            seen.append(f"read {step}")
+            return step
+
+        def shard(self, batch):
+            seen.append(f"placed {batch}")
+            return batch
+
+    window = loop._Window(2, [])
+    for batch in loop._placed(Watched(), range(3, 6), Watched(), window):
+        seen.append(f"step {batch}")
+    assert " ".join(seen) == (
+        "read 3 placed 3 read 4 placed 4 step 3 read 5 placed 5 step 4 step 5"
+    )
+    assert window.waiting > 0
+    assert list(loop._placed(Watched(), range(0), Watched(), window)) == []
 
 
 def test_a_collapse_is_named():
