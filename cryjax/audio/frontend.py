@@ -77,11 +77,8 @@ PRESETS: dict[str, FrontEnd] = {
 }
 
 LEAST_POWER = 1e-10
-# On a CPU, by trial: samples in frames that are transformed at a time.
-_CACHED = 2**18
-# And how many such at once. In JAX 0.11 a transform waits for threads that other ones may all hold:
-# several at once can stop for ever.
-_AT_ONCE = 1 if jax.__version_info__[:2] == (0, 11) else 4
+# On a CPU, by trial: samples in frames that are transformed at a time, and how many such at once.
+_CACHED, _AT_ONCE = 2**18, 4
 # Windows of at least so many samples are cut out of a padded clip, shorter ones gathered.
 _CUT = 1024
 
