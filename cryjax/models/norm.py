@@ -68,9 +68,9 @@ def average_pool(x: jax.Array) -> jax.Array:
     return _by_window(x).mean((2, 4))
 
 
-def _unpool(share: jax.Array, like: jax.Array) -> jax.Array:
+def _unpool(pooled: jax.Array, like: jax.Array) -> jax.Array:
     """[batch, height / 2, width / 2, channels] to all elements; zero at dropped edges."""
-    spread = jnp.broadcast_to(share[:, :, None, :, None], _by_window(like).shape)
+    spread = jnp.broadcast_to(pooled[:, :, None, :, None], _by_window(like).shape)
     batch, height, down, width, across, channels = spread.shape
     spread = spread.reshape(batch, height * down, width * across, channels)
     missing = (like.shape[axis] - spread.shape[axis] for axis in (1, 2))
@@ -134,15 +134,16 @@ def _sums(
 
 
 def _sums_of_pooled(
-    x: jax.Array, share: jax.Array, mean: jax.Array, factor: jax.Array, term: jax.Array
+    x: jax.Array, gradient: jax.Array, mean: jax.Array, factor: jax.Array, term: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    return _sums(x, _unpool(share, x), mean, factor, term)
+    """The same of a gradient by what is pooled, not yet divided among the elements."""
+    return _sums(x, _unpool(gradient, x), mean, factor, term)
 
 
 def _sums_of_windows(
-    x: jax.Array, share: jax.Array, mean: jax.Array, factor: jax.Array, term: jax.Array
+    x: jax.Array, gradient: jax.Array, mean: jax.Array, factor: jax.Array, term: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The same with the elements of a window side by side, each share read once.
+    """That with the elements of a window side by side, each gradient read once.
 
     A GPU is spared the arithmetic of indices, which takes longer than the memory. A TPU would
     write the four parts.
@@ -153,10 +154,10 @@ def _sums_of_windows(
     def added(of: Callable[[jax.Array], jax.Array]) -> jax.Array:
         return functools.reduce(operator.add, map(of, parts)).sum((0, 1, 2))
 
-    passed = added(lambda part: _passed(part, share, factor, term))
+    passed = added(lambda part: _passed(part, gradient, factor, term))
     # As another comparison, or XLA makes it once for both sums, and writes it: four more maps.
     factor, term = lax.optimization_barrier((factor, term))
-    return passed, added(lambda part: _centred(_passed(part, share, factor, term), part, mean))
+    return passed, added(lambda part: _centred(_passed(part, gradient, factor, term), part, mean))
 
 
 def gradients(
@@ -165,22 +166,21 @@ def gradients(
     """Of `norm_relu`: by x, scale and bias; `kept` are these and the statistics."""
     x, scale, bias, mean, var = kept
     inverse, factor, term = affine(mean, var, scale, bias)
-    gradient = cotangents[0]
+    gradient, share = cotangents[0], 1.0
     if pooled:
-        share = gradient.astype(jnp.float32) / math.prod(_windows(x))
         d_bias, centred = lax.platform_dependent(
-            x, share, mean, factor, term, cuda=_sums_of_windows, default=_sums_of_pooled
+            x, gradient, mean, factor, term, cuda=_sums_of_windows, default=_sums_of_pooled
         )
-        gradient = _unpool(share, x)
+        gradient, share = _unpool(gradient, x), 1 / math.prod(_windows(x))
     else:
         d_bias, centred = _sums(x, gradient, mean, factor, term)
-    d_scale = centred * inverse
+    d_bias, d_scale = share * d_bias, share * inverse * centred
     count = x.size // x.shape[-1] * total(jnp.ones(()), axis_name)
     shift, along = total(jnp.stack([d_bias, d_scale]), axis_name) / count
     # factor * (passed - shift - normalised * along), a line in x where ReLU is closed.
     slope = factor * inverse * along
     d_x = (
-        _passed(x, gradient, factor, term) * _per_channel(factor)
+        _passed(x, gradient, factor, term) * _per_channel(share * factor)
         - x.astype(jnp.float32) * _per_channel(slope)
         + _per_channel(slope * mean - factor * shift)
     )
