@@ -5,7 +5,8 @@ import pathlib
 from setuptools import find_packages, setup
 
 # On CPUs a Fourier transform of JAX 0.11 waits for threads that other transforms may all hold:
-# where several run at once, as in `log_mel` or on several devices, 0.11.2 stops for ever.
+# where several run at once, as in `log_mel` or on several devices, it stops for ever. That was seen
+# of 0.11.2, the last of them; 0.10.2 and 0.12 do not.
 JAX = ">=0.10.2,!=0.11.*,<0.13"
 TPU = f"jax[tpu]{JAX}"
 BEAM = "apache-beam>=2.77,<3"

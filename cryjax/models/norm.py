@@ -4,8 +4,8 @@ On an accelerator these cost as much as the convolutions they follow, and all of
 often a map is read and written. Automatic differentiation keeps and passes more than it need. Here
 the gradient (Ioffe and Szegedy, 2015, section 3) is one of the convolution's output alone, and
 takes two passes: one for two sums a channel, one for the result. What pooling spreads over four
-elements is never written, and of each channel a pass needs four numbers and not all that the
-formula has: on an H200 to fetch those takes as long as to fetch the map.
+elements need not be written, and of each channel the second pass needs four numbers and not all
+that the formula has: on an H200 to fetch those takes as long as to fetch the map.
 
 Statistics are those of all devices of `axis_name`, as `flax.linen.BatchNorm` has them, and so are
 the sums over the batch in the gradient; what is summed for a parameter stays the device's own.

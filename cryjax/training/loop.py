@@ -265,21 +265,23 @@ class _LateMetrics:
 def _placed(
     reader: _Reader, steps: range, parallel: Parallel, window: _Window
 ) -> Iterator[dict[str, Any]]:
-    """The batches of those steps on the devices, each put there before the step before it is given.
+    """The batches of those steps as `shard` gives them, each before the step before it is begun.
 
-    A GPU begins a copy when all that it was given before is done: put there after the step before,
-    a batch would come when that has ended, and its own step would wait for it.
+    A GPU begins a copy when all that it was given before is done: given after the step before, a
+    batch would come when that has ended. Where one cannot be read, that step is made all the same.
     """
-    placed = None
+    placed: list[dict[str, Any]] = []
     for step in steps:
         begin = time.perf_counter()
-        batch = reader.next(step)
+        try:
+            batch = reader.next(step)
+        except UserError:
+            yield from placed
+            raise
         window.waiting += time.perf_counter() - begin
-        before, placed = placed, parallel.shard(batch)
-        if before is not None:
-            yield before
-    if placed is not None:
-        yield placed
+        before, placed = placed, [parallel.shard(batch)]
+        yield from before
+    yield from placed
 
 
 def _due(step: int, every: int, last: bool = False) -> bool:

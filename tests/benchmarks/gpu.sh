@@ -32,10 +32,12 @@ run() {
 
 on=(--platform="${PLATFORM:-gpu}" --dtype=bfloat16)
 of=("${on[@]}" --width="${WIDTH:-1}")
-step=("${of[@]}" --torch_python="$torch" --peers=cryjax,torch --rounds=1 --repeats=7)
+step=("${of[@]}" --torch_python="$torch" --peers=cryjax,torch --rounds=1 --repeats=5
+  --steps="${STEPS:-30}")
 batch=${BATCH:-256}
 
-run step step "${step[@]}" --batches="${BATCHES:-256,512}" --torch_modes=default
+run step step "${step[@]}" --batches="$batch" --torch_modes=default
+run step_larger step "${step[@]}" --batches="$((2 * batch))" --torch_modes=default
 run step_autotuned step "${step[@]}" --peers=torch --batches="$batch" --torch_modes=max-autotune
 run waiting inputs --files=1024 --batches=5 --repeats=1 --train_encoder=cnn14 --train_steps=60 \
   --train_width="${WIDTH:-1}" --train_batch="$batch" --train_dtype=bfloat16

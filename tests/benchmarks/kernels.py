@@ -9,7 +9,8 @@ only a GPU can tell is left open: which of cuDNN's and cuBLAS's algorithms are t
 
 Of each kernel that moves as much as `--least` GB there are the maps that it reads and writes, in
 the order of the program, and before them the sums by kind: what a change saves can be read off
-before it is measured. A convolution's bytes are not what bounds it.
+before it is measured. A convolution's bytes are not what bounds it, and what a loop or a branch
+does inside counts as one kernel with its operands.
 """
 
 import argparse

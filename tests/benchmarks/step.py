@@ -50,17 +50,20 @@ def cryjax_worker(options: argparse.Namespace, native: bool = False) -> None:
         return repeat
 
     said = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
-    peers.serve(prepare, said, warm=1 if native else 2)
+    # On a GPU as much as PyTorch runs to find its fastest form: it slows down when it is hot.
+    peers.serve(prepare, said, warm=4 if options.platform == "gpu" else 1 if native else 2)
 
 
 def plain_flax() -> type:
-    """Convolution, batch norm and ReLU as Flax has them."""
+    """Convolution, batch norm and ReLU as Flax has them; our pooling."""
     import flax.linen as nn
 
     from cryjax.models import conv
+    from cryjax.models.norm import average_pool
 
     class NormRelu(nn.Module):
         learns: bool
+        pooled: bool = False
         axis_name: str | None = None
 
         @nn.compact
@@ -69,7 +72,8 @@ def plain_flax() -> type:
             norm = nn.BatchNorm(
                 use_running_average=not self.learns, momentum=0.9, dtype=kernel.dtype
             )
-            return nn.relu(norm(x))
+            x = nn.relu(norm(x))
+            return average_pool(x) if self.pooled else x
 
     return NormRelu
 
@@ -105,8 +109,10 @@ def torch_worker(options: argparse.Namespace) -> None:
             return {name: x.to(device, non_blocking=True) for name, x in host.items()}
 
     def steps(loss_of):
+        following = placed()
+
         def repeat():
-            following = placed()
+            nonlocal following
             for _ in range(options.steps):
                 batch = following
                 if beside:

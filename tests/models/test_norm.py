@@ -120,10 +120,16 @@ def test_bfloat16_adds_up_in_float32(run):
         assert distance(ours, theirs) < bound
 
 
-@pytest.mark.parametrize("run", [general, of_form("products"), of_form("convolution")])
+FORMS_AND_POOLED = [general, of_form("products"), of_form("convolution")]
+FORMS_AND_POOLED += [functools.partial(general, pooled=True)]
+
+
+@pytest.mark.parametrize("run", FORMS_AND_POOLED)
 def test_devices_share_their_statistics(run):
     """Each of four with a quarter of the batch is the whole batch on one."""
-    arguments = [part.astype(np.float32) for part in drawn((8, 6, 16, 1), 5, 3)]
+    arguments = [part.astype(np.float32) for part in drawn((8, 7, 16, 1), 5, 3)]
+    if run is FORMS_AND_POOLED[-1]:
+        arguments[-1] = arguments[-1][:, :3, :8]
     x, kernel, scale, bias, cotangent = arguments
     whole = run(*arguments)
 
@@ -156,6 +162,16 @@ def test_the_form_is_chosen_at_lowering():
     traced = jax.jit(gradients).trace(x, kernel, scale, bias)
     assert "convolution" not in traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "convolution" in traced.lower(lowering_platforms=("tpu",)).as_text()
+
+
+def test_a_kernels_gradient_is_turned_on_nvidias_gpus_alone():
+    def gradients(x, kernel):
+        return jax.grad(lambda *inputs: conv.convolve(*inputs).sum(), argnums=(0, 1))(x, kernel)
+
+    traced = jax.jit(gradients).trace(jnp.ones((1, 8, 8, 2)), jnp.ones((3, 3, 2, 4)))
+    for platform in ("cuda", "tpu", "cpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("LayoutConstraint" in text) == (platform == "cuda")
 
 
 def test_pooling_is_the_mean_of_four_and_leaves_an_axis_of_one():

@@ -43,7 +43,7 @@ def step_function(state, batch, key):
 
 
 def run(tmp_path, losses, *, start=0, before=None, evaluate=None, enough=None, skip=False,
-        **schedule):  # fmt: skip
+        saved=None, **schedule):  # fmt: skip
     """Trains over batches that are their own loss; `before(n)` runs as batch n has its step."""
 
     def batches():
@@ -55,7 +55,7 @@ def run(tmp_path, losses, *, start=0, before=None, evaluate=None, enough=None, s
             before(step - 1)
         return step_function
 
-    workdir, saved = Workdir(tmp_path, {}), Recorder()
+    workdir, saved = Workdir(tmp_path, {}), saved or Recorder()
     options = {"total": 10, "log_every": 2, "checkpoint_every": 4} | schedule
     state = loop.train(
         step_at,
@@ -150,10 +150,15 @@ def test_updates_that_are_not_finite_are_counted_and_left_out_of_means(tmp_path)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
-    old = signal.getsignal(number)
+    old, saved = signal.getsignal(number), Recorder()
+
+    def before(n):
+        if n == 5:
+            os.kill(os.getpid(), number)
+
     with pytest.raises(loop.Stopped) as stopped:
-        run(tmp_path, float, before=lambda n: os.kill(os.getpid(), number) if n == 5 else None)
-    assert stopped.value.code == 75
+        run(tmp_path, float, before=before, saved=saved)
+    assert stopped.value.code == 75 and saved.steps == [4, 6]
     assert signal.getsignal(number) is old
 
 
@@ -195,6 +200,18 @@ def test_a_batch_is_placed_before_the_step_before_it_and_none_is_read_in_vain():
     )
     assert window.waiting > 0
     assert list(loop._placed(Watched(), range(0), Watched(), window)) == []
+
+
+def test_the_step_before_a_batch_that_cannot_be_read_is_made(tmp_path):
+    def losses(n):
+        if n == 8:
+            raise OSError("the disk is gone")
+        return float(n)
+
+    saved = Recorder()
+    with pytest.raises(UserError, match=r"batch of step 9 cannot be read .*the disk is gone"):
+        run(tmp_path, losses, saved=saved)
+    assert saved.steps == [4, 8]
 
 
 def test_a_collapse_is_named():
