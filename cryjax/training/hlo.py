@@ -33,6 +33,7 @@ _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
 _CALLED = re.compile(r"\b(\w+)=%([\w.-]+)|\bbranch_computations=\{([^}]*)\}")
 _GROUP = re.compile(r"replica_groups=(?:\{\{([\d,]+)\}|\[\d+,(\d+)\])")
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _ORIGIN = re.compile(r'op_name="([^"]*)"')
 # What JAX wraps the name of a place in: transformations.
 _WRAPPER = re.compile(r"(jvp|transpose|vmap|checkpoint|remat)\((.*)\)$")
@@ -74,6 +75,29 @@ class Collective:
             "ragged-all-to-all": others / self.group,
         }.get(self.kind, 1.0)
         return self.bytes * share * self.times
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One operation that moves memory, fused as XLA decided.
+
+    Attributes:
+      name: XLA's.
+      kind: the operation or, where a library is called, what is called.
+      reads: shape of each operand, as 'bf16[8,4]{1,0}'.
+      writes: shape of the result; of several, '(f32[8], u8[0])'.
+      bytes: of both, outside the chip, each once; of a slice as if the whole were read.
+      times: how often a step runs it.
+      origin: the operation of the source that it came from, '' where XLA does not say.
+    """
+
+    name: str
+    kind: str
+    reads: list[str]
+    writes: str
+    bytes: int
+    times: int
+    origin: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,19 +249,32 @@ class Module:
         )
 
     @property
-    def traffic(self) -> int:
-        """Bytes that a step reads from and writes to the memory beside the chip.
-
-        Each operation, fused as XLA decided, reads its operands and writes its results once; one
-        that takes a slice is counted as if it read the whole.
-        """
-        total = 0
+    def kernels(self) -> list[Kernel]:
+        """What moves memory in a step, in the order of the text."""
+        found = []
         for computation in self._computations:
             if computation.fused:
                 continue
             for instruction in computation.instructions:
-                total += computation.times * self._moved(instruction)
-        return total
+                if moved := self._moved(instruction):
+                    target = _TARGET.search(instruction.rest)
+                    found.append(
+                        Kernel(
+                            instruction.name,
+                            target[1] if target else instruction.operation,
+                            [self._shapes[name] for name in instruction.operands],
+                            instruction.shape,
+                            moved,
+                            computation.times,
+                            _origin(instruction.rest),
+                        )
+                    )
+        return found
+
+    @property
+    def traffic(self) -> int:
+        """Bytes that a step reads from and writes to the memory beside the chip."""
+        return sum(kernel.times * kernel.bytes for kernel in self.kernels)
 
     def _moved(self, instruction: _Instruction) -> int:
         operation = instruction.operation
