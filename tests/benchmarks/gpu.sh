@@ -4,9 +4,9 @@
 #   bash tests/benchmarks/gpu.sh TORCH_ENV/bin/python FOLDER
 #
 # PYTHON (python) has cryjax, the python named first has PyTorch. Of each program FOLDER gets what it
-# printed (NAME.txt) and measured (NAME.json). One that fails, or takes longer than LIMIT (300 s),
-# does not stop the rest; the exit status says whether there was one. PLATFORM=cpu WIDTH=0.0625
-# BATCH=4 BATCHES=4 tries the call itself without a GPU.
+# printed (NAME.txt) and measured (NAME.json), and what was compiled. One that fails, or takes longer
+# than LIMIT (300 s), does not stop the rest; the exit status says whether there was one. PLATFORM=cpu
+# WIDTH=0.0625 BATCH=4 BATCHES=4 STEPS=1 tries the call itself without a GPU.
 set -uo pipefail
 torch=${1:?give the python of an environment with PyTorch}
 folder=${2:?give a folder for the tables}
