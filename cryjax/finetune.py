@@ -255,11 +255,12 @@ def train(
         return spread.wrap(parts.step_of(frozen))
 
     sources = training_sources(task.prepared, division.train, task.classes, config.balance)
+    clips = loader.Clips(sources, samples=plan.clip_samples, seed=config.seed)
     state = loop.train(
         lambda step: step_of(parts.frozen(step)),
         state,
         loader.batches(
-            loader.examples(sources, samples=plan.clip_samples, seed=config.seed),
+            clips,
             batch_size=config.batch_size,
             start=int(state.step),
             process=jax.process_index(),
@@ -281,9 +282,8 @@ def train(
         enough=best.enough,
         skip=config.nonfinite == "skip",
         recordings=lambda step: loader.recordings(
-            sources,
+            clips,
             [config.data] * len(sources),
-            seed=config.seed,
             batch_size=config.batch_size,
             step=step,
         ),

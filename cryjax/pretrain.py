@@ -80,7 +80,7 @@ class Data:
 
     @property
     def weighted(self) -> list[tuple[Any, float]]:
-        """The sources with the share of each in a batch, as `loader.examples` takes them."""
+        """The sources with the share of each in a batch, as `loader.Clips` takes them."""
         return [(source, weight * len(source)) for _, source, weight in self.sources]
 
     @property
@@ -102,20 +102,20 @@ class Data:
 class Viewed:
     """The run's first clips, of which views are drawn: what the encoder sees."""
 
-    def __init__(self, dataset: Any, config: Any, key: jax.Array):
-        self.dataset, self._key = dataset, key
+    def __init__(self, clips: loader.Clips, config: Any, key: jax.Array):
+        self.clips, self._key = clips, key
         recipe = recipe_lib.view_recipe(config)
         self._hop_seconds = recipe["settings"].hop_seconds
         self._views = jax.jit(functools.partial(augment.two_views, **recipe))
 
     @functools.cached_property
-    def _clips(self) -> dict[str, np.ndarray]:
-        return next(loader.batches(self.dataset, batch_size=augment.MIX_GROUP, threads=1, buffer=1))
+    def _first(self) -> dict[str, np.ndarray]:
+        return self.clips.batch(0, augment.MIX_GROUP)
 
     def draw(self, place: Place, step: int, note: str) -> Place:
         """Draws the pairs that a step would make of them."""
         key = jax.random.fold_in(self._key, step)
-        pair = self._views(key, self._clips["audio"], self._clips["length"])
+        pair = self._views(key, self._first["audio"], self._first["length"])
         views = np.stack(pair, axis=1)
         return views_figure(place, views, hop_seconds=self._hop_seconds, note=note)
 
@@ -252,8 +252,8 @@ def run(
     parts = simclr.build(config, data.examples)
     written = "".join(prepared.fingerprint for prepared, _ in datasets)
     workdir = start.open_workdir(workdir_path, config, written)
-    dataset = loader.examples(data.weighted, samples=parts.plan.clip_samples, seed=config.seed)
-    viewed = Viewed(dataset, config, jax.random.key(config.seed))
+    clips = loader.Clips(data.weighted, samples=parts.plan.clip_samples, seed=config.seed)
+    viewed = Viewed(clips, config, jax.random.key(config.seed))
     pictured = parts.plan.in_steps(config.pictures_every) > 0
     # Drawn anew while nothing was trained: the config may have been another.
     if workdir.writes and (views or (workdir.fresh and pictured)):
@@ -295,7 +295,7 @@ def train(
         lambda _: step,
         state,
         loader.batches(
-            viewed.dataset,
+            viewed.clips,
             batch_size=config.batch_size,
             start=int(state.step),
             process=jax.process_index(),
@@ -328,9 +328,8 @@ def train(
         pictures=picture,
         skip=config.nonfinite == "skip",
         recordings=lambda step: loader.recordings(
-            data.weighted,
+            viewed.clips,
             [str(prepared.directory) for prepared, _, _ in data.sources],
-            seed=config.seed,
             batch_size=config.batch_size,
             step=step,
         ),

@@ -160,8 +160,8 @@ def test_adaptation_sees_no_test_subject(whole):
     samples = max(len(held[place]["audio"]) for place in range(len(held)))
     sources = pretrain.sources_of(recipe, pretrain.open_datasets(recipe, unlabelled.sample_rate))
     sources = [(source, weight) for _, source, weight in sources]
-    dataset = loader.examples(sources, samples=samples, seed=0)
-    batches = loader.batches(dataset, batch_size=16)
+    clips = loader.Clips(sources, samples=samples, seed=0)
+    batches = loader.batches(clips, batch_size=16)
     seen = set()
     for _ in range(2 * len(held) // 16):
         batch = next(batches)

@@ -5,12 +5,14 @@ place, a shorter one is padded with zeros and its true length carried along.
 """
 
 import collections
-import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
 import numpy as np
+
+from cryjax.data.order import CUTS, Order, stream
 
 
 class Labelled:
@@ -30,98 +32,83 @@ class Labelled:
         return {**example, "target": target}
 
 
-_WINDOW = 1024
+class Clips:
+    """Endless clips of one length: the i-th, and where it is cut, depend on (seed, i) alone."""
+
+    def __init__(self, sources: Sequence[tuple[Any, float]], *, samples: int, seed: int):
+        """Cuts examples of several sources.
+
+        Args:
+          sources: (random access to examples, weight); of a batch each has a share by its weight.
+          samples: of a clip.
+          seed: of the order, and of where clips are cut.
+        """
+        self._sources = [source for source, _ in sources]
+        self._samples, self._seed = samples, seed
+        lengths, weights = zip(*((len(source), weight) for source, weight in sources), strict=True)
+        self._order = Order(lengths, weights, seed=seed)
+
+    def examples(self, first: int, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Some of the examples in order, each with the number of its source."""
+        for i in range(first, first + count):
+            number, place = self._order[i]
+            yield number, self._sources[number][place]
+
+    def batch(self, first: int, count: int) -> dict[str, np.ndarray]:
+        """Clips `first` up to `first + count`.
+
+        A longer example is cut at a random place, a shorter one is padded with zeros.
+
+        Args:
+          first: from 0.
+          count: clips.
+
+        Returns:
+          {'audio': int16 [count, samples], 'length': int32 [count]}, and 'target' float32
+          [count, classes] of `Labelled` sources.
+        """
+        # Philox gives four numbers for each state of its counter, and a clip has a state.
+        draws = stream(self._seed, CUTS).advance(first).random_raw(4 * count)
+        where = (draws[::4] >> np.uint64(11)) / 2**53
+        batch: dict[str, np.ndarray] = {
+            "audio": np.empty((count, self._samples), np.int16),
+            "length": np.empty(count, np.int32),
+        }
+        targets = []
+        for row, (_, example) in enumerate(self.examples(first, count)):
+            whole = example["audio"]
+            start = int(where[row] * (max(len(whole) - self._samples, 0) + 1))
+            clip = whole[start : start + self._samples]
+            # At once: all of them together, whole, would not fit the processor's cache.
+            batch["audio"][row, : len(clip)] = clip
+            batch["audio"][row, len(clip) :] = 0
+            batch["length"][row] = len(clip)
+            if "target" in example:
+                targets.append(example["target"])
+        if targets:
+            batch["target"] = np.stack(targets)
+        return batch
 
 
-@dataclasses.dataclass(frozen=True)
-class Window(grain.transforms.RandomMap):
-    """Cuts or pads an example's audio to `samples`: {'audio': int16 [samples], 'length': int32}.
-
-    A 'target' stays; all else, which is text, goes.
-    """
-
-    samples: int
-
-    def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        audio = element["audio"]
-        start = int(rng.integers(max(len(audio) - self.samples, 0) + 1))
-        # Copied here, not by batching: until then a view would keep its whole record.
-        window = audio[start : start + self.samples].copy()
-        length = len(window)
-        if length < self.samples:
-            window = np.pad(window, (0, self.samples - length))
-        kept = {name: element[name] for name in ("target",) if name in element}
-        return {"audio": window, "length": np.int32(length), **kept}
-
-
-class _Of:
-    """Random access to examples with 'source', the place of theirs among the sources."""
-
-    def __init__(self, source: Any, place: int):
-        self._source = source
-        self._place = place
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, place: int) -> dict[str, Any]:
-        return {**self._source[place], "source": self._place}
-
-
-def order(sources: Sequence[tuple[Any, float]], *, seed: int) -> grain.MapDataset:
-    """An endless dataset of examples, shuffled each epoch: element i depends on (seed, i) alone.
-
-    Args:
-      sources: (random-access source, weight); a batch holds examples of each by its weight.
-      seed: of the order.
-    """
-    parts = [
-        grain.MapDataset.source(_Of(source, place)).seed(seed + 7919 * place).shuffle().repeat()
-        for place, (source, _) in enumerate(sources)
-    ]
-    weights = [weight for _, weight in sources]
-    mixed = parts[0]
-    if len(parts) > 1:
-        # Mixed, sources take turns; shuffled, an example's neighbours are of any of them.
-        mixed = grain.experimental.WindowShuffleMapDataset(
-            grain.MapDataset.mix(parts, weights), window_size=_WINDOW, seed=seed
-        )
-    return mixed
-
-
-def examples(sources: Sequence[tuple[Any, float]], *, samples: int, seed: int) -> grain.MapDataset:
-    """`order`, each example cut or padded to a window of `samples` at a random place."""
-    return order(sources, seed=seed).random_map(Window(samples), seed=seed)
-
-
-def recordings(
-    sources: Sequence[tuple[Any, float]],
-    names: Sequence[str],
-    *,
-    seed: int,
-    batch_size: int,
-    step: int,
-) -> str:
+def recordings(clips: Clips, names: Sequence[str], *, batch_size: int, step: int) -> str:
     """What the global batch at `step`, from 0, is made of, in words, as '3, 17 of DATA'.
 
     Args:
-      sources: as of `examples`.
+      clips: of sources whose examples have a 'recording'.
       names: of the sources.
-      seed: as of `examples`.
       batch_size: global.
       step: from 0.
     """
-    dataset, found = order(sources, seed=seed), collections.defaultdict(set)
-    for place in range(step * batch_size, (step + 1) * batch_size):
-        example = dataset[place]
-        found[names[example["source"]]].add(example["recording"])
+    found = collections.defaultdict(set)
+    for number, example in clips.examples(step * batch_size, batch_size):
+        found[names[number]].add(example["recording"])
     return "; ".join(
         f"{', '.join(map(str, sorted(numbers)))} of {name}" for name, numbers in found.items()
     )
 
 
 def batches(
-    dataset: grain.MapDataset,
+    clips: Clips,
     *,
     batch_size: int,
     start: int = 0,
@@ -132,11 +119,11 @@ def batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """This process's share of each global batch, from step `start` on, read ahead on threads.
 
-    The global batch at step n is elements n * batch_size up to (n + 1) * batch_size; process p has
-    the p-th of `processes` equal stretches of it.
+    The global batch at step n is clips n * batch_size up to (n + 1) * batch_size; process p has the
+    p-th of `processes` equal stretches of it.
 
     Args:
-      dataset: of `examples`.
+      clips: to take.
       batch_size: global; a multiple of `processes`.
       start: the first step.
       process: index of this process.
@@ -145,10 +132,11 @@ def batches(
       buffer: batches to read ahead.
 
     Yields:
-      {'audio': int16 [local batch, samples], 'length': int32 [local batch]}, and 'target' float32
-      [local batch, classes] of `Labelled` sources.
+      As `Clips.batch`, of batch_size / processes clips.
     """
-    local = dataset.batch(batch_size // processes, drop_remainder=True)
-    mine = local[start * processes + process :: processes]
+    local = batch_size // processes
+    mine = grain.MapDataset.range(start, sys.maxsize).map(
+        lambda step: clips.batch(step * batch_size + process * local, local)
+    )
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
     return iter(mine.to_iter_dataset(options))

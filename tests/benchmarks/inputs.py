@@ -81,8 +81,8 @@ def cryjax_worker(options: argparse.Namespace) -> None:
     said = {"grain": getattr(grain, "__version__", "?")}
 
     def form(threads):
-        dataset = loader.examples([(source, 1.0)], samples=CROP, seed=0)
-        return loader.batches(dataset, batch_size=BATCH, threads=threads, buffer=max(threads, 8))
+        clips = loader.Clips([(source, 1.0)], samples=CROP, seed=0)
+        return loader.batches(clips, batch_size=BATCH, threads=threads, buffer=max(threads, 8))
 
     forms = {f"{threads} threads": form(threads) for threads in sorted({1, CORES, 4, 16})}
     _serve(forms, said, options)

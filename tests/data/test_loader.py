@@ -36,28 +36,28 @@ class Watched:
         return self._source[i]
 
 
-def take(dataset, count, **options):
-    return list(itertools.islice(loader.batches(dataset, **options), count))
+def take(clips, count, **options):
+    return list(itertools.islice(loader.batches(clips, **options), count))
 
 
 @pytest.fixture
-def dataset():
-    return loader.examples([(Source(10), 1.0), (Source(20, 100), 3.0)], samples=8, seed=1)
+def clips():
+    return loader.Clips([(Source(10), 1.0), (Source(20, 100), 3.0)], samples=8, seed=1)
 
 
-def test_starting_late_gives_the_same_batches(dataset):
-    whole = take(dataset, 6, batch_size=8)
-    late = take(dataset, 3, batch_size=8, start=3)
+def test_starting_late_gives_the_same_batches(clips):
+    whole = take(clips, 6, batch_size=8)
+    late = take(clips, 3, batch_size=8, start=3)
     for mine, theirs in zip(late, whole[3:], strict=True):
         np.testing.assert_array_equal(mine["audio"], theirs["audio"])
         np.testing.assert_array_equal(mine["length"], theirs["length"])
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_the_global_batch(dataset, processes):
-    whole = take(dataset, 4, batch_size=8, start=1)
+def test_processes_share_the_global_batch(clips, processes):
+    whole = take(clips, 4, batch_size=8, start=1)
     parts = [
-        take(dataset, 4, batch_size=8, start=1, process=p, processes=processes)
+        take(clips, 4, batch_size=8, start=1, process=p, processes=processes)
         for p in range(processes)
     ]
     for n, batch in enumerate(whole):
@@ -77,9 +77,9 @@ def test_each_host_reads_only_its_share_of_a_dataset_in_shards(tmp_path, process
     def epoch(**options):
         """The batches of an epoch, and the examples that were read for them."""
         watched = Watched(source)
-        dataset = loader.examples([(watched, 1.0)], samples=50, seed=3)
+        clips = loader.Clips([(watched, 1.0)], samples=50, seed=3)
         # Without reading ahead, into the next epoch.
-        return take(dataset, 4, batch_size=6, threads=0, buffer=0, **options), watched.read
+        return take(clips, 4, batch_size=6, threads=0, buffer=0, **options), watched.read
 
     whole, read = epoch()
     assert sorted(read) == list(range(24))
@@ -93,15 +93,15 @@ def test_each_host_reads_only_its_share_of_a_dataset_in_shards(tmp_path, process
 
 
 def test_an_epoch_holds_each_example_once_and_epochs_differ():
-    dataset = loader.examples([(Source(24), 1.0)], samples=8, seed=0)
-    seen = np.concatenate([batch["audio"][:, 0] for batch in take(dataset, 6, batch_size=8)])
+    clips = loader.Clips([(Source(24), 1.0)], samples=8, seed=0)
+    seen = np.concatenate([batch["audio"][:, 0] for batch in take(clips, 6, batch_size=8)])
     for epoch in (seen[:24], seen[24:]):
         assert sorted(epoch) == list(range(24))
     assert not np.array_equal(seen[:24], seen[24:])
 
 
-def test_weights(dataset):
-    seen = np.concatenate([batch["audio"][:, 0] for batch in take(dataset, 128, batch_size=8)])
+def test_weights(clips):
+    seen = np.concatenate([batch["audio"][:, 0] for batch in take(clips, 128, batch_size=8)])
     assert abs(np.mean(seen >= 100) - 0.75) < 0.002
     # Shuffled, not in turns: the next is of the same as often as chance has it.
     same = np.mean((seen[1:] >= 100) == (seen[:-1] >= 100))
@@ -114,7 +114,7 @@ def test_seeds_differ():
             [
                 batch["audio"][:, 0]
                 for batch in take(
-                    loader.examples([(Source(24), 1.0)], samples=8, seed=seed), 3, batch_size=8
+                    loader.Clips([(Source(24), 1.0)], samples=8, seed=seed), 3, batch_size=8
                 )
             ]
         )
@@ -123,19 +123,46 @@ def test_seeds_differ():
     assert not np.array_equal(*orders)
 
 
-def test_short_clips_are_padded_and_long_ones_cut():
-    window = loader.Window(8)
-    rng = np.random.default_rng(0)
-    short = window.random_map({"audio": np.arange(1, 6, dtype=np.int16)}, rng)
-    np.testing.assert_array_equal(short["audio"], [1, 2, 3, 4, 5, 0, 0, 0])
-    assert short["length"] == 5 and short["audio"].dtype == np.int16
-    starts = set()
-    for _ in range(100):
-        cut = window.random_map({"audio": np.arange(11, dtype=np.int16)}, rng)
-        assert cut["length"] == 8
-        np.testing.assert_array_equal(np.diff(cut["audio"]), 1)
-        starts.add(int(cut["audio"][0]))
-    assert starts == {0, 1, 2, 3}
+class Ramps:
+    """Clips that count from 0, all of one length."""
+
+    def __init__(self, length, count=6):
+        self._clip, self._count = np.arange(length, dtype=np.int16), count
+
+    def __len__(self):
+        return self._count
+
+    def __getitem__(self, i):
+        return {"audio": self._clip}
+
+
+def test_short_clips_are_padded():
+    batch = loader.Clips([(Ramps(5), 1.0)], samples=8, seed=0).batch(3, 4)
+    np.testing.assert_array_equal(batch["audio"], [[0, 1, 2, 3, 4, 0, 0, 0]] * 4)
+    assert batch["length"].tolist() == [5] * 4
+    assert batch["audio"].dtype == np.int16 and batch["length"].dtype == np.int32
+
+
+def test_long_clips_are_cut_at_places_of_equal_chance():
+    batch = loader.Clips([(Ramps(12), 1.0)], samples=8, seed=0).batch(0, 5000)
+    assert set(batch["length"]) == {8}
+    starts = batch["audio"][:, 0]
+    np.testing.assert_array_equal(batch["audio"], starts[:, None] + np.arange(8))
+    # Each of five places a thousand times, to five standard deviations.
+    assert np.abs(np.bincount(starts, minlength=5) - 1000).max() < 5 * (1000 * 0.8) ** 0.5
+    # An example is cut elsewhere each time, and neighbours are not cut alike.
+    assert abs(np.corrcoef(starts[:-1], starts[1:])[0, 1]) < 5 / 5000**0.5
+
+
+@pytest.mark.parametrize("parts", [(8,), (3, 5), (1,) * 8])
+def test_a_clip_is_the_same_in_batches_of_any_size(parts):
+    clips = loader.Clips([(Ramps(99), 1.0), (Source(20, 100), 1.0)], samples=8, seed=7)
+    whole = clips.batch(40, 8)["audio"]
+    firsts = 40 + np.cumsum((0, *parts[:-1]))
+    pieces = [
+        clips.batch(int(first), size)["audio"] for first, size in zip(firsts, parts, strict=True)
+    ]
+    np.testing.assert_array_equal(np.concatenate(pieces), whole)
 
 
 def test_targets_travel_with_their_clips():
@@ -144,7 +171,7 @@ def test_targets_travel_with_their_clips():
             return {**super().__getitem__(i), "label": ["", "b", "a;c", "c"][i % 4]}
 
     source = loader.Labelled(Named(40), ("a", "b", "c"))
-    batch = take(loader.examples([(source, 1.0)], samples=12, seed=0), 5, batch_size=8)
+    batch = take(loader.Clips([(source, 1.0)], samples=12, seed=0), 5, batch_size=8)
     expected = np.array([[0, 0, 0], [0, 1, 0], [1, 0, 1], [0, 0, 1]], np.float32)
     for part in batch:
         assert set(part) == {"audio", "length", "target"}
@@ -159,9 +186,10 @@ def test_a_batch_is_told_by_its_recordings():
             return super().__getitem__(i) | {"recording": self._base + i}
 
     sources = [(Numbered(10), 1.0), (Numbered(20, 100), 3.0)]
-    batches = take(loader.examples(sources, samples=5, seed=1), 3, batch_size=8)
+    clips = loader.Clips(sources, samples=5, seed=1)
+    batches = take(clips, 3, batch_size=8)
     for step, batch in enumerate(batches):
-        said = loader.recordings(sources, ["A", "B:2"], seed=1, batch_size=8, step=step)
+        said = loader.recordings(clips, ["A", "B:2"], batch_size=8, step=step)
         found = {
             name: {int(n) for n in numbers.split(", ")}
             for numbers, name in re.findall(r"([0-9, ]+) of (A|B:2)", said)

@@ -338,8 +338,8 @@ preparation = preparing.Preparation(1000, 1.0, inputs={}, synthetic=False)
 preparation.run(__import__("pathlib").Path(sys.argv[1]), {"train": recordings}, total=None)
 source = records.open_prepared(sys.argv[1]).source("train")
 assert sorted(example["audio"].sum() - audio.sum() for example in source) == [0, 1000]
-dataset = loader.examples([(source, 1.0)], samples=8, seed=0)
-assert next(iter(loader.batches(dataset, batch_size=2)))["audio"].shape == (2, 8)
+clips = loader.Clips([(source, 1.0)], samples=8, seed=0)
+assert next(loader.batches(clips, batch_size=2))["audio"].shape == (2, 8)
 print(*(name for name in ("tensorflow", "torch") if name in sys.modules))
 """
     done = subprocess.run(
