@@ -1,7 +1,7 @@
 """The order that examples come in: the i-th is a function of (seed, i) alone.
 
-Written here, not taken from grain: there the place of an example takes 8 us among a million, 36 among
-a thousand and 4000 among six to find, all under Python's lock, where a clip takes 80 us to read.
+Written here, not taken from grain: there the place of an example takes 8 us among a million, 36
+among a thousand and 4000 among six, under Python's lock, where a clip takes 80 us to read.
 """
 
 import functools
