@@ -124,7 +124,7 @@ def windowed_fourier_basis(settings: FrontEnd) -> np.ndarray:
 
 def _padding(samples: int, settings: FrontEnd) -> str:
     """How the ends of so many samples are padded: too few cannot be reflected."""
-    return settings.padding if samples > settings.window_length // 2 else "constant"
+    return settings.padding if samples > (settings.window_length + 1) // 2 else "constant"
 
 
 def _frame(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
@@ -136,7 +136,7 @@ def _frame(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
     batch, samples = waveform.shape
     frames = settings.frames(samples)
     pieces = -(-window // hop)
-    ends = window // 2, window // 2
+    ends = window // 2, window - window // 2
     padded = jnp.pad(waveform, ((0, 0), ends), mode=_padding(samples, settings))
     # By what is needed at most: an exported program leaves the number of samples open.
     padded = jnp.pad(padded, ((0, 0), (0, pieces * hop)))

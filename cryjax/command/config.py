@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 import re
 import runpy
@@ -39,10 +40,11 @@ def number(low: float = -1e30, high: float = 1e30, *, above: float | None = None
     return Rule(lambda x: _is_number(x) and low <= x <= high, f"a number {bounds}")
 
 
-def integer(low: int = 0) -> Rule:
+def integer(low: int = 0, high: int | None = None) -> Rule:
+    top = math.inf if high is None else high
     return Rule(
-        lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= low,
-        f"a whole number from {low} up",
+        lambda x: isinstance(x, int) and not isinstance(x, bool) and low <= x <= top,
+        f"a whole number from {low} up" + ("" if high is None else f" to {high}"),
     )
 
 

@@ -1,6 +1,6 @@
 """Batches for training: a pure function of (seed, step), whatever the number of hosts.
 
-Clips stay int16 and leave the host unaugmented; a clip longer than the window is cut at a random
+Clips stay int16 and leave the host unaugmented; an example longer than a clip is cut at a random
 place, a shorter one is padded with zeros and its true length carried along.
 """
 
@@ -50,8 +50,8 @@ class Clips:
 
     def examples(self, first: int, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
         """Some of the examples in order, each with the number of its source."""
-        for i in range(first, first + count):
-            number, place = self._order[i]
+        numbers, places = self._order.places(first, count)
+        for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
             yield number, self._sources[number][place]
 
     def batch(self, first: int, count: int) -> dict[str, np.ndarray]:
@@ -87,6 +87,8 @@ class Clips:
                 targets.append(example["target"])
         if targets:
             batch["target"] = np.stack(targets)
+            if len(targets) < count:
+                raise ValueError("of the sources of a batch some are labelled and some are not")
         return batch
 
 
@@ -134,6 +136,8 @@ def batches(
     Yields:
       As `Clips.batch`, of batch_size / processes clips.
     """
+    if batch_size % processes:
+        raise ValueError(f"batch_size={batch_size} is no multiple of {processes} processes")
     local = batch_size // processes
     mine = grain.MapDataset.range(start, sys.maxsize).map(
         lambda step: clips.batch(step * batch_size + process * local, local)

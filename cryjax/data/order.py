@@ -6,6 +6,7 @@ among a thousand and 4000 among six, under Python's lock, where a clip takes 80 
 
 import functools
 import itertools
+import threading
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -14,9 +15,8 @@ import numpy as np
 # So many examples of several sources are shuffled together.
 WINDOW = 1024
 
-
-# What numbers are drawn for.
-CUTS, _WINDOWS, _EPOCHS = range(3)
+# What random numbers are drawn for. Another number here is another order: no run could go on.
+CUTS, WINDOWS, EPOCHS = range(3)
 
 
 def stream(seed: int, *purpose: int) -> np.random.Philox:
@@ -25,39 +25,54 @@ def stream(seed: int, *purpose: int) -> np.random.Philox:
 
 
 def _permutation(length: int, seed: int, *purpose: int) -> np.ndarray:
-    """0 to `length` - 1 in random order, int [length]."""
+    """0 to `length` - 1 in random order, uint32 [length]."""
     # Not by a `Generator`: what it makes of a stream's numbers may change with NumPy.
-    return np.argsort(stream(seed, *purpose).random_raw(length), kind="stable")
+    drawn = stream(seed, *purpose).random_raw(length)
+    return np.argsort(drawn, kind="stable").astype(np.uint32)
 
 
 class Order:
-    """An endless order of the examples of one source or several, each shuffled anew every epoch.
+    """An endless order of the examples of one source or several.
 
-    Of several, each has its share of any `WINDOW` examples, to within one, and these are shuffled,
-    so that an example's neighbours are of any of them.
+    Each source is shuffled anew every epoch of its own. Of several, each has its share of every
+    window of `WINDOW` examples, and these are shuffled, so that neighbours are of any of them: the
+    end of an epoch mixes with the start of the next there.
+
+    Two epochs are held, more where they are short: four bytes for each example of them.
     """
 
     def __init__(self, lengths: Sequence[int], weights: Sequence[float], *, seed: int):
         """Takes examples of several sources.
 
         Args:
-          lengths: examples of each source; none is 0.
+          lengths: examples of each source, at least one and under 2 ** 32.
           weights: how many of a batch are of each, in proportion; positive.
           seed: of the order, not negative.
         """
+        if not lengths or not all(0 < length < 2**32 for length in lengths):
+            raise ValueError(f"sources of {[*lengths]} examples: take one to 2 ** 32 of each")
+        if len(weights) != len(lengths) or not all(0 < weight < np.inf for weight in weights):
+            raise ValueError(f"weights {[*weights]}: take one for each source, above 0 and finite")
         self._lengths, self._seed = [*lengths], seed
-        exact = [Fraction(weight) for weight in weights]
+        exact = [Fraction(float(weight)) for weight in weights]
         # Of what the sources before leave, each takes this; the last takes all.
         rests = [*itertools.accumulate(reversed(exact))][::-1]
         self._takes = [weight / rest for weight, rest in zip(exact, rests, strict=True)]
-        # What a window's examples may be of, or a batch's that reaches over the end of an epoch.
-        most = sum(WINDOW // length + 2 for length in self._lengths)
-        self._epoch = functools.lru_cache(most)(self._shuffled)
-        self._window = functools.lru_cache(4)(self._mixed)
+        # Threads read batches next to each other; what one of them makes the others wait for.
+        self._lock = threading.Lock()
+        self._window = functools.lru_cache(16)(self._mixed)
+        self._epochs: dict[int, dict[int, np.ndarray]] = {n: {} for n in range(len(lengths))}
 
-    def _shuffled(self, number: int, epoch: int) -> np.ndarray:
-        """A source's examples in an epoch."""
-        return _permutation(self._lengths[number], self._seed, _EPOCHS, number, epoch)
+    def _epoch(self, number: int, epoch: int) -> np.ndarray:
+        """A source's examples in an epoch, uint32 [length]."""
+        held = self._epochs[number]
+        if epoch not in held:
+            length = self._lengths[number]
+            held[epoch] = _permutation(length, self._seed, EPOCHS, number, epoch)
+            # The batches that threads read at once are of one or two, or of many short ones.
+            while len(held) > 2 + 64 * WINDOW // length:
+                del held[next(iter(held))]
+        return held[epoch]
 
     def _taken(self, count: int) -> np.ndarray:
         """How many of the first `count` are of each source, int [sources].
@@ -67,9 +82,8 @@ class Order:
         """
         taken = []
         for share in self._takes:
-            taken.append(
-                (2 * count * share.numerator + share.denominator) // (2 * share.denominator)
-            )
+            above, below = share.numerator, share.denominator
+            taken.append((2 * count * above + below) // (2 * below))
             count -= taken[-1]
         return np.array(taken)
 
@@ -78,15 +92,35 @@ class Order:
         before, after = self._taken(window * WINDOW), self._taken((window + 1) * WINDOW)
         numbers = np.repeat(np.arange(len(before)), after - before)
         nth = np.concatenate([*map(np.arange, before, after)])
-        places = _permutation(WINDOW, self._seed, _WINDOWS, window)
+        places = _permutation(WINDOW, self._seed, WINDOWS, window)
         return numbers[places], nth[places]
 
-    def __getitem__(self, i: int) -> tuple[int, int]:
-        """The number of the i-th example's source, and its place in it."""
-        number, nth = 0, i
-        if len(self._lengths) > 1:
-            window, place = divmod(i, WINDOW)
-            numbers, nths = self._window(window)
-            number, nth = int(numbers[place]), int(nths[place])
-        epoch, place = divmod(nth, self._lengths[number])
-        return number, int(self._epoch(number, epoch)[place])
+    def _unmixed(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The source of each of some examples, and which of its source it is, from 0."""
+        if len(self._lengths) == 1:
+            return np.zeros(count, int), np.arange(first, first + count)
+        begin, end = first // WINDOW, -(-(first + count) // WINDOW)
+        windows = [self._window(window) for window in range(begin, end)]
+        inside = slice(first - begin * WINDOW, first - begin * WINDOW + count)
+        numbers, nth = (np.concatenate(parts)[inside] for parts in zip(*windows, strict=True))
+        return numbers, nth
+
+    def places(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Examples `first` up to `first + count`, at least one: their sources' numbers and places.
+
+        Args:
+          first: from 0.
+          count: of examples.
+
+        Returns:
+          int [count], which source; int [count], which of its examples.
+        """
+        with self._lock:
+            numbers, nth = self._unmixed(first, count)
+            places = np.empty(count, int)
+            for number in np.unique(numbers):
+                epochs, inside = np.divmod(nth, self._lengths[number])
+                for epoch in np.unique(epochs[numbers == number]):
+                    here = (numbers == number) & (epochs == epoch)
+                    places[here] = self._epoch(int(number), int(epoch))[inside[here]]
+        return numbers, places

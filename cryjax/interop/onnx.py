@@ -84,7 +84,7 @@ def _affine(norm: dict[str, Any], stats: dict[str, Any]) -> tuple[np.ndarray, np
 def _log_mel(graph: _Graph, waveform: str, settings: frontend.FrontEnd) -> str:
     """[batch, samples] -> [batch, mels, frames], as `frontend.log_mel`."""
     window = settings.window_length
-    margin = graph.integers(0, window // 2, 0, window // 2)
+    margin = graph.integers(0, window // 2, 0, window - window // 2)
     padded = graph.add("Pad", waveform, margin, mode=settings.padding)
     padded = graph.add("Unsqueeze", padded, graph.integers(1))
     basis = frontend.windowed_fourier_basis(settings).T[:, None]

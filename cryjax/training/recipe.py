@@ -25,7 +25,7 @@ RULES = {
     "checkpoint_every": config_lib.LENGTH,
     "log_every": config_lib.LENGTH,
     "pictures_every": config_lib.LENGTH,
-    "seed": integer(),
+    "seed": integer(high=2**32 - 1),  # beyond, jax.random.key repeats itself
     "parallel": one_of(*parallel.CHOICES),
     "encoder.name": one_of(*ENCODERS),
     "encoder.width": number(above=0),

@@ -165,6 +165,42 @@ def test_a_clip_is_the_same_in_batches_of_any_size(parts):
     np.testing.assert_array_equal(np.concatenate(pieces), whole)
 
 
+def test_cuts_depend_on_the_seed_and_do_not_come_again():
+    cuts = {
+        (seed, first): tuple(
+            loader.Clips([(Ramps(999), 1.0)], samples=8, seed=seed).batch(first, 64)["audio"][:, 0]
+        )
+        for seed in (0, 1, 8, 2**32)
+        for first in (0, 64, 1000, 4096, 2**32)
+    }
+    assert len(set(cuts.values())) == len(cuts)
+
+
+def test_cuts_are_those_of_runs_under_way():
+    batch = loader.Clips([(Ramps(999), 1.0)], samples=8, seed=5).batch(10**9, 4)
+    assert batch["audio"][:, 0].tolist() == [457, 842, 56, 223]
+
+
+@pytest.mark.parametrize(("threads", "buffer"), [(0, 0), (1, 1), (4, 8), (16, 16)])
+def test_threads_do_not_change_batches(clips, threads, buffer):
+    for n, batch in enumerate(take(clips, 20, batch_size=8, threads=threads, buffer=buffer)):
+        for name, expected in clips.batch(8 * n, 8).items():
+            np.testing.assert_array_equal(batch[name], expected)
+
+
+def test_impossible_batches_are_named(clips):
+    with pytest.raises(ValueError, match="batch_size=8 is no multiple of 3"):
+        loader.batches(clips, batch_size=8, processes=3)
+
+    class Named(Source):
+        def __getitem__(self, i):
+            return {**super().__getitem__(i), "label": "a"}
+
+    mixed = [(loader.Labelled(Named(4), ("a",)), 1.0), (Source(4), 1.0)]
+    with pytest.raises(ValueError, match="some are labelled and some are not"):
+        loader.Clips(mixed, samples=8, seed=0).batch(0, 64)
+
+
 def test_targets_travel_with_their_clips():
     class Named(Source):
         def __getitem__(self, i):
