@@ -60,6 +60,11 @@ class FrontEnd:
         return 1 + samples // self.hop_length
 
     @property
+    def ends(self) -> tuple[int, int]:
+        """Samples added before and after a waveform: half a window each, rounded up after."""
+        return self.window_length // 2, self.window_length - self.window_length // 2
+
+    @property
     def hop_seconds(self) -> float:
         return self.hop_length / self.sample_rate
 
@@ -124,7 +129,7 @@ def windowed_fourier_basis(settings: FrontEnd) -> np.ndarray:
 
 def _padding(samples: int, settings: FrontEnd) -> str:
     """How the ends of so many samples are padded: too few cannot be reflected."""
-    return settings.padding if samples > (settings.window_length + 1) // 2 else "constant"
+    return settings.padding if samples > max(settings.ends) else "constant"
 
 
 def _frame(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
@@ -136,8 +141,7 @@ def _frame(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
     batch, samples = waveform.shape
     frames = settings.frames(samples)
     pieces = -(-window // hop)
-    ends = window // 2, window - window // 2
-    padded = jnp.pad(waveform, ((0, 0), ends), mode=_padding(samples, settings))
+    padded = jnp.pad(waveform, ((0, 0), settings.ends), mode=_padding(samples, settings))
     # By what is needed at most: an exported program leaves the number of samples open.
     padded = jnp.pad(padded, ((0, 0), (0, pieces * hop)))
     padded = jax.lax.slice_in_dim(padded, 0, (frames + pieces - 1) * hop, axis=1)
@@ -178,7 +182,8 @@ def _mel_power_on_cpu(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
     samples = waveform.shape[-1]
     frames, window = settings.frames(samples), settings.window_length
     first = settings.hop_length * jnp.arange(frames)  # of the padded clip
-    place = first[:, None] + jnp.arange(-(window // 2), window - window // 2)[None, :]
+    before, after = settings.ends
+    place = first[:, None] + jnp.arange(-before, after)[None, :]
     padding = _padding(samples, settings)
     if padding == "reflect":
         place = samples - 1 - jnp.abs(samples - 1 - jnp.abs(place))
@@ -188,8 +193,7 @@ def _mel_power_on_cpu(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
     def frame(clip: jax.Array) -> jax.Array:
         if window < _CUT:
             return clip.at[place].get(mode=beyond, fill_value=0, wrap_negative_indices=False)
-        ends = window // 2, window - window // 2
-        padded = jnp.pad(clip, ends, mode=padding)
+        padded = jnp.pad(clip, settings.ends, mode=padding)
         return jax.vmap(lambda begin: jax.lax.dynamic_slice_in_dim(padded, begin, window))(first)
 
     def of_clip(clip: jax.Array) -> jax.Array:

@@ -40,11 +40,10 @@ def number(low: float = -1e30, high: float = 1e30, *, above: float | None = None
     return Rule(lambda x: _is_number(x) and low <= x <= high, f"a number {bounds}")
 
 
-def integer(low: int = 0, high: int | None = None) -> Rule:
-    top = math.inf if high is None else high
+def integer(low: int = 0, high: float = math.inf) -> Rule:
     return Rule(
-        lambda x: isinstance(x, int) and not isinstance(x, bool) and low <= x <= top,
-        f"a whole number from {low} up" + ("" if high is None else f" to {high}"),
+        lambda x: isinstance(x, int) and not isinstance(x, bool) and low <= x <= high,
+        f"a whole number from {low}" + (f" to {high}" if high < math.inf else " up"),
     )
 
 

@@ -45,8 +45,8 @@ class Clips:
         """
         self._sources = [source for source, _ in sources]
         self._samples, self._seed = samples, seed
-        lengths, weights = zip(*((len(source), weight) for source, weight in sources), strict=True)
-        self._order = Order(lengths, weights, seed=seed)
+        lengths = [len(source) for source in self._sources]
+        self._order = Order(lengths, [weight for _, weight in sources], seed=seed)
 
     def examples(self, first: int, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
         """Some of the examples in order, each with the number of its source."""

@@ -1,7 +1,7 @@
 """The order that examples come in: the i-th is a function of (seed, i) alone.
 
-Written here, not taken from grain: there the place of an example takes 8 us among a million, 36
-among a thousand and 4000 among six, under Python's lock, where a clip takes 80 us to read.
+Written here, not taken from grain, which finds places one by one, under Python's lock, and the
+slower the fewer there are: among few it takes longer than to read the clip.
 """
 
 import functools
@@ -53,7 +53,7 @@ class Order:
             raise ValueError(f"sources of {[*lengths]} examples: take one to 2 ** 32 of each")
         if len(weights) != len(lengths) or not all(0 < weight < np.inf for weight in weights):
             raise ValueError(f"weights {[*weights]}: take one for each source, above 0 and finite")
-        self._lengths, self._seed = [*lengths], seed
+        self._lengths, self._seed = lengths, seed
         exact = [Fraction(float(weight)) for weight in weights]
         # Of what the sources before leave, each takes this; the last takes all.
         rests = [*itertools.accumulate(reversed(exact))][::-1]
@@ -61,18 +61,13 @@ class Order:
         # Threads read batches next to each other; what one of them makes the others wait for.
         self._lock = threading.Lock()
         self._window = functools.lru_cache(16)(self._mixed)
-        self._epochs: dict[int, dict[int, np.ndarray]] = {n: {} for n in range(len(lengths))}
-
-    def _epoch(self, number: int, epoch: int) -> np.ndarray:
-        """A source's examples in an epoch, uint32 [length]."""
-        held = self._epochs[number]
-        if epoch not in held:
-            length = self._lengths[number]
-            held[epoch] = _permutation(length, self._seed, EPOCHS, number, epoch)
-            # The batches that threads read at once are of one or two, or of many short ones.
-            while len(held) > 2 + 64 * WINDOW // length:
-                del held[next(iter(held))]
-        return held[epoch]
+        # Of each source: what batches that are read at once are of, two epochs or many short ones.
+        self._epochs = [
+            functools.lru_cache(2 + 64 * WINDOW // length)(
+                functools.partial(_permutation, length, seed, EPOCHS, number)
+            )
+            for number, length in enumerate(lengths)
+        ]
 
     def _taken(self, count: int) -> np.ndarray:
         """How many of the first `count` are of each source, int [sources].
@@ -122,5 +117,5 @@ class Order:
                 epochs, inside = np.divmod(nth, self._lengths[number])
                 for epoch in np.unique(epochs[numbers == number]):
                     here = (numbers == number) & (epochs == epoch)
-                    places[here] = self._epoch(int(number), int(epoch))[inside[here]]
+                    places[here] = self._epochs[number](int(epoch))[inside[here]]
         return numbers, places

@@ -83,14 +83,12 @@ def _affine(norm: dict[str, Any], stats: dict[str, Any]) -> tuple[np.ndarray, np
 
 def _log_mel(graph: _Graph, waveform: str, settings: frontend.FrontEnd) -> str:
     """[batch, samples] -> [batch, mels, frames], as `frontend.log_mel`."""
-    window = settings.window_length
-    margin = graph.integers(0, window // 2, 0, window - window // 2)
+    before, after = settings.ends
+    margin = graph.integers(0, before, 0, after)
     padded = graph.add("Pad", waveform, margin, mode=settings.padding)
     padded = graph.add("Unsqueeze", padded, graph.integers(1))
     basis = frontend.windowed_fourier_basis(settings).T[:, None]
-    parts = graph.add(
-        "Conv", padded, graph.floats(basis), strides=[settings.hop_length], pads=[0, window % 2]
-    )
+    parts = graph.add("Conv", padded, graph.floats(basis), strides=[settings.hop_length])
     squares = graph.add("Mul", parts, parts)
     bins = len(basis) // 2
     real = graph.add("Slice", squares, *map(graph.integers, (0, bins, 1)))

@@ -28,7 +28,7 @@ def test_sources_of_one_length_are_shuffled_each_its_own_way_each_epoch():
     seen = listed(Order([600, 600], [1, 1], seed=0), 4 * WINDOW)
     # In the order of their own, which the mixing hides.
     order = Order([600, 600], [1, 1], seed=0)
-    epochs = [order._epoch(number, epoch).tolist() for number in range(2) for epoch in range(3)]
+    epochs = [order._epochs[number](epoch).tolist() for number in range(2) for epoch in range(3)]
     assert all(sorted(epoch) == [*range(600)] for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 6
     # Two windows have an epoch of each source, and the first 424 of the next.

@@ -39,7 +39,10 @@ def test_any_batch_and_length(tmp_path, kind, name):
     description, function = FORMATS[kind].open_file(written(tmp_path, kind, source))
     assert description == source.description
     least = description.least_samples
-    for batch, samples in ((1, least), (3, 7999)):
+    sizes = [(1, least), (3, 7999)]
+    if name == "odd":  # at these the last window is the first to fit, or does not yet
+        sizes += [(1, 60 * ODD.hop_length), (1, 60 * ODD.hop_length - 1)]
+    for batch, samples in sizes:
         waveform = lively.waveform(description.sample_rate)[:, :samples]
         waveform = np.resize(waveform, (batch, samples))
         wanted = jax.jit(source.function)(source.variables, waveform)
