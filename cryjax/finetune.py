@@ -235,6 +235,7 @@ def train(
     meta = {
         "program": "finetune",
         "version": __version__,
+        "inputs": workdir.inputs,
         "config": config_lib.to_dict(config),
         "front_end": dataclasses.asdict(plan.settings),
         "labels": list(task.classes),

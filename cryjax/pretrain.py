@@ -310,6 +310,7 @@ def train(
         meta={
             "program": "pretrain",
             "version": __version__,
+            "inputs": workdir.inputs,
             "config": config_lib.to_dict(config),
             "front_end": dataclasses.asdict(plan.settings),
             "labels": [],

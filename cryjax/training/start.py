@@ -3,8 +3,11 @@
 That is a checkpoint of the work directory, another run's encoder, or fresh.
 """
 
+import hashlib
+import importlib.metadata
 import json
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +20,25 @@ from cryjax.training.parallel import Parallel
 from cryjax.training.simclr import SimCLR
 from cryjax.training.steps import TrainState
 from cryjax.training.supervised import Supervised
-from cryjax.training.workdir import Workdir, code
+from cryjax.training.workdir import Workdir
+
+
+def inputs_of(data: str) -> dict[str, str]:
+    """What a run's numbers depend on beside its config, by name: versions, and digests of texts.
+
+    Args:
+      data: all that was written about the datasets when they were made.
+    """
+    home = pathlib.Path(__file__).parents[1]
+    sources = {
+        str(file.relative_to(home)): file.read_text(encoding="utf-8")
+        for file in sorted(home.rglob("*.py"))
+    }
+    texts = {"cryjax": json.dumps(sources), "data": data}
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
+    return versions | {
+        name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()
+    }
 
 
 def open_workdir(path: str, config: Any, data: str) -> Workdir:
@@ -26,14 +47,14 @@ def open_workdir(path: str, config: Any, data: str) -> Workdir:
     Args:
       path: of the folder.
       config: of the run.
-      data: all that was written about the datasets when they were made.
+      data: as of `inputs_of`.
 
     Raises:
       UserError: where they were not, or the folder holds a run with another config.
     """
-    given = config_lib.to_dict(config)
-    parallel.agree(config=json.dumps(given), data=data, code=code())
-    return Workdir(path, given, writes=jax.process_index() == 0)
+    given, found = config_lib.to_dict(config), inputs_of(data)
+    parallel.agree(config=json.dumps(given), **found)
+    return Workdir(path, given, inputs=found, writes=jax.process_index() == 0)
 
 
 def start_state(
@@ -43,6 +64,7 @@ def start_state(
     spread: Parallel,
     saved: checkpoints.Checkpoints,
     *,
+    inputs: Mapping[str, str],
     averaged: bool = False,
 ) -> tuple[TrainState, str]:
     """The state to train from, on the devices, and what it is, for the log.
@@ -53,6 +75,7 @@ def start_state(
       settings: of this run's front end.
       spread: the devices.
       saved: checkpoints of this run.
+      inputs: what its numbers depend on, as of `inputs_of`.
       averaged: whether a moving average of the parameters is kept; it starts from them.
 
     Raises:
@@ -65,7 +88,11 @@ def start_state(
     if saved.latest is not None:
         restored = saved.restore(with_average(state), spread.replicated)
         # Not of `latest`: where that was damaged it is the one before.
-        return restored, f"going on from step {int(restored.step)} of this work directory"
+        said = f"going on from step {int(restored.step)} of this work directory"
+        changed = config_lib.differences(saved.meta.get("inputs", {}), inputs)
+        if changed:
+            said += f", but not bit for bit: since it was saved, {'; '.join(changed)}"
+        return restored, said
     if init:
         theirs = frontend.FrontEnd(**checkpoints.read_meta(init)["front_end"])
         if theirs != settings:
@@ -122,6 +149,7 @@ def begin(
         parts.plan.settings,
         spread,
         saved,
+        inputs=workdir.inputs,
         averaged=averaged,
     )
     workdir.rewind(int(state.step))

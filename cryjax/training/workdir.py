@@ -1,8 +1,6 @@
 """A run's folder: config.json, metrics.jsonl, TensorBoard events, figures and result.json."""
 
 import contextlib
-import hashlib
-import importlib.metadata
 import json
 import pathlib
 import struct
@@ -39,17 +37,6 @@ def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def code() -> str:
-    """What the numbers of a run depend on beside its config and data: versions and our sources."""
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax")]
-    home = pathlib.Path(__file__).parents[1]
-    digests = [
-        f"{file.relative_to(home)} {hashlib.sha256(file.read_bytes()).hexdigest()}"
-        for file in sorted(home.rglob("*.py"))
-    ]
-    return "\n".join(versions + digests)
-
-
 class Workdir:
     """The folder of one run. Only the first process writes to it: the one that `writes`."""
 
@@ -58,6 +45,7 @@ class Workdir:
         path: str | pathlib.Path,
         config: Mapping[str, Any],
         *,
+        inputs: Mapping[str, str] = {},
         writes: bool = True,
         may_change: tuple[str, ...] = MAY_CHANGE,
         left: tuple[str, ...] = LEFT_BY_A_RUN,
@@ -69,6 +57,7 @@ class Workdir:
         Args:
           path: of the folder.
           config: of the run, as JSON values.
+          inputs: what its numbers depend on beside the config, for its checkpoints.
           writes: whether this process does.
           may_change: beginnings of fields that may differ from those of a run that goes on.
           left: patterns of files by which a run is known to have begun.
@@ -77,6 +66,7 @@ class Workdir:
           UserError: if it holds a run with another config, or another process works in it.
         """
         self.path = pathlib.Path(path)
+        self.inputs = dict(inputs)
         self.writes = writes
         if writes:
             with self._writing():

@@ -18,6 +18,7 @@ META = {
     "config": {"encoder": ENCODER, "crop": {"seconds": 0.5}},
     "front_end": frontend.PRESETS["small_8k"].__dict__,
     "synthetic": True,
+    "inputs": {"jax": "1", "data": "a"},
 }
 
 
@@ -101,12 +102,31 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(run, states, how
         checkpoints.Checkpoints(run).restore(states[0], parallel.Parallel().replicated)
 
 
+def go_on(run, state, **inputs):
+    """The state that a run of those inputs goes on from, and what is said of it."""
+    front_end = frontend.PRESETS["small_8k"]
+    saved = checkpoints.Checkpoints(run)
+    return start.start_state(state, "", front_end, parallel.Parallel(), saved, inputs=inputs)
+
+
 def test_going_on_from_a_damaged_checkpoint_says_the_step_it_goes_on_from(run, states):
     hurt(run / "checkpoints" / "3", "flipped")
-    saved = checkpoints.Checkpoints(run)
-    front_end = frontend.PRESETS["small_8k"]
-    state, said = start.start_state(states[0], "", front_end, parallel.Parallel(), saved)
+    state, said = go_on(run, states[0], jax="1", data="a")
     assert int(state.step) == 2 and said == "going on from step 2 of this work directory"
+
+
+def test_going_on_with_other_versions_or_data_says_what_changed(run, states):
+    _, said = go_on(run, states[0], jax="2", data="a")
+    assert said == (
+        "going on from step 3 of this work directory, but not bit for bit: "
+        "since it was saved, jax: '1' -> '2'"
+    )
+
+
+def test_inputs_are_versions_and_digests_of_code_and_data():
+    ours, other = start.inputs_of("prepared"), start.inputs_of("prepared anew")
+    assert ours["jax"] == jax.__version__
+    assert {name for name in ours if ours[name] != other[name]} == {"data"}
 
 
 @settings(deadline=None)  # each shape is compiled
