@@ -40,6 +40,7 @@ from cryjax.training import (
     supervised,
 )
 from cryjax.training.best import Best
+from cryjax.training.stopping import Stop
 from cryjax.training.workdir import Workdir
 
 
@@ -161,7 +162,11 @@ def open_data(config: Any) -> Data:
 
 
 def run(
-    config: Any, workdir_path: str, *, devices: list[jax.Device] | None = None
+    config: Any,
+    workdir_path: str,
+    *,
+    devices: list[jax.Device] | None = None,
+    stop: Stop | None = None,
 ) -> dict[str, Any]:
     """Trains, or goes on training, in a work directory, and scores the test recordings.
 
@@ -169,6 +174,7 @@ def run(
       config: validated.
       workdir_path: of the run.
       devices: to train on; all of all processes if None.
+      stop: of a program that runs several; one of its own if None.
 
     Returns:
       The content of result.json.
@@ -183,7 +189,7 @@ def run(
     parts = supervised.build(config, targets, multi_label=task.multi_label)
     workdir = start.open_workdir(workdir_path, config, task.prepared.fingerprint)
     judge = Judge(task, parts, config, devices)
-    best_step = train(config, data, parts, spread, workdir, judge, devices)
+    best_step = train(config, data, parts, spread, workdir, judge, devices, stop)
     scored = division.test if len(division.test) else division.validation
     found = judge.of_run(workdir_path, scored)
     result = result_of(config, data, found, best_step)
@@ -225,6 +231,7 @@ def train(
     workdir: Workdir,
     judge: Judge,
     devices: list[jax.Device] | None,
+    stop: Stop | None,
 ) -> int | None:
     """Trains, from where the work directory is, to the end; as `run`. Gives the best step."""
     task, division, plan = data.task, data.division, parts.plan
@@ -282,6 +289,7 @@ def train(
         pictures=picture,
         enough=best.enough,
         skip=config.nonfinite == "skip",
+        stop=stop,
         recordings=lambda step: loader.recordings(
             clips,
             [config.data] * len(sources),

@@ -34,6 +34,7 @@ from cryjax.evaluation.folds import renamed_entries, subjects_of
 from cryjax.evaluation.probes import nearest_neighbour_accuracy
 from cryjax.training import loop, parallel, simclr, start, steps
 from cryjax.training import recipe as recipe_lib
+from cryjax.training.stopping import Stop
 from cryjax.training.workdir import Workdir
 
 _VIEWS = flags.DEFINE_bool("views", False, "Draw pairs of views to figures/views.png and exit.")
@@ -233,6 +234,7 @@ def run(
     *,
     views: bool = False,
     devices: list[jax.Device] | None = None,
+    stop: Stop | None = None,
 ) -> None:
     """Trains, or goes on training, in a work directory.
 
@@ -241,6 +243,7 @@ def run(
       workdir_path: of the run.
       views: only draw pairs of views.
       devices: to train on; all of all processes if None.
+      stop: of a program that runs several; one of its own if None.
     """
     datasets = open_datasets(config, frontend.resolve(config.front_end).sample_rate)
     data = Data(datasets, sources_of(config, datasets))
@@ -261,7 +264,7 @@ def run(
         logging.info("views: %s", path)
     if views:
         return
-    train(config, data, parts, spread, workdir, viewed, devices)
+    train(config, data, parts, spread, workdir, viewed, devices, stop)
     if workdir.writes:
         report(workdir, data, parts.plan.total)
     workdir.close()
@@ -276,6 +279,7 @@ def train(
     workdir: Workdir,
     viewed: Viewed,
     devices: list[jax.Device] | None,
+    stop: Stop | None,
 ) -> None:
     """Trains, from where the work directory is, to the end; as `run`."""
     plan = parts.plan
@@ -328,6 +332,7 @@ def train(
         ),
         pictures=picture,
         skip=config.nonfinite == "skip",
+        stop=stop,
         recordings=lambda step: loader.recordings(
             viewed.clips,
             [str(prepared.directory) for prepared, _, _ in data.sources],

@@ -12,7 +12,6 @@ import concurrent.futures
 import dataclasses
 import pathlib
 import shlex
-import signal
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -34,7 +33,8 @@ from cryjax.evaluation.embeddings import Embeddings
 from cryjax.evaluation.experiment import Cell, Found
 from cryjax.evaluation.figures.experiment import label_efficiency_figure
 from cryjax.evaluation.recipe import check, part_of_config
-from cryjax.training import loop, recipe, simclr
+from cryjax.training import recipe, simclr
+from cryjax.training.stopping import Stop, Stopped
 from cryjax.training.trained import load_pretrained, untrained
 from cryjax.training.workdir import Workdir, read_metrics
 
@@ -44,52 +44,13 @@ LEFT = ("runs/*", "embeddings/*", "cells/*", "tuned/*")
 MAY_CHANGE = ("title", "rows", "probe.fractions", "probe.seeds", "finetune.", "resamples")
 
 
-class Stop:
-    """SIGTERM and Ctrl-C end the program at any point as they end a run, and say what is next.
-
-    What is raised in a destructor, as those that run while something is traced or a cache cleared,
-    Python prints and forgets. So it is noted, too: for `check`, and for a run that begins.
-
-    Attributes:
-      told: whether there was a signal.
-    """
-
-    told = False
-
-    def _note(self, *_: Any) -> None:
-        self.told = True
-        raise KeyboardInterrupt
-
-    def _forgotten(self, found: Any) -> None:
-        if not issubclass(found.exc_type, KeyboardInterrupt):
-            self._hook(found)
-
-    def __enter__(self) -> "Stop":
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        self._old = {number: signal.signal(number, self._note) for number in numbers}
-        self._hook, sys.unraisablehook = sys.unraisablehook, self._forgotten
-        return self
-
-    def check(self) -> None:
-        """Stops here if told to."""
-        if self.told:
-            raise loop.Stopped
-
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-        sys.unraisablehook = self._hook
-        if kind is not None and issubclass(kind, loop.Stopped | KeyboardInterrupt):
-            logging.warning("told to stop: what is finished is kept, and the same command goes on")
-            raise loop.Stopped from None
-
-
 class Study:
     """The runs of an experiment in its folder. What is there already is not made again."""
 
-    def __init__(self, config: Any, folder: pathlib.Path):
+    def __init__(self, config: Any, folder: pathlib.Path, stop: Stop):
         self.config = config
         self.folder = folder
+        self._stop = stop
         self.data = Datasets(config, folder)
         self.notes: list[str] = []
         self._devices = jax.local_devices()
@@ -108,14 +69,17 @@ class Study:
             pretrain.run(
                 self._recipe("adapt", self.data.unlabelled, init=init, exclude_subjects=excluded),
                 str(path),
+                stop=self._stop,
             )
         elif base == "simclr":
             excluded = self.data.excluded(self.data.general)
             pretrain.run(
-                self._recipe("pretrain", self.data.general, exclude_subjects=excluded), str(path)
+                self._recipe("pretrain", self.data.general, exclude_subjects=excluded),
+                str(path),
+                stop=self._stop,
             )
         else:
-            finetune.run(self._recipe("supervised", self.data.labelled), str(path))
+            finetune.run(self._recipe("supervised", self.data.labelled), str(path), stop=self._stop)
         jax.clear_caches()
         return str(path)
 
@@ -220,7 +184,7 @@ class Study:
                 fold=cell.fold,
                 fold_seed=self.config.fold_seed,
             )
-            finetune.run(tune, str(path), devices=[device])
+            finetune.run(tune, str(path), devices=[device], stop=self._stop)
             if len(self._devices) == 1:  # or it would clear what other threads are about to use
                 jax.clear_caches()
         return Found.of_run(path, task)
@@ -241,7 +205,7 @@ class Study:
                 with part_of_config(part):
                     recipe.plan(config[part], len(used[name].index()))
 
-    def run(self, stop: Stop) -> dict[Cell, Found]:
+    def run(self) -> dict[Cell, Found]:
         """All cells, those of several devices side by side."""
         self.data.open()
         for note in self.data.notes:
@@ -250,7 +214,7 @@ class Study:
         # What many share comes first and has all devices.
         with Progress("encoder", len(self.config.rows), unit="encoders") as rows:
             for row in self.config.rows:
-                stop.check()
+                self._stop.check()
                 rows.say(row)
                 self.encoder(row)
                 for task in self.data.tasks:
@@ -262,7 +226,7 @@ class Study:
         with Progress("cell", len(cells), unit="cells") as bar:
 
             def compute(cell: Cell) -> None:
-                stop.check()
+                self._stop.check()
                 bar.note(cell.name)
                 device = free.pop()
                 found[cell] = self.find(cell, device)
@@ -331,9 +295,13 @@ def main(config: Any, folder: str) -> None:
     home = pathlib.Path(folder).absolute()
     workdir = Workdir(home, config_lib.to_dict(config), may_change=MAY_CHANGE, left=LEFT)
     logging.set_verbosity(logging.WARNING)  # each run would say what it loads
-    study = Study(config, home)
     with Stop() as stop:
-        whole = assemble(study, study.run(stop))
+        study = Study(config, home, stop)
+        try:
+            whole = assemble(study, study.run())
+        except (Stopped, KeyboardInterrupt):
+            logging.warning("told to stop: what is finished is kept, and the same command goes on")
+            raise Stopped from None
     for note in whole.notes:
         if note not in study.data.notes:  # which were told at the start
             logging.warning("%s", note)

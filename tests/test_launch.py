@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import programs
-from cryjax.training import loop, parallel
+from cryjax.training import parallel, stopping
 
 LAUNCH = programs.ROOT / "launch"
 STEPS = 40
@@ -121,7 +121,7 @@ def stopped(prepared, tmp_path_factory):
 
 def test_processes_stop_together(stopped):
     run, said, status = stopped
-    assert status == loop.STOPPED, said[-3000:]
+    assert status == stopping.STOPPED, said[-3000:]
     assert said.count("8 cpu device(s) of 2 processes") == 1  # the first one's table
     assert said.count("starting fresh") == 2
     done = len(losses(run))
@@ -361,7 +361,7 @@ def test_jobset():
     by_status, by_host = job["podFailurePolicy"]["rules"]
     assert by_status["action"] == by_host["action"] == "FailJob"
     assert by_status["onExitCodes"] == {
-        "containerName": container["name"], "operator": "In", "values": [2, loop.STOPPED]
+        "containerName": container["name"], "operator": "In", "values": [2, stopping.STOPPED]
     }  # fmt: skip
     assert by_host["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
     # The first rule that fits decides. So Kubernetes says why a job failed:
@@ -376,9 +376,9 @@ def test_jobset():
                 for pattern in rule.get("onJobFailureMessagePatterns", [""])
             )
         )
-        for status in (2, loop.STOPPED)
+        for status in (2, stopping.STOPPED)
     }
-    assert action == {2: "FailJobSet", loop.STOPPED: "RestartJobSetAndIgnoreMaxRestarts"}
+    assert action == {2: "FailJobSet", stopping.STOPPED: "RestartJobSetAndIgnoreMaxRestarts"}
     assert all(rule["onJobFailureReasons"] == ["PodFailurePolicy"] for rule in rules)
     # SIGTERM goes to the program itself, and its flags are flags of pretrain.
     assert container["command"] == ["python", "-m", "cryjax.pretrain"]

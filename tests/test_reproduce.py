@@ -10,12 +10,11 @@ import pytest
 from matplotlib import image
 
 import programs
-from cryjax import pretrain, reproduce
+from cryjax import pretrain
 from cryjax.command import config as config_lib
 from cryjax.data import loader
 from cryjax.data.records import open_prepared
 from cryjax.evaluation import folds
-from cryjax.training import loop
 
 TINY = ("--config=tests/tiny_experiment.py",)
 
@@ -70,21 +69,6 @@ def test_told_to_stop_it_says_that_it_goes_on(whole, tmp_path, number, sign):
     done = programs.finish(process)
     assert done.returncode == 75 and "Traceback" not in done.stderr, done.stderr[-3000:]
     assert "told to stop" in done.stderr and "the same command goes on" in done.stderr
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_python_swallows_stops_it_at_the_next_cell(number):
-    before = signal.getsignal(number)
-
-    class Told:
-        def __del__(self):
-            signal.raise_signal(number)
-
-    with pytest.raises(loop.Stopped), reproduce.Stop() as stop:
-        stop.check()
-        Told()
-        stop.check()
-    assert signal.getsignal(number) == before
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 
 from cryjax.command.errors import UserError
 from cryjax.command.progress import Progress
@@ -19,17 +17,8 @@ from cryjax.training.checkpoints import Checkpoints
 from cryjax.training.parallel import Parallel
 from cryjax.training.recipe import Plan
 from cryjax.training.steps import StepFunction, TrainState
+from cryjax.training.stopping import Stop, Stopped
 from cryjax.training.workdir import Workdir
-
-# Exit status of a run that was told to stop and saved: EX_TEMPFAIL of sysexits.h, 'try again'.
-STOPPED = 75
-
-
-class Stopped(SystemExit):
-    """A run that was told to stop: its checkpoint is saved, and the same command goes on."""
-
-    def __init__(self) -> None:
-        super().__init__(STOPPED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,43 +41,6 @@ class Schedule:
             evaluate_every=plan.in_steps(evaluate_every),
             pictures_every=plan.in_steps(config.pictures_every),
         )
-
-
-class _StopSignal:
-    """Notes SIGTERM and SIGINT, so that the step under way is finished and saved.
-
-    Of several processes, each may be told at another step, or only one of them: there JAX, which
-    has taken SIGTERM for itself, has them agree on the step after which all stop.
-    """
-
-    def __enter__(self) -> "_StopSignal":
-        self._together = jax.process_count() > 1
-        # Whoever runs several may have noted one when this run was about to begin.
-        self._outer: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-        self._told = getattr(self._outer, "told", False)
-        numbers = [signal.SIGINT] if self._together else [signal.SIGTERM, signal.SIGINT]
-        if threading.current_thread() is not threading.main_thread():
-            numbers = []  # Python delivers signals to the main thread alone
-        self._old = {number: signal.signal(number, self._note) for number in numbers}
-        return self
-
-    def _note(self, number: int, _frame: Any) -> None:
-        if number == signal.SIGINT and (self._told or self._together):
-            raise KeyboardInterrupt  # asked twice, or where no agreement can be had: at once
-        self._told = True
-
-    def after(self, step: int) -> bool:
-        """Whether to stop after this step; to be asked at every step, by every process."""
-        if self._together:
-            self._told = self._told or multihost_utils.reached_preemption_sync_point(step)
-        return self._told
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-        # In its last step this run ends as it would have; the next is not to begin.
-        if self._told and hasattr(self._outer, "told"):
-            self._outer.told = True
 
 
 class _Window:
@@ -307,6 +259,7 @@ def train(
     enough: Callable[[], bool] = lambda: False,
     skip: bool = False,
     recordings: Callable[[int], str] = lambda _: "unknown",
+    stop: Stop | None = None,
 ) -> TrainState:
     """Runs from `state.step` to the end of the schedule.
 
@@ -330,6 +283,7 @@ def train(
         processes must say the same.
       skip: whether to go on after an update that was not finite, and so not made.
       recordings: of a step's batch, counted from 0, for the message.
+      stop: of a program that runs several; one of its own if None.
 
     Returns:
       The last state, saved.
@@ -356,7 +310,8 @@ def train(
         window, bar, check, schedule=schedule, workdir=workdir, learning_rate=learning_rate
     )
     function: StepFunction | None = None
-    with _StopSignal() as stop, bar, _Reader(batches) as reader:
+    taken = contextlib.nullcontext(stop) if stop else Stop()
+    with taken as stop, stop.finishing_steps(), bar, _Reader(batches) as reader:
         steps = range(start + 1, schedule.total + 1)
         for step, batch in zip(steps, _placed(reader, steps, parallel, window), strict=True):
             before, function = function, step_at(step)

@@ -1,7 +1,9 @@
 """The loop: metrics a step late, averages, saves, evaluations, and stopping; a step of glass."""
 
+import concurrent.futures
 import os
 import signal
+import threading
 import time
 
 import jax
@@ -11,7 +13,7 @@ import pytest
 from absl import logging
 
 from cryjax.command.errors import UserError
-from cryjax.training import loop
+from cryjax.training import loop, stopping
 from cryjax.training.parallel import Parallel
 from cryjax.training.steps import TrainState
 from cryjax.training.workdir import Workdir
@@ -43,7 +45,7 @@ def step_function(state, batch, key):
 
 
 def run(tmp_path, losses, *, start=0, before=None, evaluate=None, enough=None, skip=False,
-        saved=None, **schedule):  # fmt: skip
+        saved=None, stop=None, **schedule):  # fmt: skip
     """Trains over batches that are their own loss; `before(n)` runs as batch n has its step."""
 
     def batches():
@@ -73,6 +75,7 @@ def run(tmp_path, losses, *, start=0, before=None, evaluate=None, enough=None, s
         enough=enough or (lambda: False),
         skip=skip,
         recordings=lambda step: f"of batch {step}",
+        stop=stop,
     )
     return state, workdir, saved
 
@@ -156,28 +159,48 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
         if n == 5:
             os.kill(os.getpid(), number)
 
-    with pytest.raises(loop.Stopped) as stopped:
+    with pytest.raises(stopping.Stopped) as stopped:
         run(tmp_path, float, before=before, saved=saved)
     assert stopped.value.code == 75 and saved.steps == [4, 6]
     assert signal.getsignal(number) is old
 
 
-def test_a_signal_in_the_last_step_reaches_whoever_runs_several(tmp_path):
-    class Outer:
-        told = False
+def test_a_signal_in_the_last_step_reaches_the_next_run_of_a_program(tmp_path):
+    old = signal.getsignal(signal.SIGTERM)
+    with stopping.Stop() as stop:
+        last = run(
+            tmp_path,
+            float,
+            stop=stop,
+            before=lambda n: n == 9 and signal.raise_signal(signal.SIGTERM),
+        )
+        assert int(last[0].step) == 10 and stop.requested
+        with pytest.raises(stopping.Stopped):
+            run(tmp_path, float, start=1, stop=stop)
+        with pytest.raises(stopping.Stopped):
+            stop.check()
+    assert signal.getsignal(signal.SIGTERM) is old
 
-        def note(self, *_):
-            raise AssertionError("the run takes signals for itself")
 
-    outer = Outer()
-    old = signal.signal(signal.SIGTERM, outer.note)
-    try:
-        run(tmp_path, float, before=lambda n: n == 9 and os.kill(os.getpid(), signal.SIGTERM))
-        assert outer.told
-        with pytest.raises(loop.Stopped):
-            run(tmp_path, float, start=1)
-    finally:
-        signal.signal(signal.SIGTERM, old)
+def test_a_signal_reaches_a_run_in_another_thread(tmp_path):
+    saved, begun = Recorder(), threading.Event()
+
+    def wait(n):
+        if n == 5:
+            begun.set()
+            assert told.wait(60)
+
+    told = threading.Event()
+    with stopping.Stop() as stop, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, tmp_path, float, saved=saved, before=wait, stop=stop)
+        assert begun.wait(60)
+        # This thread is in no step, and is interrupted.
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        told.set()
+        with pytest.raises(stopping.Stopped):
+            running.result()
+    assert saved.steps == [4, 6]
 
 
 def test_a_batch_is_placed_before_the_step_before_it_and_none_is_read_in_vain():
