@@ -56,7 +56,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.total = "200 steps"
     # Global batch, over all devices of all processes.
     config.batch_size = 32
-    # How often TensorBoard gets embeddings of the recordings to choose by, beside the start and the
+    # How often TensorBoard gets embeddings of the validation recordings, beside the start and the
     # end; '0' is never.
     config.pictures_every = "100 steps"
     # How often to save, and to log the means since the last time; the seed of all that is random.

@@ -110,7 +110,8 @@ def written(source: model.Source, folder: pathlib.Path, name: str) -> list[tuple
 def fill_folder(source: model.Source, meta: dict[str, Any], folder: pathlib.Path) -> None:
     """What a model folder has beside its weights."""
     file = pathlib.Path(program.required(_MODEL)) / "result.json"
-    result = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    measured = file.is_file() and not _ENCODER_ONLY.value  # a result is the classifier's
+    result = json.loads(file.read_text(encoding="utf-8")) if measured else {}
     texts = {
         "config.json": card.config(source.description),
         "README.md": card.write(source.description, meta, result, _LICENSE.value),
@@ -150,7 +151,7 @@ def main(_: list[str]) -> None:
     run, kind = program.required(_MODEL), program.required(_FORMAT)
     out = pathlib.Path(program.required(_OUT)).absolute()
     if kind != "folder" and out.suffix != f".{kind}":
-        raise UserError(f"--out={_OUT.value}: name it with .{kind} at its end")
+        raise UserError(f"--out={_OUT.value}: must end in .{kind}")
     if kind in ("safetensors", "folder") and _WEIGHTS.value == "int8":
         raise UserError("--weights=int8: PyTorch's classes take floats; take float16")
     if out.is_dir() or (kind == "folder" and out.exists()):

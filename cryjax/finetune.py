@@ -82,7 +82,7 @@ class Data:
 
     Attributes:
       task: what is to be told apart.
-      division: the examples to train on, to choose by and to score.
+      division: the examples for training, validation and testing.
       synthetic: whether any of the audio, `config.init`'s included, was made rather than recorded.
       warnings: what a reader of the numbers should know.
     """
@@ -94,12 +94,12 @@ class Data:
 
 
 def described(config: Any, data: Data) -> list[str]:
-    """What there is to train on, to choose by and to score, in lines."""
+    """What there is for training, validation and testing, in lines."""
     task, division = data.task, data.division
     parts = {
-        "to train on": division.train,
-        "to choose by": division.validation,
-        "to score": division.test,
+        "for training": division.train,
+        "for validation": division.validation,
+        "for testing": division.test,
     }
     counts = [
         f"{len(set(part.recordings)):,} recordings of {len(set(part.subjects)):,} subjects {why}"
@@ -118,7 +118,10 @@ def result_of(config: Any, data: Data, found: Embeddings, best_step: int | None)
     """The content of result.json: what was found of the scored recordings, and by what."""
     division, warnings = data.division, [*data.warnings]
     if not len(division.test):
-        warnings.append("scored on the recordings that chose the step: the numbers flatter")
+        warnings.append(
+            "there is no test set: the scores are of the validation recordings, which chose the "
+            "step, and so are optimistic"
+        )
     return summarise(found, data.task, config) | {
         "init": config.init,
         "multi_label": data.task.multi_label,
@@ -150,7 +153,8 @@ def open_data(config: Any) -> Data:
     index = index[index.labels != ""]
     task = tasks.open_task(config, index, prepared)
     division = tasks.divide(index, config)
-    if config.patience and not (len(division.validation) and config.evaluate_every != "0"):
+    evaluated = len(division.validation) and not config_lib.never(config.evaluate_every)
+    if config.patience and not evaluated:
         raise UserError(
             f"config.patience={config.patience} waits for a better score, and there is none: set "
             "config.validation and config.evaluate_every, or patience=0"
@@ -206,7 +210,7 @@ def pictures_of(
     workdir: Workdir,
     devices: list[jax.Device] | None,
 ) -> Callable[[steps.TrainState, int], None]:
-    """What a run shows of a state at a step: embeddings of those to choose by, if there are any."""
+    """What a run shows of a state at a step: embeddings of the validation examples, if any."""
     division, settings = data.division, parts.plan.settings
     return functools.partial(
         pictures.of_state,
@@ -330,11 +334,11 @@ def main(config: Any, workdir: str) -> None:
     for warning in result["warnings"]:
         logging.warning("%s", warning)
     if jax.process_index() == 0:
-        start_from = config.init or "scratch"
+        how = f"fine-tuned from {config.init}" if config.init else "trained from scratch"
         synthetic = " (synthetic data)" if result["synthetic"] else ""
         print(
-            f"fine-tuned from {start_from}{synthetic}: {result['n_recordings']} recordings of "
-            f"{result['n_subjects']} subjects scored ({result['scored']}); 95 % intervals over "
+            f"{how}{synthetic}: {result['n_recordings']} {result['scored']} recordings of "
+            f"{result['n_subjects']} subjects scored; 95 % intervals over "
             f"subjects\n{bootstrap.table(result)}"
         )
 

@@ -19,11 +19,11 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from cryjax.audio import augment
+from cryjax import pretrain
+from cryjax.audio import augment, frontend
 from cryjax.command import config as config_lib
 from cryjax.command import program
 from cryjax.command.errors import UserError
-from cryjax.data.records import open_prepared
 from cryjax.training import simclr, topology
 from cryjax.training.topology import GIB, Plan, Slice
 
@@ -62,8 +62,9 @@ def count_examples(config: Any) -> int:
     """Examples of an epoch: of the datasets if they are given, else as the flag says."""
     if not config.data:
         return _EXAMPLES.value
-    folders = [entry.partition(":")[0] for entry in config.data.split(",")]
-    return sum(len(open_prepared(folder).source(config.split)) for folder in folders)
+    rate = frontend.resolve(config.front_end).sample_rate
+    sources = pretrain.sources_of(config, pretrain.open_datasets(config, rate))
+    return sum(len(source) for _, source, _ in sources)
 
 
 def make_job(config: Any, examples: int, where: Slice) -> Job:

@@ -11,7 +11,8 @@ by the mean over its windows. One that cannot be used is a row with the reason, 
 is then 1.
 
 Probabilities hold where classes are as common as in training, which `finetune` balances by default
-(config.balance): of a class that is rarer they are too high, and no patient's risk.
+(config.balance): where a class is rarer, its probabilities are too high. They are no patient's
+risk.
 """
 
 import collections
@@ -37,14 +38,9 @@ from cryjax.command.files import whole
 from cryjax.data import cutting, decode, guard
 from cryjax.interop.model import Model
 
-AUDIO = (
-    ".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".aac", ".3gp", ".caf", ".aif",
-    ".aiff", ".au", ".wma", ".webm", ".w64", ".amr",
-)  # fmt: skip
-
 PREVALENCE = (
     "probabilities hold where classes are as common as in training, which finetune balances by "
-    "default:\nof a class that is rarer they are too high, and no patient's risk"
+    "default:\nwhere a class is rarer, its probabilities are too high. They are no patient's risk"
 )
 
 _MODEL = flags.DEFINE_string(
@@ -129,7 +125,7 @@ def recordings(arguments: Sequence[str], folder: pathlib.Path) -> list[tuple[str
                 shutil.copyfileobj(sys.stdin.buffer, file)
             found.append(("-", kept))
         elif path.is_dir():
-            audio = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO)
+            audio = sorted(filter(decode.is_audio, path.rglob("*")))
             if not audio:
                 raise UserError(f"{argument}: no audio files under it")
             found += [(str(p), p) for p in audio]

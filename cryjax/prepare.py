@@ -82,6 +82,17 @@ _BEAM_RUNNER = flags.DEFINE_string(
 )
 _BEAM_OPTIONS = flags.DEFINE_list("beam_options", [], "Of the runner: key=value, or key.")
 
+_SOURCES = _MANIFEST, _CORPUS, _TFDS, _SYNTHETIC
+# A TFDS dataset has its own splits.
+_ONLY_FOR = {
+    ("manifest",): ("label_column", "allow_dir"),
+    ("corpus",): ("corpus_dir", "write_manifest"),
+    ("manifest", "corpus"): ("exclude", "mapping"),
+    ("synthetic",): ("examples", "synthetic_seed"),
+    ("tfds",): ("source_rate", "tfds_data_dir"),
+    ("manifest", "corpus", "synthetic"): ("splits", "split_seed", "beam_runner", "beam_options"),
+}
+
 
 def deal(subjects: list[str], labels: list[str]) -> list[str]:
     """The split of each recording, by --splits, or 'train' for all."""
@@ -188,12 +199,6 @@ def from_synthetic() -> tuple[dict[str, Any], dict[str, list[Item]]]:
 
 def from_tfds() -> tuple[dict[str, Any], int, dict[str, Iterable[Recording]]]:
     """What the dataset is made of, how many recordings, and those of each split, made when read."""
-    if _SPLITS.value:
-        raise UserError("a TFDS dataset has its own splits; leave out --splits")
-    if _BEAM_RUNNER.value:
-        raise UserError(
-            "--beam_runner prepares a --manifest, --corpus or --synthetic; leave it out"
-        )
     builder = catalogue.open_built(program.required(_TFDS), _TFDS_DIR.value)
     key = read_key()
 
@@ -227,29 +232,25 @@ def open_beam() -> tuple[Any, dict[str, Any]]:
 
 def check_flags() -> None:
     """Raises UserError where flags contradict each other."""
-    if sum(bool(flag.value) for flag in (_MANIFEST, _CORPUS, _TFDS, _SYNTHETIC)) != 1:
+    if sum(bool(flag.value) for flag in _SOURCES) != 1:
         raise UserError("give one of --manifest, --corpus, --tfds and --synthetic")
-    if _EXCLUDE.value and not (_MANIFEST.value or _CORPUS.value):
-        raise UserError("--exclude leaves subjects out of a --manifest or --corpus only")
-    if _CORPUS_DIR.value and not _CORPUS.value:
-        raise UserError("--corpus_dir is the folder of a --corpus; name one")
-    if _WRITE_MANIFEST.value and not _CORPUS.value:
-        raise UserError("--write_manifest writes the rows of a --corpus; name one")
+    used = next(flag.name for flag in _SOURCES if flag.value)
+    for sources, names in _ONLY_FOR.items():
+        for name in names:
+            if flags.FLAGS[name].present and used not in sources:
+                meant = " or --".join(sources)
+                raise UserError(f"--{name} is for --{meant} and not for --{used}; leave it out")
     if _WRITE_MANIFEST.value and (_SPLITS.value or _EXCLUDE.value):
         raise UserError(
             "--write_manifest writes all rows as published; give --splits and --exclude when you "
             "prepare it by --manifest"
         )
-    if _MAPPING.value and not (_MANIFEST.value or _CORPUS.value):
-        raise UserError("--mapping tells the files of a --manifest or --corpus; leave it out")
-    if _ALLOW_DIR.value and not _MANIFEST.value:
-        raise UserError("--allow_dir is for the files of a --manifest; leave it out")
     if _BEAM_OPTIONS.value and not _BEAM_RUNNER.value:
         raise UserError("--beam_options are those of a --beam_runner; name one")
 
 
 def report(out: pathlib.Path, info: dict[str, Any], rows: list[Row]) -> None:
-    """Says what the dataset holds, what is not in it, and what may be a slip in a manifest.
+    """Says what the dataset holds, and what a reader of its numbers should know.
 
     Args:
       out: the dataset.
@@ -258,28 +259,11 @@ def report(out: pathlib.Path, info: dict[str, Any], rows: list[Row]) -> None:
     """
     what = "synthetic, " if info["synthetic"] else ""
     print(f"{out}: {what}{info['sample_rate']} Hz\n{preparing.summary_table(info)}")
+    for remark in preparing.remarks(info):
+        print(remark)
     if info["skipped"]:
         which = "" if _MAPPING.value or not rows else "; --mapping=FILE.csv tells which files"
-        print(f"skipped {info['skipped']} recordings: see {out / 'skipped.csv'}{which}")
-    if info.get("contradicting"):  # not in datasets of old
-        print(
-            f"of these, {info['contradicting']} are the same audio under different labels or "
-            "subjects, and none is used: mend the manifest, or leave out all but one of each"
-        )
-    if alone := sum(row.alone for row in rows):
-        print(
-            f"{alone} of {len(rows)} rows have no 'subject': each counts as a subject of its own, "
-            "so splits and folds may divide whoever is in several of them; give the column that "
-            "says whose they are the name 'subject'"
-        )
-    counts: collections.Counter[str] = collections.Counter()
-    for split in info["splits"].values():
-        counts.update(split["labels"])
-    # One among several is more often a typing mistake than a class. Where all are, they are texts.
-    once = sorted(label for label, count in counts.items() if count == 1)
-    if rows and once and len(once) < len(counts):
-        named = ", ".join(map(repr, once[:5])) + (f" and {len(once) - 5} more" * (len(once) > 5))
-        print(f"labels of one recording only: {named}; are they spelt as meant?")
+        print(f"what was skipped and why: {out / 'skipped.csv'}{which}")
 
 
 def main(_: list[str]) -> None:
@@ -335,6 +319,7 @@ def main(_: list[str]) -> None:
             inputs=inputs,
             synthetic=bool(_SYNTHETIC.value),
             subject_key=inputs.get("subject_key", ""),
+            alone=sum(row.alone for row in rows),
             shards=_SHARDS.value,
         )
         if _BEAM_RUNNER.value:

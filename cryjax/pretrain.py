@@ -37,8 +37,6 @@ from cryjax.training import recipe as recipe_lib
 from cryjax.training.stopping import Stop
 from cryjax.training.workdir import Workdir
 
-_VIEWS = flags.DEFINE_bool("views", False, "Draw pairs of views to figures/views.png and exit.")
-
 
 def open_datasets(config: Any, sample_rate: int) -> list[tuple[Prepared, float]]:
     """The datasets of `config.data` with their weights, at the front end's sample rate."""
@@ -252,6 +250,8 @@ def run(
     config.exclude_subjects = renamed_entries(config.exclude_subjects)
     spread = parallel.Parallel(config.parallel, devices)
     simclr.check_batch(config, data.examples, spread.devices)
+    if not config_lib.never(config.neighbours.every):
+        datasets[0][0].source(config.neighbours.split)  # refused now, not in the middle of the run
     parts = simclr.build(config, data.examples)
     written = "".join(prepared.fingerprint for prepared, _ in datasets)
     workdir = start.open_workdir(workdir_path, config, written)
@@ -352,14 +352,16 @@ def report(workdir: Workdir, data: Data, total: int) -> None:
     workdir.result(counts | (last[0] if last else {}))
 
 
-def main(config: Any, workdir: str) -> None:
+def main(config: Any, workdir: str, *, views: bool) -> None:
     parallel.join_processes()
-    run(config, workdir, views=_VIEWS.value)
+    run(config, workdir, views=views)
 
 
 if __name__ == "__main__":
+    # Here, or the programs that import this one would take the flag and ignore it.
+    _VIEWS = flags.DEFINE_bool("views", False, "Draw pairs of views to figures/views.png and exit.")
     program.run_recipe(
-        main,
+        lambda config, workdir: main(config, workdir, views=_VIEWS.value),
         simclr.RULES,
         recipe="Recipe, as configs/pretrain_small.py.",
         workdir="Folder of the run; an existing run goes on.",

@@ -3,9 +3,13 @@
 import importlib.util
 import re
 
+import numpy as np
 import pytest
 
 import programs
+from cryjax import plan
+from cryjax.command import config as config_lib
+from cryjax.data.records import open_prepared
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
@@ -49,6 +53,15 @@ def test_reports_one_slice(prepared):
     clips = number(r"at that pace ([\d.]+) clips", said)
     assert clips == pytest.approx(16 / (milliseconds / 1e3), rel=0.01)
     assert number(r"and ([\d.]+) MB/s of int16", said) == pytest.approx(clips * 3200 / 1e6, abs=1)
+
+
+def test_counts_the_examples_that_the_run_would_train_on(prepared):
+    config = config_lib.load(programs.ROOT / "configs" / "pretrain_small.py")
+    config.update({"data": str(prepared), "front_end": "small_8k"})
+    assert plan.count_examples(config) == 60
+    subjects = open_prepared(prepared).index().subjects
+    config.exclude_subjects = str(subjects[0])
+    assert plan.count_examples(config) == 60 - np.sum(subjects == subjects[0])
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from matplotlib import image
 
 import lively
 import programs
+from cryjax import predict
 from cryjax.data.records import open_prepared
 from cryjax.interop import panns, run
 
@@ -125,6 +126,24 @@ def test_an_export_predicts_the_same(tuned, tmp_path, kind):
         assert config["id2label"]["2"] == "pain" and config["front_end"]["sample_rate"] == 8000
 
 
+@pytest.mark.slow
+def test_the_card_of_an_encoder_tells_nothing_of_its_classifier(tuned, tmp_path):
+    folder, out = tuned[0], tmp_path / "encoder"
+    programs.succeed(
+        "export", f"--model={folder}", "--format=folder", "--encoder_only", f"--out={out}"
+    )
+    card = (out / "README.md").read_text()
+    assert "`embedding`" in card and "macro_auc" not in card and "accuracy" not in card
+
+
+def test_a_folder_is_its_audio_files(tmp_path):
+    for name in ("b.FLAC", "a.wav", "._a.wav", "notes.txt", "deeper/c.caf"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = predict.recordings([str(tmp_path)], tmp_path)
+    assert [path.name for _, path in found] == ["a.wav", "b.FLAC", "c.caf"]
+
+
 def test_broken_recordings_are_rows(tuned, tmp_path):
     folder, files = tuned
     (tmp_path / "broken.wav").write_bytes(b"nonsense")
@@ -211,7 +230,7 @@ def small(tmp_path_factory):
         ("predict", ["--model=nowhere", "--out=o.csv", "a.wav"], "nowhere: no model"),
         ("predict", ["--model=RUN", "--out=o.csv"], "no recordings; name files"),
         ("predict", ["--model=RUN", "--out=o.txt", "a.wav"], "name it .csv or .jsonl"),
-        ("export", ["--model=RUN", "--format=onnx", "--out=m.bin"], "name it with .onnx"),
+        ("export", ["--model=RUN", "--format=onnx", "--out=m.bin"], "must end in .onnx"),
         ("export", ["--model=RUN", "--format=folder", "--out=RUN"], "is there already"),
         ("export", ["--model=RUN", "--format=folder", "--out=RUN/config.json"], "there already"),
         ("export", ["--model=RUN", "--format=onnx", "--out=RUN/config.json/x/m.onnx"],

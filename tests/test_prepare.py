@@ -94,7 +94,7 @@ def test_slips_that_a_manifest_may_have_are_said(folder, made, tmp_path):
     arguments = f"--manifest={tmp_path / 'm.csv'}", f"--allow_dir={folder}"
     done = prepare(*arguments, f"--out={tmp_path / 'data'}")
     assert done.returncode == 0, done.stderr
-    assert "5 of 5 rows have no 'subject'" in done.stdout
+    assert "5 recordings have no 'subject'" in done.stdout
     assert "labels of one recording only: 'Pain'; are they spelt as meant?" in done.stdout
 
 
@@ -145,7 +145,7 @@ def test_again_does_nothing_and_other_inputs_are_refused(folder, made):
     assert done.returncode == 0 and "nothing to do" in done.stdout
     assert "train" in done.stdout
     line = refused(*command, "--segment_seconds=2", "--sample_rate=8000")
-    assert "different: sample_rate, segment_seconds" in line and "new --out" in line
+    assert "different: sample_rate, segment_seconds" in line and "take another folder" in line
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert not list(folder.glob(".*"))
 
@@ -281,8 +281,14 @@ def test_beam_where_it_is_missing(folder, tmp_path, monkeypatch):
         (["--corpus=esc50", "--corpus_dir=x"], "--out is missing"),
         (["--out=OUT", "--corpus=esc51", "--corpus_dir=x"], "esc50"),
         (["--out=OUT", "--corpus=esc50", "--corpus_dir=none"], "no such folder"),
-        (["--out=OUT", "--corpus_dir=x", "--synthetic=cries"], "name one"),
-        (["--out=OUT", "--write_manifest=OUT", "--manifest=x.csv"], "of a --corpus; name one"),
+        (
+            ["--out=OUT", "--corpus_dir=x", "--synthetic=cries"],
+            "is for --corpus and not for --synthetic",
+        ),
+        (
+            ["--out=OUT", "--write_manifest=OUT", "--manifest=x.csv"],
+            "for --corpus and not for --manifest",
+        ),
         (
             ["--write_manifest=OUT", "--corpus=esc50", "--corpus_dir=x", "--exclude=x.csv"],
             "prepare it by --manifest",
@@ -292,6 +298,8 @@ def test_beam_where_it_is_missing(folder, tmp_path, monkeypatch):
         (["--out=OUT", "--manifest=none.csv"], "no such manifest"),
         (["--out=OUT", "--synthetic=cries", "--sample_rat=8000"], "sample_rat"),
         (["--out=OUT", "--synthetic=cries", "--exclude=x.csv"], "--exclude"),
+        (["--out=OUT", "--manifest=x.csv", "--examples=7"], "--examples is for --synthetic and"),
+        (["--out=OUT", "--synthetic=cries", "--label_column=x"], "--label_column is for"),
         (["--out=OUT", "--synthetic=cries", "--examples=10", "--splits=a=0.5,b=0.5"], "1 subject"),
         (["--out=OUT", "--synthetic=cries", "--split_seed=-1"], "split_seed"),
         (["--out=OUT", "--synthetic=cries", "--shards=0"], "shards"),

@@ -167,7 +167,7 @@ def test_mistakes_get_one_line(tmp_path):
         ("--config.general=none.csv", "write --manifest=none.csv"),
         (
             "--config.general=--manifest=our clinic.csv",
-            "'clinic.csv' belongs to no flag; a value wi",
+            "unexpected argument 'clinic.csv'; write flags",
         ),
         ("--config.general=--manifest=O'Neill.csv", "needs quotes of its own, as --manifest="),
         ("--config.adapt.batch_size=64", "config.adapt.batch_size=64 is more than the"),

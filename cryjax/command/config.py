@@ -83,6 +83,11 @@ def _is_length(x: str) -> bool:
     return found is not None and float(found[1]) <= 1e15  # '9' a thousand times is infinite
 
 
+def never(length: str) -> bool:
+    """Whether a length is nought, in whatever unit."""
+    return steps(length, batch_size=1, examples=1) == 0
+
+
 def steps(length: str, *, batch_size: int, examples: int) -> int:
     """A length in steps: '100 epochs', '20000 steps', '5e6 examples', or '0'.
 
@@ -100,8 +105,8 @@ def steps(length: str, *, batch_size: int, examples: int) -> int:
     if found is None:
         raise ValueError(f"{length!r} is no length")
     amount, unit = found.groups()
-    of_one = {"s": 1.0, "epoch": examples / batch_size, "example": 1.0 / batch_size}
-    count = float(amount) * of_one["s" if unit.startswith("step") else unit.rstrip("s")]
+    of_one = {"step": 1.0, "epoch": examples / batch_size, "example": 1.0 / batch_size}
+    count = float(amount) * of_one[unit.rstrip("s")]
     return max(1, round(count)) if count else 0
 
 
@@ -135,7 +140,7 @@ def validate(config: ml_collections.ConfigDict, rules: Mapping[str, Rule]) -> No
     for field in flat:
         if field not in rules:
             known = ", ".join(sorted(rules))
-            raise UserError(f"config.{field} is no field of this program; take one of: {known}")
+            raise UserError(f"unknown field config.{field}; this program's fields: {known}")
     for field, rule in rules.items():
         if field not in flat:
             raise UserError(f"config.{field} is missing; give it {rule.words}")

@@ -149,7 +149,10 @@ def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
         _set_up_logging(name)
         _keep_compiled()
         if argv[1:] and not positional:
-            raise UserError(f"{argv[1]!r} belongs to no flag; write --flag=value, without spaces")
+            raise UserError(
+                f"unexpected argument {argv[1]!r}; write flags as --flag=value, without spaces, "
+                "and a value that has some in quotes"
+            )
         main(argv)
 
     try:

@@ -19,10 +19,9 @@ from typing import Any
 from absl import logging
 
 from cryjax.command.errors import UserError
+from cryjax.data import decode
 from cryjax.data.manifest import Row
 
-# What downloaders leave; where a clip is there twice, the first of these is taken.
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".webm", ".mkv")
 _UNPACKED = "give the folder of the unpacked download, which holds it"
 # 'YTID', 'YYTID' (which hides a leading '-' from command lines), 'YTID_START' or 'YTID_START_END'.
 _YOUTUBE = re.compile(r"Y?([\w-]{11})(?:_.*)?", re.ASCII)
@@ -79,17 +78,12 @@ def _row(path: pathlib.Path, labels: list[str], subject: str, split: str = "") -
     return Row(pathlib.Path(path.anchor), str(path), label, subject, _SPLITS.get(split, split))
 
 
-def _is_audio(path: pathlib.Path) -> bool:
-    # Not '._x.wav', which macOS leaves beside x.wav in archives.
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
-
-
 def _find(folder: pathlib.Path, key: Callable[[str], str] = str) -> dict[str, pathlib.Path]:
     """Audio files anywhere under a folder, by `key` of their names without suffixes."""
     found: dict[str, tuple[int, pathlib.Path]] = {}
     for parent, _, names in os.walk(folder, followlinks=True):
-        for path in filter(_is_audio, (pathlib.Path(parent, name) for name in names)):
-            candidate = SUFFIXES.index(path.suffix.lower()), path
+        for path in filter(decode.is_audio, (pathlib.Path(parent, name) for name in names)):
+            candidate = decode.SUFFIXES.index(path.suffix.lower()), path
             name = key(path.stem)
             found[name] = min(found.get(name, candidate), candidate)
     return {name: path for name, (_, path) in found.items()}
@@ -102,7 +96,7 @@ def _by_class(
     for name in classes:
         if not (folder / name).is_dir():
             raise UserError(f"{folder / name}: no such folder; {_UNPACKED}")
-        for path in filter(_is_audio, sorted((folder / name).iterdir())):
+        for path in filter(decode.is_audio, sorted((folder / name).iterdir())):
             match = re.fullmatch(pattern, path.stem)
             if match is None:
                 raise UserError(f"{path}: not named {form}; rename it, or take it away")

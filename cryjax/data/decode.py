@@ -12,6 +12,11 @@ import numpy as np
 import soundfile
 import soxr
 
+# By their names, those that are read more exactly first.
+SUFFIXES = (
+    ".wav", ".flac", ".w64", ".aif", ".aiff", ".au", ".caf", ".ogg", ".opus", ".mp3", ".m4a",
+    ".aac", ".mp4", ".webm", ".mkv", ".wma", ".3gp", ".amr",
+)  # fmt: skip
 MINIMUM_SECONDS = 0.05
 MAXIMUM_HOURS = 24.0
 RATES_HZ = (1_000, 768_000)
@@ -21,6 +26,11 @@ FFMPEG_SECONDS = 600
 
 class Unusable(Exception):
     """A recording that cannot be used; the message is the reason, in a few words."""
+
+
+def is_audio(path: pathlib.Path) -> bool:
+    """Whether a file is one by its name. Not '._x.wav', which macOS leaves beside x.wav."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:

@@ -191,6 +191,7 @@ class Preparation:
       inputs: what the dataset is made of, to be known again by.
       synthetic: whether the audio is made rather than recorded.
       subject_key: fingerprint of the key of `data.subjects`; '' for subjects under their own names.
+      alone: how many recordings had no subject, and so count as one each.
       shards: files of each split; None lets TFDS choose by size.
     """
 
@@ -202,6 +203,7 @@ class Preparation:
         inputs: Mapping[str, Any],
         synthetic: bool,
         subject_key: str = "",
+        alone: int = 0,
         shards: int | None = None,
     ):
         self.sample_rate = sample_rate
@@ -209,6 +211,7 @@ class Preparation:
         self._inputs = inputs
         self._synthetic = synthetic
         self._subject_key = subject_key
+        self._alone = alone
         self._shards = shards
         self._accounts: dict[int, tuple[str, Account]] = {}  # number -> split and account
 
@@ -299,6 +302,7 @@ class Preparation:
             "inputs": self._inputs,
             "skipped": len(skipped),
             "contradicting": contradicting,
+            "alone": self._alone,
             "labels": sorted(set().union(*(tally.labels for tally in tallies.values()))),
             "splits": {s: tally.summary(self.sample_rate) for s, tally in tallies.items()},
         }
@@ -335,16 +339,49 @@ def already_done(directory: pathlib.Path, inputs: Mapping[str, Any]) -> dict[str
     info = records.read_info(directory)
     if info is None:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise UserError(f"{directory} exists and is no prepared dataset; give a new --out")
+            raise UserError(
+                f"{directory} exists and is not a prepared dataset; take another folder"
+            )
         return None
     inputs = json.loads(json.dumps(inputs))
     changed = [k for k in sorted(inputs | info["inputs"]) if inputs.get(k) != info["inputs"].get(k)]
     if changed:
         raise UserError(
             f"{directory} was prepared from other inputs (different: {', '.join(changed)}); "
-            "give a new --out, or delete it"
+            "take another folder, or delete it"
         )
     return info
+
+
+def remarks(info: Mapping[str, Any]) -> list[str]:
+    """What a reader of a dataset's numbers should know of it: what is not in it, and likely slips.
+
+    Args:
+      info: of the dataset, of old ones too.
+    """
+    said = []
+    if info["skipped"]:
+        said.append(f"skipped {info['skipped']} recordings")
+    if info.get("contradicting"):
+        said.append(
+            f"of these, {info['contradicting']} are the same audio under different labels or "
+            "subjects, and none is used: mend the manifest, or leave out all but one of each"
+        )
+    if info.get("alone"):
+        said.append(
+            f"{info['alone']} recordings have no 'subject': each counts as a subject of its own, "
+            "so splits and folds may divide whoever is in several of them; give the column that "
+            "says whose they are the name 'subject'"
+        )
+    counts: collections.Counter[str] = collections.Counter()
+    for split in info["splits"].values():
+        counts.update(split["labels"])
+    # One among several is more often a typing mistake than a class. Where all are, they are texts.
+    once = sorted(label for label, count in counts.items() if count == 1)
+    if once and len(once) < len(counts) and not info["synthetic"]:
+        named = ", ".join(map(repr, once[:5])) + (f" and {len(once) - 5} more" * (len(once) > 5))
+        said.append(f"labels of one recording only: {named}; are they spelt as meant?")
+    return said
 
 
 def summary_table(info: Mapping[str, Any]) -> str:

@@ -4,22 +4,29 @@ import functools
 import hashlib
 import json
 import pathlib
-import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from cryjax.audio import frontend
 from cryjax.command.errors import UserError
 from cryjax.command.files import write_json
+from cryjax.data import corpora, preparing
 from cryjax.data.records import Prepared, open_prepared, read_info
 from cryjax.data.subjects import check_one_key
 from cryjax.evaluation import folds, tasks
 
-# Of what `prepare` says, lines with these words concern whoever reads the numbers.
-_TELLING = re.compile("^(caveat|licence|skipped|of these|labels of one)|have no 'subject'")
+
+def _remarks(prepared: Prepared) -> list[str]:
+    """What a reader of the numbers should know of a dataset."""
+    info = json.loads(prepared.fingerprint)
+    corpus = corpora.CORPORA.get(info["inputs"].get("corpus"))
+    known = [f"licence: {corpus.licence}", f"caveat: {corpus.caveat}"] if corpus else []
+    return known + preparing.remarks(info)
 
 
 class Datasets:
@@ -47,26 +54,21 @@ class Datasets:
             return open_prepared(described)
         out = self._folder / "data" / name
         rate = frontend.resolve(self._config.pretrain.front_end).sample_rate
-        quotes = (
-            "a value with spaces or quotes needs quotes of its own, as --manifest='MY FILE.csv'"
-        )
         try:
             command = [sys.executable, "-m", "cryjax.prepare", *shlex.split(described)]
         except ValueError as error:
-            raise UserError(f"'{name}' is {described} ({error}); {quotes}") from error
+            raise UserError(
+                f"'{name}' is {described} ({error}); a value with spaces or quotes needs quotes "
+                "of its own, as --manifest='MY FILE.csv'"
+            ) from error
         done = subprocess.run(
             [*command, f"--out={out}", f"--sample_rate={rate}"],
             text=True,
             capture_output=True,
             check=False,
         )
-        lines = done.stdout.splitlines()
-        self.notes += [f"{name}: {line}" for line in lines if _TELLING.search(line)]
         if done.returncode:
-            said = [line for line in done.stderr.splitlines() if "error:" in line]
-            why = said[-1].rpartition("error: ")[2] if said else done.stderr
-            why = why.replace("give a new --out", "take another --workdir")
-            why = why.replace("write --flag=value, without spaces", quotes)
+            why = done.stderr.rpartition("error: ")[2].strip()
             raise UserError(f"preparing '{name}' failed: {why}")
         return open_prepared(out)
 
@@ -95,10 +97,17 @@ class Datasets:
         return found
 
     def folds(self, task: str) -> int:
-        """How often a task is divided: by config.folds, or by its own splits."""
+        """How often a task is divided: by config.folds or fewer, or by its own splits."""
         index = self.tasks[task].prepared.index()
-        own = set(index.splits[index.labels != ""])
-        return self._config.folds or (len(own) if folds.has_own_folds(own) else 1)
+        index = index[index.labels != ""]
+        own = set(index.splits)
+        if not self._config.folds:
+            return len(own) if folds.has_own_folds(own) else 1
+        of = index[np.unique(index.recordings, return_index=True)[1]]
+        made = folds.grouped_folds(
+            of.labels, of.subjects, self._config.folds, self._config.fold_seed
+        )
+        return max(len(made), 1)  # where there are too few for folds, the first says so
 
     @functools.cached_property
     def tested(self) -> dict[str, set[str]]:
@@ -107,7 +116,8 @@ class Datasets:
         With folds every labelled subject is tested in one of them.
         """
         named = [
-            f"{task.prepared.directory}{'' if self.folds(name) > 1 else ':test'}"
+            f"{task.prepared.directory}"
+            f"{'' if self._config.folds or self.folds(name) > 1 else ':test'}"
             for name, task in self.tasks.items()
         ]
         return {name: folds.subjects_of(name) for name in named}
@@ -142,6 +152,9 @@ class Datasets:
             used["labelled"] = self.labelled
         if any(row.endswith("+adapted") for row in rows):
             used["unlabelled"] = self.unlabelled
+        by_folder = {prepared.directory: (name, prepared) for name, prepared in used.items()}
+        for name, prepared in by_folder.values():
+            self.notes += [f"{name}: {remark}" for remark in _remarks(prepared)]
         for name, prepared in used.items():
             if "," in str(prepared.directory) or ":" in str(prepared.directory):
                 raise UserError(

@@ -154,7 +154,13 @@ def take_fraction(
 def hold_out(
     labels: np.ndarray, subjects: np.ndarray, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Takes about a share of the subjects out, stratified, to choose by; each class keeps one.
+    """Takes about a share of the subjects out, stratified, for validation; each class keeps one.
+
+    Args:
+      labels: [recordings]; several are separated by ';'.
+      subjects: [recordings].
+      share: of the subjects, in (0, 1); at least one is held out.
+      seed: of the order in which subjects are taken.
 
     Returns:
       Places of the recordings that stay, and of those held out.
@@ -164,17 +170,15 @@ def hold_out(
     """
     rank, first = subject_order(labels, subjects, seed)
     people = int(rank.max()) + 1
-    # Evenly spread over the order, so stratified, behind those that every class needs.
-    held = first + np.unique(
-        np.linspace(0, people - first - 1, max(round(share * people), 1)).round().astype(int)
-    )
-    held = held[held < people]
-    if not len(held):
+    spare = people - first
+    if not spare:
         raise TooFewLabels(
             f"{people} subject(s) to train on: none can be held out for validation; "
             "take config.validation=0, or more subjects"
         )
-    chosen = np.isin(rank, held)
+    # Evenly spread over the order, so stratified, behind those that every class needs.
+    wanted = min(max(round(share * people), 1), spare)
+    chosen = np.isin(rank, first + np.linspace(0, spare - 1, wanted).round().astype(int))
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 

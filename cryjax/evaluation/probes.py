@@ -172,7 +172,7 @@ def _lacking(fold: int, trained: np.ndarray, tested: np.ndarray, names: Sequence
         )
     return [
         f"fold {fold}: no training recording is of {names[number]!r}, so its "
-        f"{np.sum(tested == number)} test recording(s) cannot be found"
+        f"{np.sum(tested == number)} test recording(s) cannot be recognised"
         for number in sorted(set(tested) - seen)
     ]
 

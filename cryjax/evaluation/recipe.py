@@ -1,6 +1,7 @@
 """What a config of `cryjax.reproduce` must be, by field and as a whole."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -105,7 +106,8 @@ def part_of_config(name: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(str(error).replace("config.", f"config.{name}.")) from error
+        # Not what ends in it, as a folder may.
+        raise UserError(re.sub(r"(?<![\w./-])config\.", f"config.{name}.", str(error))) from error
 
 
 def _field(config: Any, name: str) -> Any:

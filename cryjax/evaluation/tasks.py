@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from cryjax.command import config as config_lib
 from cryjax.command.errors import TooFewLabels, UserError
 from cryjax.data.records import Index, Prepared
 from cryjax.evaluation import folds
@@ -79,7 +80,7 @@ def open_task(config: Any, index: Index, prepared: Prepared) -> Task:
 
 @dataclasses.dataclass(frozen=True)
 class Division:
-    """The examples to train on, to choose by and to score; the last two may be empty."""
+    """The examples for training, validation and testing; the last two may be empty."""
 
     train: Index
     validation: Index
@@ -119,11 +120,17 @@ def divide(index: Index, config: Any) -> Division:
         folds.check_apart(of.subjects, np.concatenate([train, validation]), test)
         folds.check_apart(of.subjects, train, validation)
     if config.validation and not len(validation):
+        if len(test) and config_lib.never(config.evaluate_every):
+            raise UserError(
+                f"config.validation={config.validation} holds subjects out and config."
+                f"evaluate_every={config.evaluate_every!r} never looks at them; set "
+                "config.validation=0 to train on them"
+            )
         stay, held = folds.hold_out(
             of.labels[train], of.subjects[train], config.validation, config.label_seed
         )
         train, validation = train[stay], train[held]
-    # Of each by itself, so that both are nested, and few labels are few to choose by too.
+    # Of each by itself, so that both are nested, and few labels are few for validation too.
     train, validation = (
         part[
             folds.take_fraction(
@@ -159,14 +166,19 @@ def missing(task: Task, division: Division) -> list[str]:
         )
     absent = [name for name, found in zip(task.classes, has, strict=True) if not found]
     if absent:
-        said.append(f"no training recording of {', '.join(absent)}: it cannot be found")
+        said.append(
+            f"no training recording has class {', '.join(absent)}, so it is never predicted"
+        )
     if len(division.validation):
         chosen_by = targets_of(division.validation.labels, task.classes).any(axis=0)
         if chosen_by.sum() < 2:
-            said.append("one class among those to choose by: the last step is taken")
+            said.append(
+                "the validation recordings have only one class, so no step can be chosen by them: "
+                "the last is taken"
+            )
     scored = division.test if len(division.test) else division.validation
     held = np.any(targets_of(scored.labels, task.classes), axis=0)
     if not held.all():
         names = [name for name, found in zip(task.classes, held, strict=True) if not found]
-        said.append(f"no recording of {', '.join(names)} is scored: no metric tells of it")
+        said.append(f"no scored recording has class {', '.join(names)}: no metric covers it")
     return said

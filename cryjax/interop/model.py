@@ -252,8 +252,8 @@ def _checked(waveform: np.ndarray, sample_rate: int, wanted: int) -> np.ndarray:
         )
     if sample_rate < wanted:
         raise UserError(
-            f"a waveform at {sample_rate} Hz, and the model was trained at {wanted} Hz: it would "
-            "miss what lies above; record at that rate or higher"
+            f"a waveform at {sample_rate} Hz, and the model was trained at {wanted} Hz: the "
+            "frequencies above would be missing; record at that rate or higher"
         )
     if waveform.dtype == np.int16:
         return waveform.astype(np.float32) / 32768.0

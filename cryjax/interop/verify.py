@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -63,7 +64,8 @@ def answers(
     """The same of a fresh process, which runs `script` with: arguments, inputs, outputs."""
     with tempfile.TemporaryDirectory() as folder:
         given, found = pathlib.Path(folder) / "inputs.npz", pathlib.Path(folder) / "outputs.npz"
-        np.savez(given, allow_pickle=False, **inputs)
+        with given.open("wb") as file:
+            np.savez(file, **dict[str, Any](inputs))  # its own keyword is not in NumPy 2.0
         command = [sys.executable, "-c", script, *arguments, str(given), str(found)]
         # An accelerator is this process's; and only a CPU computes in full precision everywhere.
         environment = {**os.environ, "JAX_PLATFORMS": "cpu"}

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import pathlib
 import struct
 import time
@@ -120,9 +121,13 @@ class Workdir:
             file.writelines(kept)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends a line to metrics.jsonl and scalars to TensorBoard's events."""
+        """Appends a line to metrics.jsonl and scalars to TensorBoard's events.
+
+        A metric that is not finite, as one of a class that nobody has, is left out: it is no JSON.
+        """
         if not self.writes:
             return
+        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         event = event_pb2.Event(wall_time=time.time(), step=step)

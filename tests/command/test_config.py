@@ -67,7 +67,7 @@ def test_names_field_value_and_remedy(field, value, remedy):
 def test_unknown_and_missing_fields():
     config = good()
     config.extra = 1
-    with pytest.raises(UserError, match=r"config\.extra is no field.*inner\.kind"):
+    with pytest.raises(UserError, match=r"unknown field config\.extra.*inner\.kind"):
         config_lib.validate(config, RULES)
     config = good()
     del config.inner["kind"]

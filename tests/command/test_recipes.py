@@ -124,7 +124,7 @@ def test_any_value_is_accepted_or_refused_by_its_field(recipe, data):
             assert named(line, field), f"{field}={value!r}: {line}"
             # Of a group it is the part that is wrong which is shown.
             said = isinstance(value, dict) or config_lib.shown(value)[:30] in line
-            assert said or any(words in line for words in ("missing", "is no field", "equal"))
+            assert said or any(words in line for words in ("missing", "unknown field", "equal"))
         finally:
             put(part, last, before)
 

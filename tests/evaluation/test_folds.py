@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryjax.command.errors import UserError
+from cryjax.command.errors import TooFewLabels, UserError
 from cryjax.data import subjects
 from cryjax.data.records import open_prepared
 from cryjax.evaluation import folds
@@ -58,6 +58,18 @@ def test_a_held_out_part_divides_nobody():
     assert 0.1 < len(held) / len(labels) < 0.3
     with pytest.raises(UserError, match="1 subject"):
         folds.hold_out(labels, np.full(len(labels), "one"), 0.2, seed=0)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+def test_nobody_is_held_out_whom_a_class_needs(share):
+    everyone = np.array(list("abcde"))
+    with pytest.raises(TooFewLabels, match="5 subject"):
+        folds.hold_out(everyone, everyone, share, seed=0)
+    # One of seven can be spared for each of two classes.
+    labels, subjects = np.array(list("abcdeab")), np.arange(7).astype(str)
+    for seed in range(20):
+        stay, held = folds.hold_out(labels, subjects, share, seed)
+        assert set(labels[stay]) == set("abcde") and len(held) == (1 if share < 0.2 else 2)
 
 
 def test_names_subjects_in_all_their_ways(prepared, tmp_path):

@@ -105,13 +105,13 @@ def test_classes_that_a_part_lacks_are_told():
     task = tasks.Task(labelled("hurt", "ill", "well"), ("hurt", "ill", "well"), False)
     found = tasks.divide(whole, recipe())
     said = tasks.missing(task, found)
-    assert len(said) == 2 and "no training recording of hurt" in said[0]
-    assert "no recording of hurt is scored" in said[1]
+    assert len(said) == 2 and "no training recording has class hurt" in said[0]
+    assert "no scored recording has class hurt" in said[1]
     ill = {
         name: part[part.labels == "ill"]
         for name, part in (("train", found.train), ("validation", found.validation))
     }
     one = tasks.Division(found.train, ill["validation"], found.test)
-    assert any("one class among those to choose by" in line for line in tasks.missing(task, one))
+    assert any("have only one class" in line for line in tasks.missing(task, one))
     with pytest.raises(TooFewLabels, match="1 of the 3 classes"):
         tasks.missing(task, tasks.Division(ill["train"], found.validation, found.test))

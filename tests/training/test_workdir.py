@@ -23,6 +23,17 @@ def test_metrics_are_appended_and_rewound(tmp_path):
     assert again.metrics()[-1] == {"step": 4, "loss": 9.0}
 
 
+def test_a_metric_that_is_no_number_is_left_out(tmp_path):
+    workdir = Workdir(tmp_path, {})
+    workdir.log(1, {"loss": 0.5, "validation_macro_auc": float("nan")})
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    lines = workdir.metrics_file.read_text().splitlines()
+    assert json.loads(lines[0], parse_constant=refuse) == {"step": 1, "loss": 0.5}
+
+
 def test_a_torn_last_line_is_dropped(tmp_path):
     workdir = Workdir(tmp_path, {})
     workdir.log(1, {"loss": 1.0})

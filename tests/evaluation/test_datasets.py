@@ -1,0 +1,50 @@
+"""The datasets of an experiment: what it makes of fewer subjects, and what it tells of them."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+
+import programs
+from cryjax.command import config as config_lib
+from cryjax.command.errors import TooFewLabels
+from cryjax.data.records import Index
+from cryjax.evaluation import datasets, tasks
+
+
+def test_a_task_has_as_many_folds_as_its_subjects_make():
+    labels = np.array(["ill", "ill", "well", "well"] * 3)
+    subjects = np.array(["a", "b", "c", "d"] * 3)
+    numbers = np.arange(12)
+    index = Index(np.full(12, "train"), numbers, numbers, labels, subjects)
+    config = config_lib.load(programs.ROOT / "configs" / "reproduce_smoke.py")
+    config.folds = 5
+    data = datasets.Datasets(config, programs.ROOT)
+    prepared = types.SimpleNamespace(index=lambda: index, directory="DATA")
+    data.__dict__["tasks"] = {"injury": types.SimpleNamespace(prepared=prepared)}
+    assert data.folds("injury") == 4
+    tune = config_lib.load(programs.ROOT / "configs" / "finetune.py")
+    tune.update({"folds": 5, "fold_seed": config.fold_seed, "validation": 0.0})
+    tested = []
+    for tune.fold in range(4):
+        tested += list(tasks.divide(index, tune).test.subjects)
+    assert sorted(tested) == sorted(subjects)
+    tune.fold = 4
+    with pytest.raises(TooFewLabels, match="make 4 folds"):
+        tasks.divide(index, tune)
+
+
+def test_what_is_known_of_a_dataset_that_was_prepared_before_is_told():
+    info = {
+        "inputs": {"corpus": "donateacry"},
+        "skipped": 3,
+        "contradicting": 2,
+        "alone": 4,
+        "synthetic": False,
+        "splits": {"train": {"labels": {"hungry": 9, "hungri": 1}}},
+    }
+    prepared = types.SimpleNamespace(fingerprint=json.dumps(info))
+    said = "\n".join(datasets._remarks(prepared))
+    for words in ("licence: ", "caveat: ", "skipped 3", "2 are the same", "4 recordings", "hungri"):
+        assert words in said
