@@ -16,6 +16,7 @@ risk.
 """
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import glob
@@ -26,7 +27,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -137,21 +138,15 @@ def recordings(arguments: Sequence[str], folder: pathlib.Path) -> list[tuple[str
 
 
 class Table:
-    """Rows into a .csv or .jsonl file, which gets its name when all are there."""
+    """Rows into a .csv or .jsonl file."""
 
-    def __init__(self, path: str, columns: Sequence[str]):
-        self._path = pathlib.Path(path)
-        self._partial = self._path.with_name(f".{self._path.name}.partial")
+    def __init__(self, files: contextlib.ExitStack, path: pathlib.Path, columns: Sequence[str]):
+        """Opens a file, which gets its name, with all rows in it, when `files` ends."""
         self._columns = columns
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Names of files may have bytes that are no text.
-            self._file: TextIO = self._partial.open(
-                "w", encoding="utf-8", errors="backslashreplace", newline=""
-            )
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-        self._csv = csv.writer(self._file) if self._path.suffix == ".csv" else None
+        # Names of recordings may have bytes that are no text.
+        how = {"errors": "backslashreplace", "newline": ""}
+        self._file = files.enter_context(whole(path, **how))
+        self._csv = csv.writer(self._file) if path.suffix == ".csv" else None
         if self._csv:
             self._csv.writerow(columns)
 
@@ -161,10 +156,6 @@ class Table:
         else:
             row = dict(zip(self._columns, values, strict=True))
             self._file.write(json.dumps(row) + "\n")
-
-    def close(self) -> None:
-        self._file.close()
-        self._partial.replace(self._path)
 
 
 def _numbers(values: np.ndarray) -> list[float]:
@@ -285,11 +276,11 @@ def main(argv: list[str]) -> None:
     chances = [f"p({label})" for label in model.labels]
     columns = ["recording", "seconds", "windows", *chances, "error"]
     rate, none = model.sample_rate, [None] * len(chances)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as files:
         named = recordings(argv[1:], pathlib.Path(folder))
-        table = Table(out, columns)
+        table = Table(files, pathlib.Path(out), columns)
         each = (
-            Table(_WINDOWS.value, ["recording", "start", "end", *chances])
+            Table(files, pathlib.Path(_WINDOWS.value), ["recording", "start", "end", *chances])
             if _WINDOWS.value
             else None
         )
@@ -312,9 +303,6 @@ def main(argv: list[str]) -> None:
                 embeddings.append(score.mean("embedding"))
             if _FIGURES.value:
                 draw(score, model, pathlib.Path(_FIGURES.value), place)
-        table.close()
-        if each:
-            each.close()
         if _EMBEDDINGS.value:
             write_embeddings(pathlib.Path(_EMBEDDINGS.value), embeddings, model)
     print(f"{out}: {len(named) - broken} of {len(named)} recordings")

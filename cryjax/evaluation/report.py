@@ -6,15 +6,14 @@ head forbids the rest. All text is escaped, because labels come from users' file
 
 import base64
 import html
+import io
 import json
 import pathlib
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 from cryjax.command.files import whole
@@ -147,12 +146,9 @@ def _figure(
     alt: str, draw: Callable[..., Any], *args: Any, caption: str = "", **options: Any
 ) -> str:
     """A figure in the page; `alt` tells what it shows to those who do not see it."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "figure.png"
-        draw(path, *args, **options)
-        # A palette makes it three times smaller.
-        Image.open(path).convert("RGB").quantize(128).save(path, optimize=True)
-        image = base64.b64encode(path.read_bytes()).decode()
+    drawn = io.BytesIO()
+    draw(drawn, *args, **options)
+    image = base64.b64encode(drawn.getvalue()).decode()
     over = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     source = f"data:image/png;base64,{image}"
     return f'<figure>{over}<img src="{source}" alt="{html.escape(alt)}"></figure>'

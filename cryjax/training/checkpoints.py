@@ -1,8 +1,10 @@
 """Orbax checkpoints: atomic, asynchronous, in separate items so that each user reads its part.
 
 `encoder` ({'params', 'batch_stats'}), `head` and `optimizer` are trees of arrays; `meta` is JSON:
-step, config, front end, encoder, labels and the package's version. Resuming reads all of them;
-fine-tuning and probing read `encoder` and `meta`, on any number of devices.
+step, program, config, front end, labels, the length of segments, whether audio was synthetic, what
+the numbers depend on beside the config (`start.inputs_of`), the metrics of steps that no line has
+yet, and a checksum of every array. Resuming reads all of them; fine-tuning and probing read
+`encoder` and `meta`, on any number of devices.
 
 A supervised run has a second folder, `best`, without optimizers: what it did best on validation, or
 had at its end. Whoever reads another run's model takes it from there, if it is there.
@@ -30,10 +32,7 @@ def _items(state: TrainState) -> dict[str, Any]:
     """The state in the checkpoint's items."""
     head_stats = {k: v for k, v in state.batch_stats.items() if k != "encoder"}
     return {
-        "encoder": {
-            "params": state.params["encoder"],
-            "batch_stats": state.batch_stats["encoder"],
-        },
+        "encoder": state.encoder,
         "head": {
             "params": {k: v for k, v in state.params.items() if k != "encoder"},
             "batch_stats": head_stats,

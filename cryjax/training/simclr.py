@@ -5,7 +5,10 @@ Both the program that trains and the one that plans take the step from here.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
+
+import jax
 
 from cryjax.command import config as config_lib
 from cryjax.command.config import integer, number, text
@@ -59,7 +62,7 @@ class SimCLR:
     head: ProjectionHead
     plan: recipe.Plan
     step: steps.StepFunction
-    init: Any
+    init: Callable[[jax.Array], steps.TrainState]
 
 
 def build(config: Any, examples: int) -> SimCLR:

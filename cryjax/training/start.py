@@ -100,11 +100,7 @@ def start_state(
                 f"config.init={init} was trained with another front end ({theirs}); "
                 "take the config.front_end that it was trained with"
             )
-        target = {
-            "params": state.params["encoder"],
-            "batch_stats": state.batch_stats["encoder"],
-        }
-        loaded = checkpoints.restore_item(init, "encoder", target, spread.replicated)
+        loaded = checkpoints.restore_item(init, "encoder", state.encoder, spread.replicated)
         said = f"starting from the encoder of {init}; head and optimizer fresh"
         state = state.replace(
             params=state.params | {"encoder": loaded["params"]},

@@ -270,7 +270,7 @@ def supervised_step(
     optimizer: optax.GradientTransformation,
     recipe: dict[str, Any],
     loss: Callable[[jax.Array, jax.Array], jax.Array],
-    scales: Any,
+    scales: Callable[[Any], Any],
     mixup: float = 0.0,
     dropout: float = 0.0,
     decay: float = 0.0,
@@ -287,8 +287,8 @@ def supervised_step(
       optimizer: of optax.
       recipe: of the view: 'settings', 'crop' and 'transforms' of `augment.view`.
       loss: (logits, targets) -> [batch], as `losses.classification`.
-      scales: tree like the parameters: multiplies their updates; where it is 0 they stay as they
-        are, and the optimizer sees neither them nor their gradients.
+      scales: parameters -> numbers in a tree like theirs, that multiply their updates; where one is
+        0 they stay as they are, and the optimizer sees neither them nor their gradients.
       mixup: alpha of its Beta distribution; 0 mixes nothing.
       dropout: share of the embedding's features that are zeroed.
       decay: of the moving average in `state.average`, if that is kept; less in the first steps, so
@@ -327,7 +327,7 @@ def supervised_step(
     metrics = {"loss": value, "batch_accuracy": _accuracy(logits, targets)}
     if axis_name is not None:
         gradients, metrics = jax.lax.pmean((gradients, metrics), axis_name)
-    updates, opt_state = _scaled_updates(optimizer, gradients, state, scales)
+    updates, opt_state = _scaled_updates(optimizer, gradients, state, scales(state.params))
     updated = state.replace(
         params=optax.apply_updates(state.params, updates),
         batch_stats={"encoder": batch_stats},

@@ -75,9 +75,8 @@ def model_lines(
         return f"  {name:<20}{shape:<20}{'' if parameters is None else f'{parameters:,}':>14}"
 
     embedding = (encoder.features,)
-    of_encoder = {"params": state.params["encoder"], "batch_stats": state.batch_stats["encoder"]}
     found = [f"  {'layer':<20}{'output':<20}{'parameters':>14}", line("input", inputs, None)]
-    found += [line(*dataclasses.astuple(x)) for x in layers(encoder, of_encoder, inputs)]
+    found += [line(*dataclasses.astuple(x)) for x in layers(encoder, state.encoder, inputs)]
     found.append(line("encoder", embedding, size(state.params["encoder"])))
     of_head = {"params": state.params["head"]}
     found += [

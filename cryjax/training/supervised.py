@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -71,9 +72,9 @@ class Supervised:
     encoder: Encoder
     head: Classifier
     plan: recipe.Plan
-    init: Any
-    step_of: Any
-    frozen: Any
+    init: Callable[[jax.Array], steps.TrainState]
+    step_of: Callable[[int], steps.StepFunction]
+    frozen: Callable[[int], int]
 
 
 def _check(config: Any, blocks: int, *, multi_label: bool) -> None:
@@ -102,13 +103,6 @@ def _loss(config: Any, targets: np.ndarray, *, multi_label: bool) -> Any:
     )
 
 
-def _step(
-    state: steps.TrainState, batch: steps.Batch, key: jax.Array, *, rates: Any, **given: Any
-) -> tuple[steps.TrainState, steps.Metrics]:
-    """`steps.supervised_step`, its updates scaled as `rates`, parameters -> scales, says."""
-    return steps.supervised_step(state, batch, key, scales=rates(state.params), **given)
-
-
 def build(config: Any, targets: np.ndarray, *, multi_label: bool) -> Supervised:
     """The parts that a validated config describes.
 
@@ -131,13 +125,13 @@ def build(config: Any, targets: np.ndarray, *, multi_label: bool) -> Supervised:
 
     def step_of(blocks_frozen: int) -> steps.StepFunction:
         return functools.partial(
-            _step,
+            steps.supervised_step,
             encoder=encoder.clone(frozen=blocks_frozen),
             head=head,
             optimizer=plan.optimizer,
             recipe=recipe.view_recipe(config),
             loss=loss,
-            rates=functools.partial(
+            scales=functools.partial(
                 optimizers.rate_scales,
                 encoder=config.encoder_rate,
                 layer_decay=config.layer_decay,

@@ -287,7 +287,7 @@ def test_a_dataset_is_known_by_its_inputs(directory, tmp_path):
     assert preparing.already_done(directory, {"of": "a test"})["sample_rate"] == RATE
     for inputs in ({"of": "another"}, {}, {"of": "a test", "seed": 1}):
         changed = "of" if "seed" not in inputs else "seed"
-        with pytest.raises(UserError, match=rf"other inputs \(different: {changed}\).*another folder"):
+        with pytest.raises(UserError, match=rf"inputs \(different: {changed}\).*another folder"):
             preparing.already_done(directory, inputs)
     (tmp_path / "mine.txt").touch()
     for taken in (tmp_path, tmp_path / "mine.txt"):

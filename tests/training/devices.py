@@ -70,7 +70,9 @@ def supervised(encoder, head, optimizer, params):
             class_weights=np.array([0.5, 1.0, 1.5], np.float32),
             smoothing=0.1,
         ),
-        scales=optimizers.rate_scales(params, encoder=0.5, layer_decay=0.8, blocks=2, frozen=1),
+        scales=functools.partial(
+            optimizers.rate_scales, encoder=0.5, layer_decay=0.8, blocks=2, frozen=1
+        ),
         mixup=0.4,
         dropout=0.3,
         decay=0.9,

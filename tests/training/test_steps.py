@@ -175,7 +175,7 @@ def test_supervised_step_is_plain_gradient_descent_with_an_average(batch):
         steps.supervised_step,
         encoder=encoder.clone(frozen=1), head=head, optimizer=optimizer, recipe=recipe,
         loss=functools.partial(losses.classification, multi_label=False, class_weights=weights),
-        scales=scales, decay=0.99,
+        scales=lambda _: scales, decay=0.99,
     )  # fmt: skip
     after, metrics = jax.jit(step)(state, batch | {"target": targets}, jax.random.key(1))
     step_key = jax.random.fold_in(jax.random.key(1), 5)
@@ -215,7 +215,8 @@ def test_an_update_that_is_not_finite_is_not_made(batch):
         made = functools.partial(
             steps.supervised_step,
             encoder=encoder, head=head, optimizer=optimizer, loss=loss, decay=0.9,
-            recipe=RECIPE | {"transforms": []}, scales=jax.tree.map(lambda _: 1.0, state.params),
+            recipe=RECIPE | {"transforms": []},
+            scales=functools.partial(jax.tree.map, lambda _: 1.0),
         )  # fmt: skip
         return jax.jit(made)(state, batch | {"target": targets}, jax.random.key(1))
 
@@ -244,7 +245,7 @@ def test_dropout_keeps_the_expected_embedding_and_draws_for_each_example(batch):
         functools.partial(
             steps.supervised_step, encoder=encoder, head=head, optimizer=optimizer,
             recipe=RECIPE | {"transforms": []}, loss=lambda logits, _: logits[:, 0],
-            scales=jax.tree.map(lambda _: 0.0, state.params),
+            scales=functools.partial(jax.tree.map, lambda _: 0.0),
         ),
         static_argnames="dropout",
     )  # fmt: skip
