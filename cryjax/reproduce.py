@@ -268,12 +268,9 @@ def assemble(study: Study, cells: Mapping[Cell, Found]) -> results.Experiment:
         tasks=tuple(described),
         lines=tuple(experiment.lines(seeds, config)),
         comparisons=tuple(experiment.comparisons(seeds, config)),
-        scores={
-            key[:3]: results.Scores(one.true, one.scores, one.subjects)
-            for key, one in first.items()
-        },
+        scores={key[:3]: results.Scores(one.true, one.scores) for key, one in first.items()},
         embeddings={
-            (row, name): _map(study.embeddings(row, name)[0])
+            (row, name): study.embeddings(row, name)[0]
             for row in dict.fromkeys((config.rows[0], config.rows[-1]))
             for name in study.data.tasks
         },
@@ -284,10 +281,6 @@ def assemble(study: Study, cells: Mapping[Cell, Found]) -> results.Experiment:
         commands=(shlex.join(["python", "-m", "cryjax.reproduce", *sys.argv[1:]]),),
         notes=tuple(notes),
     )
-
-
-def _map(found: Embeddings) -> results.EmbeddingSet:
-    return results.EmbeddingSet(found.features, found.labels, found.subjects)
 
 
 def main(config: Any, folder: str) -> None:

@@ -43,7 +43,6 @@ def _bootstrap(
     subjects: np.ndarray,
     resamples: int,
     seed: int,
-    positive: int,
     probabilities: bool,
 ) -> dict[str, np.ndarray]:
     """metric -> [seeds, 1 + resamples]: of the recordings as they are, then of each resample."""
@@ -52,7 +51,7 @@ def _bootstrap(
     weights = np.concatenate([once, subject_weights(subjects, resamples, seed)])
     rows = max(1, BLOCK // len(true))
     blocks = [weights[start : start + rows] for start in range(0, len(weights), rows)]
-    told = headlines(true, scores.shape[-1], positive=positive, probabilities=probabilities)
+    told = headlines(true, scores.shape[-1], probabilities=probabilities)
     return {
         name: np.concatenate([[metric(true, one, w) for one in seeds] for w in blocks], axis=1)
         for name, metric in told.items()
@@ -71,7 +70,6 @@ def summarise_seeds(
     *,
     resamples: int,
     seed: int,
-    positive: int = 1,
     probabilities: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """The headline metrics of a classifier trained with several seeds, on the same recordings.
@@ -82,7 +80,6 @@ def summarise_seeds(
       subjects: [recordings].
       resamples: behind each interval; the same subjects are drawn for every seed.
       seed: of the bootstrap.
-      positive: index of the class to detect, of two.
       probabilities: whether the scores are.
 
     Returns:
@@ -90,7 +87,7 @@ def summarise_seeds(
       ('interval'), which is over subjects and not over seeds, and its standard deviation over
       seeds ('spread', divided by S - 1; 0 for one seed).
     """
-    found = _bootstrap(true, scores, subjects, resamples, seed, positive, probabilities)
+    found = _bootstrap(true, scores, subjects, resamples, seed, probabilities)
     return {
         name: {
             "value": float(values[:, 0].mean()),
@@ -109,7 +106,6 @@ def summarise(
     *,
     resamples: int,
     seed: int,
-    positive: int = 1,
     probabilities: bool = False,
 ) -> dict[str, Any]:
     """The metrics of result.json.
@@ -121,20 +117,20 @@ def summarise(
       subjects: [recordings].
       probabilities: whether the scores are; then their calibration is told, or, of several labels,
         what `THRESHOLD` makes of them.
-      resamples, seed, positive: as of `summarise_seeds`.
+      resamples, seed: as of `summarise_seeds`.
 
     Returns:
       Each headline metric; under 'intervals' its percentile interval at the level of `LEVEL`; the
       share of recordings that have the most frequent class; the confusion matrix, rows true, or of
       several labels [[tn, fp], [fn, tp]] of each (None without probabilities); counts.
     """
-    found = _bootstrap(true, scores, subjects, resamples, seed, positive, probabilities)
+    found = _bootstrap(true, scores, subjects, resamples, seed, probabilities)
     summary: dict[str, Any] = {name: float(values[0, 0]) for name, values in found.items()}
     summary["intervals"] = {name: _interval(values[0, 1:]) for name, values in found.items()}
     confusion = None
     if true.ndim == 1:
         if len(labels) == 2:
-            summary["positive"] = labels[positive]
+            summary["positive"] = labels[1]
         said = scores.argmax(axis=1)
         confusion = confusion_matrix(true, said, labels=range(len(labels))).tolist()
     elif probabilities:
@@ -158,7 +154,6 @@ def differences(
     *,
     resamples: int,
     seed: int,
-    positive: int = 1,
     probabilities: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """How much better one classifier is than another on the same recordings: a paired bootstrap.
@@ -169,13 +164,13 @@ def differences(
         a metric over its seeds is compared.
       others: of the other, likewise; its seeds may be more or fewer.
       subjects: [recordings].
-      resamples, seed, positive, probabilities: as of `summarise_seeds`; the same subjects are
-        drawn for both. Of a calibration error less is better.
+      resamples, seed, probabilities: as of `summarise_seeds`; the same subjects are drawn for
+        both. Of a calibration error less is better.
 
     Returns:
       metric -> {'value', 'interval'} of the difference.
     """
-    options = (subjects, resamples, seed, positive, probabilities)
+    options = (subjects, resamples, seed, probabilities)
     one, other = _bootstrap(true, scores, *options), _bootstrap(true, others, *options)
     gaps = {name: one[name].mean(axis=0) - other[name].mean(axis=0) for name in one}
     return {

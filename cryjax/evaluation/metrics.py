@@ -8,7 +8,6 @@ Targets are of two kinds. Single-label: int [recordings], the class of each. Mul
 those that a resample has; a class that it lacks is left out.
 """
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -144,16 +143,12 @@ def macro_auc(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.n
     return _one_against_rest(auc, true, scores, weights)
 
 
-def _detection(
-    true: np.ndarray, scores: np.ndarray, positive: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which recordings are of the positive one of two classes, and how much more it scores."""
-    return true == positive, np.subtract(scores[:, positive], scores[:, 1 - positive], dtype=float)
+def _detection(true: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which recordings are of the second of two classes, and by how much it scores more."""
+    return true == 1, np.subtract(scores[:, 1], scores[:, 0], dtype=float)
 
 
-def average_precision(
-    true: np.ndarray, scores: np.ndarray, weights: np.ndarray, *, positive: int = 1
-) -> np.ndarray:
+def average_precision(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mean over the classes of a resample of one-against-rest average precision (mAP).
 
     That of a class is the sum over thresholds of precision times the recall gained there, without
@@ -162,14 +157,12 @@ def average_precision(
     that one is lacking. Shapes as `accuracy`.
     """
     if true.ndim == 1 and scores.shape[1] == 2:
-        return _precision(*_detection(true, scores, positive), weights)
+        return _precision(*_detection(true, scores), weights)
     return _one_against_rest(_precision, true, scores, weights)
 
 
-def sensitivity(
-    true: np.ndarray, scores: np.ndarray, weights: np.ndarray, *, positive: int = 1
-) -> np.ndarray:
-    """Sensitivity at `SPECIFICITY` for the positive one of two classes.
+def sensitivity(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Sensitivity at `SPECIFICITY` for the positive class, the second of two.
 
     The score is by how much the positive class has more than the other. The threshold is the
     lowest that leaves at least that share of the negatives under it. It is chosen on the same
@@ -179,12 +172,11 @@ def sensitivity(
       true: int [recordings].
       scores: [recordings, 2].
       weights: [resamples, recordings].
-      positive: the class to detect.
 
     Returns:
       [resamples], in [0, 1]; NaN where there are no positives or no negatives.
     """
-    up, down = _curve(*_detection(true, scores, positive), weights)
+    up, down = _curve(*_detection(true, scores), weights)
     allowed = down <= (1 - SPECIFICITY) * down[:, -1:] + 1e-9
     caught = np.max(np.where(allowed, up, 0.0), axis=1)
     return _ratio(caught, up[:, -1] * (down[:, -1] > 0))
@@ -238,17 +230,20 @@ HEADLINES: dict[str, Metric] = {
 SENSITIVITY = f"sensitivity_at_{SPECIFICITY * 100:.0f}_specificity"
 
 
-def headlines(
-    true: np.ndarray, classes: int, *, positive: int = 1, probabilities: bool = False
-) -> dict[str, Metric]:
-    """The metrics that mean something for these targets; arguments as `summarise`."""
+def headlines(true: np.ndarray, classes: int, *, probabilities: bool = False) -> dict[str, Metric]:
+    """The metrics that mean something for these targets.
+
+    Args:
+      true: int [recordings], or bool [recordings, classes].
+      classes: how many.
+      probabilities: whether the scores are.
+    """
     if true.ndim == 2:
         left_out = {"balanced_accuracy"} if probabilities else {"balanced_accuracy", "f1"}
         return {name: metric for name, metric in HEADLINES.items() if name not in left_out}
     found = dict(HEADLINES)
     if classes == 2:
-        found["average_precision"] = functools.partial(average_precision, positive=positive)
-        found[SENSITIVITY] = functools.partial(sensitivity, positive=positive)
+        found[SENSITIVITY] = sensitivity
     if probabilities:
         found["calibration_error"] = calibration_error
     return found

@@ -200,7 +200,6 @@ def _errors(experiment: Experiment, task: Task, note: str) -> Iterable[str]:
             rocs_figure,
             {row: (own.true, own.scores) for row, own in rows.items()},
             f"{short(task.name, 30)}, {method_name(method)}",
-            positive=task.positive,
             note=note,
         )
         for method, rows in found.items()

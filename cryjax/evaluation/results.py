@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from cryjax.evaluation import metrics
+from cryjax.evaluation.embeddings import Embeddings
 
 _METHOD_NAMES = {"probe": "linear probe", "finetune": "fine-tuning"}
 
@@ -30,7 +31,7 @@ class Line:
     """One cell of the experiment: an encoder, how it is used, a task, a share of the labels.
 
     Attributes:
-      row: 'scratch', 'supervised', 'simclr', 'supervised+adapted' or 'simclr+adapted'.
+      row: one of `recipe.ROWS`.
       method: 'probe' or 'finetune'.
       task: name.
       fraction: of the training labels, in (0, 1].
@@ -70,21 +71,10 @@ class Scores:
     Attributes:
       true: int [recordings], indices into the labels of the task.
       scores: [recordings, classes], the highest wins.
-      subjects: [recordings].
     """
 
     true: np.ndarray
     scores: np.ndarray
-    subjects: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class EmbeddingSet:
-    """Embedded recordings: features [recordings, features], labels and subjects [recordings]."""
-
-    features: np.ndarray
-    labels: np.ndarray
-    subjects: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +83,6 @@ class Task:
 
     Attributes:
       majority_accuracy: the share of the commonest class among the test recordings.
-      positive: index of the label to detect, of two.
       held: of each label, recordings, their subjects, and how many of both are scored.
     """
 
@@ -104,7 +93,6 @@ class Task:
     n_test_recordings: int
     n_test_subjects: int
     majority_accuracy: float
-    positive: int = 1
     held: tuple[tuple[int, int, int, int], ...] = ()
 
 
@@ -134,7 +122,7 @@ class Experiment:
     lines: tuple[Line, ...]
     comparisons: tuple[Comparison, ...]
     scores: dict[tuple[str, str, str], Scores]
-    embeddings: dict[tuple[str, str], EmbeddingSet]
+    embeddings: dict[tuple[str, str], Embeddings]
     training: dict[str, list[dict[str, Any]]]
     configs: dict[str, dict[str, Any]]
     versions: dict[str, str]

@@ -138,7 +138,7 @@ def tables_of(experiment: Experiment, task: Task) -> list[Table]:
 
 def about(task: Task, lines: Sequence[Line]) -> str:
     """What a task is, in a few sentences."""
-    positive = f" ({task.labels[task.positive]} is positive)" if len(task.labels) == 2 else ""
+    positive = f" ({task.labels[1]} is positive)" if len(task.labels) == 2 else ""
     scored = [recordings for _, _, recordings, _ in task.held]
     commonest = "the commonest class"
     if scored:

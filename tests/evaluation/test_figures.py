@@ -99,15 +99,14 @@ def test_rows_differ_in_colour_and_marker():
         assert len({style[key] for style in styles.values()}) == len(rows)
 
 
-@pytest.mark.parametrize(("classes", "positive"), [(2, 0), (2, 1), (4, 1)])
-def test_area_under_roc_is_macro_auc(classes, positive):
+@pytest.mark.parametrize("classes", [2, 4])
+def test_area_under_roc_is_macro_auc(classes):
     rng = np.random.default_rng(classes)
     true = rng.integers(classes, size=200)
     scores = rng.normal(size=(200, classes)) + np.eye(classes)[true]
-    x, y = experiment._roc(true, scores, positive)
+    x, y = experiment._roc(true, scores)
     if classes == 2:
-        margin = scores[:, positive] - scores[:, 1 - positive]
-        expected = metrics.auc(true == positive, margin, np.ones((1, 200)))[0]
+        expected = metrics.auc(true == 1, scores[:, 1] - scores[:, 0], np.ones((1, 200)))[0]
     else:
         expected = metrics.macro_auc(true, scores, np.ones((1, 200)))[0]
     assert np.trapezoid(y, x) == pytest.approx(expected, abs=0.003)

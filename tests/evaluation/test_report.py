@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from cryjax.evaluation import report, tables
+from cryjax.evaluation.embeddings import Embeddings
 from cryjax.evaluation.results import (
     Comparison,
-    EmbeddingSet,
     Estimate,
     Experiment,
     Line,
@@ -53,14 +53,16 @@ def lines(rng, name="trigger", methods=("probe", "finetune"), fractions=(0.1, 1.
 
 
 def scores(rng, classes=3):
-    return Scores(rng.integers(classes, size=30), rng.normal(size=(30, classes)), np.arange(30))
+    return Scores(rng.integers(classes, size=30), rng.normal(size=(30, classes)))
 
 
 @pytest.fixture
 def full():
     rng = np.random.default_rng(0)
     names = np.array(["hunger", EVIL])[rng.integers(2, size=20)]
-    embeddings = EmbeddingSet(rng.normal(size=(20, 8)), names, rng.integers(9, size=20).astype(str))
+    embeddings = Embeddings(
+        rng.normal(size=(20, 8)), np.arange(20), names, rng.integers(9, size=20).astype(str)
+    )
     detection = task("injury", ("no injury", "injury"))
     detection = dataclasses.replace(detection, held=((81, 29, 27, 9), (9, 5, 3, 1)))
     return Experiment(
@@ -220,7 +222,7 @@ def test_report_is_accessible_and_small(full, tmp_path):
 
 
 def test_confusion_counts_are_those_of_the_scores(full, tmp_path):
-    right = Scores(np.array([0, 0, 1, 2]), np.eye(3)[[0, 0, 1, 0]], np.arange(4))
+    right = Scores(np.array([0, 0, 1, 2]), np.eye(3)[[0, 0, 1, 0]])
     full = dataclasses.replace(full, scores={("simclr", "probe", "trigger"): right})
     page, _ = written(full, tmp_path)
     shaded = [attributes["style"] for _, attributes in page.tags if "style" in attributes]
@@ -258,9 +260,9 @@ def test_bare_and_odd_experiments(bare, tmp_path):
     page, _ = written(dataclasses.replace(bare, lines=other), tmp_path)
     assert "F1, linear probe" in page.text
     digits = task("digits", tuple("0123456789"))
-    one_class = Scores(np.zeros(5, int), rng.normal(size=(5, 10)), np.arange(5))
-    not_finite = Scores(np.arange(5), np.full((5, 10), np.nan), np.arange(5))
-    same = EmbeddingSet(np.ones((6, 4)), np.full(6, "a$b$"), np.full(6, "_s"))
+    one_class = Scores(np.zeros(5, int), rng.normal(size=(5, 10)))
+    not_finite = Scores(np.arange(5), np.full((5, 10), np.nan))
+    same = Embeddings(np.ones((6, 4)), np.arange(6), np.full(6, "a$b$"), np.full(6, "_s"))
     page, _ = written(
         dataclasses.replace(
             bare,
@@ -269,7 +271,9 @@ def test_bare_and_odd_experiments(bare, tmp_path):
             scores={("a", "probe", "digits"): one_class, ("b", "probe", "digits"): not_finite},
             embeddings={
                 ("a", "digits"): same,
-                ("b", "digits"): EmbeddingSet(np.ones((2, 4)), np.full(2, "a"), np.full(2, "s")),
+                ("b", "digits"): Embeddings(
+                    np.ones((2, 4)), np.arange(2), np.full(2, "a"), np.full(2, "s")
+                ),
                 ("c", "digits"): dataclasses.replace(same, features=np.full((6, 4), np.nan)),
             },
         ),

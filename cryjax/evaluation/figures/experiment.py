@@ -149,7 +149,7 @@ def label_efficiency_figure(
     return save(figure, path, note, dpi=160)
 
 
-def _roc(true: np.ndarray, scores: np.ndarray, positive: int) -> tuple[np.ndarray, np.ndarray]:
+def _roc(true: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The ROC curve of two classes, or the mean over the classes of one-against-rest curves.
 
     The area under that mean is the macro AUC. Classes that are not there are left out.
@@ -157,14 +157,12 @@ def _roc(true: np.ndarray, scores: np.ndarray, positive: int) -> tuple[np.ndarra
     Args:
       true: int [recordings], of two classes at least.
       scores: [recordings, classes].
-      positive: of two classes.
 
     Returns:
       [points] of 1 − specificity, [points] of sensitivity.
     """
     if scores.shape[1] == 2:
-        margin = scores[:, positive] - scores[:, 1 - positive]
-        return roc_curve(true == positive, margin)[:2]
+        return roc_curve(true, np.subtract(scores[:, 1], scores[:, 0], dtype=float))[:2]
     grid = np.linspace(0, 1, 501)
     curves = [
         np.interp(grid, *roc_curve(true == label, scores[:, label])[:2])
@@ -178,7 +176,6 @@ def rocs_figure(
     found: Mapping[str, tuple[np.ndarray, np.ndarray]],
     title: str,
     *,
-    positive: int = 1,
     note: str = "",
 ) -> pathlib.Path:
     """The ROC curves of several rows of the experiment on the same recordings.
@@ -188,7 +185,6 @@ def rocs_figure(
       found: row -> true int [recordings] and scores [recordings, classes]; no curve is drawn where
         all are of one class or scores are not finite.
       title: over it.
-      positive: of two classes.
       note: for the corner.
     """
     figure = Figure(figsize=(4.2, 4.3), layout="constrained")
@@ -202,7 +198,7 @@ def rocs_figure(
     for row, style in _row_styles(list(found)).items():
         true, scores = found[row]
         if len(np.unique(true)) > 1 and np.isfinite(scores).all():
-            curve = _roc(true, scores, positive)
+            curve = _roc(true, scores)
             ax.plot(*curve, color=style["color"], ls=style["ls"], lw=1.5, label=row)
     ax.set_xlabel("1 − specificity", fontsize=9)
     ax.set_ylabel("sensitivity" if detector else "sensitivity, mean over the classes", fontsize=9)
