@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 
 from cryjax import __version__
@@ -25,7 +26,7 @@ from cryjax.command import program
 from cryjax.command.errors import UserError
 from cryjax.data import loader
 from cryjax.data.records import Index, Prepared, open_prepared
-from cryjax.evaluation import bootstrap, pictures, tasks
+from cryjax.evaluation import bootstrap, leakage, pictures, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
 from cryjax.evaluation.figures.classifier import confusion_figure, roc_figure
 from cryjax.evaluation.figures.training import SUPERVISED, training_figure
@@ -162,7 +163,11 @@ def open_data(config: Any) -> Data:
     synthetic = prepared.synthetic or (
         bool(config.init) and bool(checkpoints.read_meta(config.init)["synthetic"])
     )
-    return Data(task, division, synthetic, tasks.missing(task, division))
+    warnings = tasks.missing(task, division)
+    if config.init:
+        scored = division.test if len(division.test) else division.validation
+        warnings += leakage.check(config.init, prepared, scored.subjects)
+    return Data(task, division, synthetic, warnings)
 
 
 def run(
@@ -259,7 +264,7 @@ def train(
     schedule = loop.Schedule.of(
         config, plan, config.evaluate_every if len(division.validation) else "0"
     )
-    if workdir.fresh and schedule.pictures_every:
+    if workdir.writes and schedule.pictures_every and not int(state.step):
         picture(state, 0)
 
     @functools.cache
@@ -310,22 +315,23 @@ def report(workdir: Workdir, result: dict[str, Any], found: Embeddings, task: ta
     """result.json, predictions.csv and figures."""
     note = "synthetic data" if result["synthetic"] else ""
     write_predictions(workdir.path / "predictions.csv", found, task.classes)
+    workdir.result(result)  # before figures, of which one that fails would leave no number
     training_figure(workdir.figure("training"), workdir.metrics(), names=SUPERVISED, note=note)
     title = f"{result['n_recordings']} recordings of {result['n_subjects']} subjects"
     if not task.multi_label:
         confusion_figure(
             workdir.figure("confusion"), result["confusion"], task.classes, title, note=note
         )
-    if len(task.classes) == 2 and not task.multi_label:
+    true = task.true(found.labels)
+    if len(task.classes) == 2 and not task.multi_label and len(np.unique(true)) == 2:
         roc_figure(
             workdir.figure("roc"),
-            task.true(found.labels),
+            true,
             found.features[:, 1],
             found.subjects,
             f"'{task.classes[1]}', {title}",
             note=note,
         )
-    workdir.result(result)
 
 
 def main(config: Any, workdir: str) -> None:

@@ -22,7 +22,7 @@ from cryjax.command import program
 from cryjax.command.config import boolean, integer, number, one_of, text
 from cryjax.command.errors import UserError
 from cryjax.data.records import Prepared, open_prepared
-from cryjax.evaluation import bootstrap, probes, tasks
+from cryjax.evaluation import bootstrap, folds, leakage, probes, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
 from cryjax.evaluation.figures.classifier import confusion_figure, roc_figure
 from cryjax.models import ENCODERS
@@ -123,8 +123,19 @@ def draw(workdir: Workdir, summary: dict[str, Any], found: probes.ProbeResult, n
         )  # fmt: skip
 
 
+def scored_subjects(prepared: Prepared, config: Any) -> np.ndarray:
+    """Those of the recordings that the config has scored."""
+    index = prepared.index()
+    index = index[index.labels != ""]
+    every = config.folds or folds.has_own_folds(index.splits)
+    return index.subjects if every else index.subjects[index.splits == "test"]
+
+
 def main(config: Any, folder: str) -> None:
     prepared = open_prepared(pathlib.Path(config.data))
+    warnings = tasks.without_subjects(prepared)
+    if config.init != "random":
+        warnings += leakage.check(config.init, prepared, scored_subjects(prepared, config))
     pretrained = load_encoder(config)
     workdir = Workdir(folder, config_lib.to_dict(config))
     classes = tasks.ordered(prepared, config.positive)
@@ -147,6 +158,7 @@ def main(config: Any, folder: str) -> None:
 
     before = digest(pretrained.variables)
     found = run(pretrained)
+    warnings += found.warnings
     summary = bootstrap.summarise(found.true, found.scores, classes, found.subjects, **resampling)
     synthetic = prepared.synthetic or pretrained.synthetic
     result = {
@@ -156,7 +168,7 @@ def main(config: Any, folder: str) -> None:
         "folds": config.folds,
         "penalties": found.penalties,
         "synthetic": synthetic,
-        "warnings": found.warnings,
+        "warnings": warnings,
         "encoder_sha256": {"before": before, "after": digest(pretrained.variables)},
     }
     if config.floor and config.init != "random":
@@ -167,9 +179,9 @@ def main(config: Any, folder: str) -> None:
                 found.true, found.scores, floor.scores, found.subjects, **resampling
             ),
         }
-    draw(workdir, summary, found, "synthetic data" if synthetic else "")
     workdir.result(result)
-    for warning in found.warnings:
+    draw(workdir, summary, found, "synthetic data" if synthetic else "")
+    for warning in warnings:
         logging.warning("%s", warning)
     how = f"{config.folds} folds by subject" if config.folds else "the dataset's own splits"
     print(

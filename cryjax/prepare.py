@@ -33,6 +33,7 @@ from cryjax.command.errors import UserError
 from cryjax.data import catalogue, corpora, preparing, splits, subjects, synthetic
 from cryjax.data.manifest import Row, check_inside, read_manifest
 from cryjax.data.preparing import Item, Recording
+from cryjax.data.records import open_prepared
 
 _MANIFEST = flags.DEFINE_string("manifest", None, "CSV file: path, and label, subject, split.")
 _CORPUS = flags.DEFINE_enum(
@@ -327,6 +328,7 @@ def main(_: list[str]) -> None:
             info = beam.run(preparation, out, items, runner)
         else:
             info = preparation.run(out, streams, total=total)
+    open_prepared(out).index()  # once, or each host that trains would read all of it
     report(out, info, rows)
     if _MAPPING.value:
         write_mapping(rows, renamed, out)

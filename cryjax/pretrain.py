@@ -215,6 +215,25 @@ def sources_of(
     return found
 
 
+def check_shares(batch_size: int, data: Data) -> None:
+    """Refuses a batch that would hold examples twice, each the other's negative; warns of some."""
+    total = sum(weight for _, weight in data.weighted)
+    for (prepared, source, _), (_, weight) in zip(data.sources, data.weighted, strict=True):
+        share = batch_size * weight / total
+        if share > len(source):
+            raise UserError(
+                f"config.data: of a batch of {batch_size}, {share:.0f} would come from "
+                f"{prepared.directory}, which has {len(source):,} examples: some would be in it "
+                "twice, each the other's negative; give it less weight, or take a smaller batch"
+            )
+        if share > len(source) / 4 and jax.process_index() == 0:
+            logging.warning(
+                "%s is gone through in %.1f batches: one that spans two epochs of it may hold "
+                "examples twice, each the other's negative; the smaller the batch, the fewer",
+                prepared.directory, len(source) / share,
+            )  # fmt: skip
+
+
 def described(split: str, prepared: Prepared, source: Any, weight: float) -> str:
     """What a dataset brings to the run, in a line."""
     every = prepared.splits[split]
@@ -250,6 +269,7 @@ def run(
     config.exclude_subjects = renamed_entries(config.exclude_subjects)
     spread = parallel.Parallel(config.parallel, devices)
     simclr.check_batch(config, data.examples, spread.devices)
+    check_shares(config.batch_size, data)
     if not config_lib.never(config.neighbours.every):
         datasets[0][0].source(config.neighbours.split)  # refused now, not in the middle of the run
     parts = simclr.build(config, data.examples)
@@ -292,7 +312,7 @@ def train(
     )
     picture = Pictures(workdir, viewed, embedder, data.labelled, data.note)
     schedule = loop.Schedule.of(config, plan, config.neighbours.every)
-    if workdir.fresh and schedule.pictures_every:
+    if workdir.writes and schedule.pictures_every and not int(state.step):
         picture(state, 0)
     step = spread.wrap(parts.step)
     loop.train(
@@ -347,9 +367,10 @@ def report(workdir: Workdir, data: Data, total: int) -> None:
     """result.json, and the figure of a run of so many steps in all."""
     history = workdir.metrics()
     last = [line for line in history if "loss" in line][-1:]
-    training_figure(workdir.figure("training"), history, note=data.note)
     counts = {"steps": total, "examples": data.examples, "synthetic": data.synthetic}
-    workdir.result(counts | (last[0] if last else {}))
+    skipped = sum(line.get("skipped", 0) for line in history)
+    workdir.result(counts | (last[0] if last else {}) | {"skipped": skipped})
+    training_figure(workdir.figure("training"), history, note=data.note)
 
 
 def main(config: Any, workdir: str, *, views: bool) -> None:

@@ -7,7 +7,7 @@
 #   bash launch/tpu_pod.sh mount 10.0.0.2:/share       # an NFS share, at /mnt/share of every host
 #   bash launch/tpu_pod.sh run pretrain --config=configs/pretrain_small.py \
 #     --workdir=/mnt/share/RUN --config.data=/mnt/share/DATA
-#   bash launch/tpu_pod.sh logs [HOST]    # follows it; the last line has the exit status
+#   bash launch/tpu_pod.sh logs [HOST]    # follows it; `logs all` has the last lines of every host
 #   bash launch/tpu_pod.sh stop           # saves: status 75; the same `run` goes on
 #   bash launch/tpu_pod.sh delete
 # The hosts need one file system for the work directory. DRY_RUN=1 prints the commands.
@@ -75,13 +75,31 @@ case $what in
     if kill -0 "$(cat run.pid 2>/dev/null)" 2>/dev/null; then refuse "a run is under way"; fi
     export CRYJAX_EXTRAS=${CRYJAX_EXTRAS:-tpu} CRYJAX_COORDINATOR=${CRYJAX_COORDINATOR:-auto}
     source launch/setup.sh
-    python -m "cryjax.$1" "${@:2}" &
-    echo $! >run.pid
-    status=0
-    wait $! || status=$?
-    echo "tpu_pod.sh: $1 ended with status $status"
+    rm -f run.stop
+    failures=0
+    while :; do
+      python -m "cryjax.$1" "${@:2}" &
+      echo $! >run.pid
+      status=0
+      wait $! || status=$?
+      echo "tpu_pod.sh: $1 ended with status $status"
+      # A host that is to be taken away has all of them save (75), and comes back; a mistake (2)
+      # would only be made again. The others end within two minutes, and all of them start again.
+      case $status in
+        0 | 2) break ;;
+        75) ;;
+        *) failures=$((failures + 1)) ;;
+      esac
+      if [ -e run.stop ] || [ "$failures" -gt 5 ]; then break; fi
+      sleep 30
+    done
     ;;
-  logs) on "${1:-0}" 'tail -n +1 -F cryjax/run.log' ;;
-  stop) on all "pkill -TERM -F cryjax/run.pid" ;;
+  logs) # of one host, followed; or how all of them ended
+    case ${1:-0} in
+      all) on all 'hostname; tail -n 5 cryjax/run.log' ;;
+      *) on "${1:-0}" 'tail -n +1 -F cryjax/run.log' ;;
+    esac
+    ;;
+  stop) on all "touch cryjax/run.stop; pkill -TERM -F cryjax/run.pid" ;;
   delete) tpu_vm delete "$TPU" --quiet ;;
 esac

@@ -97,13 +97,19 @@ def test_what_is_kept_is_the_moving_average(tuned):
     assert not np.array_equal(best[kernel], last[kernel])
 
 
-def test_probe_reads_the_best(tuned, prepared, tmp_path):
-    run, _ = tuned
-    done = programs.succeed(
-        "linear_probe", "--config=configs/linear_probe.py", "--config.resamples=50",
-        f"--workdir={tmp_path}", f"--config.init={run}", f"--config.data={prepared}",
-        "--config.floor=False", "--config.folds=3",
+def test_probe_reads_the_best_and_refuses_whom_it_was_trained_on(tuned, prepared, tmp_path):
+    run, others = tuned[0], tmp_path / "others"
+    programs.succeed(
+        "prepare", "--synthetic=cries", "--examples=40", "--synthetic_seed=1",
+        "--sample_rate=8000", f"--out={others}",
     )  # fmt: skip
+    command = (
+        "linear_probe", "--config=configs/linear_probe.py", "--config.resamples=50",
+        f"--config.init={run}", "--config.floor=False", "--config.folds=2",
+    )  # fmt: skip
+    done = programs.succeed(*command, f"--config.data={others}", f"--workdir={tmp_path / 'a'}")
+    said = programs.refuse(*command, f"--config.data={prepared}", f"--workdir={tmp_path / 'b'}")
+    assert "whose labels" in said and "would be of its training set" in said
     assert f"encoder leaves of step {result(run)['best_step']}" in done.stderr
 
 

@@ -306,7 +306,8 @@ ARGUMENTS = r"--config=configs/pretrain_small.py --config.total=30\ steps"
             ["tpu-vm ssh pod --worker=all", r"tpu_pod.sh\ host\ pretrain\ --config=configs"],
         ),
         ("tpu_pod.sh", ("logs",), POD, ["ssh pod --worker=0", r"-F\ cryjax/run.log"]),
-        ("tpu_pod.sh", ("stop",), POD, [r"--worker=all --command=pkill\ -TERM"]),
+        ("tpu_pod.sh", ("logs", "all"), POD, ["ssh pod --worker=all", r"tail\ -n\ 5"]),
+        ("tpu_pod.sh", ("stop",), POD, [r"--worker=all", r"run.stop\;\ pkill\ -TERM"]),
         ("tpu_pod.sh", ("delete",), POD, ["tpu-vm delete pod --quiet --zone=us-west4-a"]),
     ],
 )  # fmt: skip
@@ -319,6 +320,33 @@ def test_dry_run_says_what_would_be_done(name, arguments, more, said, tmp_path):
     assert done.returncode == 0 and not done.stderr, done.stderr
     for part in said:
         assert part in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("statuses", "starts"),
+    [([75, 1, 0], 3), ([75, 2, 0], 2), ([1] * 9, 6), (["stop", 0], 1)],
+)
+def test_a_host_of_a_slice_starts_its_program_again(statuses, starts, tmp_path):
+    """But not after a mistake, a sixth failure, or when it was told to stop."""
+    launch, tools = tmp_path / "launch", tmp_path / "tools"
+    launch.mkdir(), tools.mkdir()
+    shutil.copy(programs.ROOT / "launch" / "tpu_pod.sh", launch)
+    (launch / "setup.sh").touch()
+    (tmp_path / "statuses").write_text("".join(f"{status}\n" for status in statuses))
+    stub = """#!/bin/bash
+        status=$(head -n 1 statuses); sed -i 1d statuses
+        if [ "$status" = stop ]; then touch run.stop; status=75; fi
+        exit "$status"
+        """
+    for name, text in (("python", stub), ("sleep", "#!/bin/bash\n")):
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", launch / "tpu_pod.sh", "host", "pretrain"],
+        env={"PATH": f"{tools}:{os.environ['PATH']}"},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.count("pretrain ended with status") == starts, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

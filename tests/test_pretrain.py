@@ -12,6 +12,9 @@ import pytest
 from matplotlib import image
 
 import programs
+from cryjax import pretrain
+from cryjax.command.errors import UserError
+from cryjax.data.records import open_prepared
 
 STEPS = 30
 
@@ -125,6 +128,15 @@ def test_pmap_over_eight_devices_starts_alike(undisturbed, prepared, tmp_path):
     assert "pmap over 8" in done.stderr
     ours, theirs = (history(run)[0]["loss"] for run in (tmp_path, undisturbed))
     assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_a_batch_may_not_hold_examples_twice(prepared):
+    data = open_prepared(prepared)
+    source = data.source("train")
+    few = data.at(data.index()[:10])
+    with pytest.raises(UserError, match=r"of a batch of 16, 14 would come from .* has 10 examples"):
+        pretrain.check_shares(16, pretrain.Data([], [(data, source, 1.0), (data, few, 50.0)]))
+    pretrain.check_shares(16, pretrain.Data([], [(data, source, 1.0), (data, few, 1.0)]))
 
 
 def test_adaptation_starts_from_another_runs_encoder(undisturbed, prepared, tmp_path):

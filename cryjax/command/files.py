@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from absl import logging
 
-from cryjax.command.errors import UserError
+from cryjax.command.errors import Unavailable
 
 
 class Hold:
@@ -36,7 +36,7 @@ def hold(folder: pathlib.Path, *, patience: float = 120.0) -> Hold | None:
       What to keep for as long as the folder is needed; None where the file system has no locks.
 
     Raises:
-      UserError: where another process holds it.
+      Unavailable: where another process holds it.
       OSError: where it cannot be written to.
     """
     folder = folder.resolve()
@@ -55,7 +55,10 @@ def hold(folder: pathlib.Path, *, patience: float = 120.0) -> Hold | None:
             holder = f"{folder}: {file.read() or 'another process'} works in it"
             if time.monotonic() >= deadline:
                 file.close()
-                raise UserError(f"{holder}; stop that one, or take another --workdir") from None
+                raise Unavailable(
+                    f"{holder}; stop that one, or take another --workdir; if its machine is gone "
+                    f"and its file server does not know, delete {folder / '.lock'}"
+                ) from None
             if not told:
                 logging.warning("%s: waiting up to %.0f s for its end", holder, patience)
                 told = True

@@ -16,7 +16,7 @@ from ml_collections import config_flags
 
 from cryjax.command import config as config_lib
 from cryjax.command import usage
-from cryjax.command.errors import UserError
+from cryjax.command.errors import Unavailable, UserError
 
 # What is defined here belongs to the program, whose --help then lists it.
 flags.disclaim_key_flags()
@@ -139,7 +139,8 @@ def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
     """Runs `main(argv)` as an absl program; what belongs to no flag is refused if not `positional`.
 
     A `UserError`, raised while flags are parsed or at any time later, becomes one line on standard
-    error and exit status 2. Any other exception is a fault of ours and keeps its traceback.
+    error and exit status 2, an `Unavailable` the same with status 1. Any other exception is a fault
+    of ours and keeps its traceback.
     """
     # The same of XLA and gRPC, which log from C++; set it to 0 to see it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -157,9 +158,9 @@ def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
 
     try:
         app.run(logged, flags_parser=_parse)
-    except UserError as error:
+    except (UserError, Unavailable) as error:
         print(f"{name}: error: {error}", file=sys.stderr)
-        status = 2
+        status = 2 if isinstance(error, UserError) else 1
     except (Exception, KeyboardInterrupt) as error:
         if full := _no_space(error):
             print(

@@ -6,13 +6,18 @@ place, a shorter one is padded with zeros and its true length carried along.
 
 import collections
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
 import numpy as np
+from absl import logging
 
 from cryjax.data.order import CUTS, Order, stream
+
+# A file server that is away for a moment does not end a run of many machines.
+_PAUSES_SECONDS = (1, 5, 20)
 
 
 class Labelled:
@@ -139,8 +144,19 @@ def batches(
     if batch_size % processes:
         raise ValueError(f"batch_size={batch_size} is no multiple of {processes} processes")
     local = batch_size // processes
-    mine = grain.MapDataset.range(start, sys.maxsize).map(
-        lambda step: clips.batch(step * batch_size + process * local, local)
-    )
+
+    def read(step: int) -> dict[str, np.ndarray]:
+        for pause in _PAUSES_SECONDS:
+            try:
+                return clips.batch(step * batch_size + process * local, local)
+            except (OSError, RuntimeError) as error:  # as ArrayRecord says what the system says
+                logging.warning(
+                    "batch %d cannot be read (%s); tried again in %d s",
+                    step, " ".join(str(error).split())[:300], pause,
+                )  # fmt: skip
+                time.sleep(pause)
+        return clips.batch(step * batch_size + process * local, local)
+
+    mine = grain.MapDataset.range(start, sys.maxsize).map(read)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
     return iter(mine.to_iter_dataset(options))

@@ -115,6 +115,7 @@ class Prepared:
       synthetic: whether the audio was made rather than recorded.
       counts: split -> examples, recordings, subjects, hours, labels.
       subject_key: fingerprint of the key that its subjects are named by; '' for their own names.
+      alone: recordings whose subject nobody said, each a subject of its own.
     """
 
     directory: pathlib.Path
@@ -125,6 +126,7 @@ class Prepared:
     synthetic: bool
     counts: dict[str, Any]
     subject_key: str
+    alone: int
 
     def source(self, split: str) -> Source:
         """Random access to a split. Raises UserError where there is no such split."""
@@ -174,8 +176,11 @@ class Prepared:
 
     @property
     def fingerprint(self) -> str:
-        """All that was written about it when it was made."""
-        return (self.directory / INFO_FILE).read_text(encoding="utf-8")
+        """What it is made of and holds, as JSON; the same when it is prepared again of the same."""
+        info = {**(read_info(self.directory) or {}), "version": ""}
+        # The files' times of change are in that of a manifest, and another copy has others.
+        info["inputs"] = {k: v for k, v in info["inputs"].items() if k != "manifest"}
+        return json.dumps(info, sort_keys=True)
 
     def at(self, index: Index) -> Chosen:
         """Random access to the examples of an index."""
@@ -206,4 +211,5 @@ def open_prepared(directory: str | pathlib.Path) -> Prepared:
         info["synthetic"],
         info["splits"],
         info.get("subject_key", ""),
+        info.get("alone", 0),
     )

@@ -23,7 +23,7 @@ from cryjax.evaluation import folds, tasks
 
 def _remarks(prepared: Prepared) -> list[str]:
     """What a reader of the numbers should know of a dataset."""
-    info = json.loads(prepared.fingerprint)
+    info = read_info(prepared.directory) or {}
     corpus = corpora.CORPORA.get(info["inputs"].get("corpus"))
     known = [f"licence: {corpus.licence}", f"caveat: {corpus.caveat}"] if corpus else []
     return known + preparing.remarks(info)

@@ -11,21 +11,26 @@ had at its end. Whoever reads another run's model takes it from there, if it is 
 """
 
 import pathlib
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint import args
 
-from cryjax.command.errors import UserError
+from cryjax.command.errors import Unavailable, UserError
+from cryjax.training import parallel
 from cryjax.training.steps import TrainState
 
 FOLDER = "checkpoints"
 BEST = "best"
+# What only some processes see is looked for again: a file server tells some of them later.
+_TRIES, _PAUSE_SECONDS = 12, 10.0
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -78,6 +83,25 @@ def _shapes(tree: Any, sharding: jax.sharding.Sharding) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
+def _read_items(
+    folder: pathlib.Path, items: dict[str, Any], sharding: jax.sharding.Sharding
+) -> tuple[dict[str, Any], str]:
+    """A checkpoint's `meta` and items, in the form of `items`; or why it cannot be used.
+
+    By Orbax's handlers and not by its manager, which has processes wait for each other on the way,
+    so that one that fails would leave the others there.
+    """
+    try:
+        restored = {"meta": ocp.JsonCheckpointHandler().restore(folder / "meta")}
+        for name, tree in items.items():
+            wanted = args.StandardRestore(_shapes(tree, sharding))
+            restored[name] = ocp.StandardCheckpointHandler().restore(folder / name, args=wanted)
+    except Exception as error:  # whatever Orbax and its storage raise of a torn file
+        return {}, " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    wrong = _damaged({name: restored[name] for name in items}, restored["meta"])
+    return restored, f"{wrong[0]} is not what was saved" if wrong else ""
+
+
 class Checkpoints:
     """The checkpoints of one run."""
 
@@ -99,6 +123,30 @@ class Checkpoints:
                     barrier_sync_key_prefix=folder
                 ),
             ),
+        )
+        self._see_the_same()
+
+    def _see_the_same(self) -> None:
+        """Waits until all processes see the same checkpoints.
+
+        A file server may tell one of them of the newest a minute late; it would go on from an older
+        one, and train with other parameters than the rest.
+
+        Raises:
+          UserError: where they do not.
+        """
+        for _ in range(_TRIES):
+            newest = sorted(self._manager.all_steps())[-8:]
+            padded = np.full(8, -1, np.int32)
+            padded[: len(newest)] = newest
+            seen = parallel.everyone(padded)
+            if (seen == seen[0]).all():
+                return
+            time.sleep(_PAUSE_SECONDS)
+            self._manager.reload()
+        raise UserError(
+            f"{self._folder}: processes of this job see other checkpoints there (this one: "
+            f"{newest}); give all hosts one file system for --workdir"
         )
 
     @property
@@ -123,9 +171,21 @@ class Checkpoints:
         self._save({name: tree for name, tree in model.items() if tree["params"]}, step, meta)
 
     def _save(self, items: dict[str, Any], step: int, meta: dict[str, Any]) -> None:
-        meta = {**meta, "step": step, "checksums": checksums(items)}
+        sums = checksums(items)
+        every = parallel.everyone(np.array([*sums.values()], np.uint32))
+        if (apart := (every != every[0]).any(axis=0)).any():
+            logging.warning(
+                "step %d: %s and %d other arrays are not the same in all processes: a machine "
+                "computes wrongly, or they have gone apart; start again from an older checkpoint",
+                step, [*sums][int(apart.argmax())], apart.sum() - 1,
+            )  # fmt: skip
+        meta = {**meta, "step": step, "checksums": sums}
         saved = {name: args.StandardSave(tree) for name, tree in items.items()}
-        self._manager.save(step, args=args.Composite(meta=args.JsonSave(meta), **saved))
+        self._manager.save(step, args=args.Composite(meta=args.JsonSave(meta), **saved), force=True)
+
+    def check(self) -> None:
+        """Raises what went wrong in a save, as soon as that is known; does not wait."""
+        self._manager.check_for_errors()
 
     def rewind(self, step: int) -> None:
         """Deletes what was saved after `step`: a resumed run will make it again."""
@@ -170,27 +230,26 @@ class Checkpoints:
     def _read(
         self, step: int, state: TrainState, sharding: jax.sharding.Sharding
     ) -> tuple[TrainState | None, str]:
-        """A checkpoint, or why it cannot be used; every process says the same."""
-        items = {
-            name: args.StandardRestore(_shapes(tree, sharding))
-            for name, tree in _items(state).items()
-        }
-        restored: Any = None
-        reason = ""
-        try:
-            restored = self._manager.restore(
-                step, args=args.Composite(meta=args.JsonRestore(), **items)
-            )
-        except Exception as error:  # whatever Orbax and its storage raise of a torn file
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        """A checkpoint, or why it cannot be used; every process says the same.
+
+        Raises:
+          Unavailable: where only some processes can read it.
+        """
+        folder, reason = self._folder / str(step), "it was not read"
+        for _ in range(_TRIES):
+            if reason:
+                restored, reason = _read_items(folder, _items(state), sharding)
+            failed = parallel.everyone(np.array(bool(reason)))
+            if failed.all():
+                return None, reason
+            if not failed.any():
+                break
+            time.sleep(_PAUSE_SECONDS)  # a file server may give it to them a little later
         else:
-            wrong = _damaged({name: restored[name] for name in items}, restored["meta"])
-            if wrong:
-                reason = f"{wrong[0]} is not what was saved"
-        if jax.process_count() > 1 and multihost_utils.process_allgather(bool(reason)).any():
-            reason = reason or "another process cannot read it"
-        if reason:
-            return None, reason
+            raise Unavailable(
+                f"{folder}: process {', '.join(map(str, np.flatnonzero(failed)))} of this job "
+                f"cannot read it, and others can{f' ({reason})' if reason else ''}"
+            )
         self.meta = restored["meta"]
         encoder, head, optimizer = restored["encoder"], restored["head"], restored["optimizer"]
         return TrainState(

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,14 +10,19 @@ import jax
 import numpy as np
 from absl import logging
 
-from cryjax.command.errors import UserError
+from cryjax.command.errors import Unavailable, UserError
 from cryjax.command.progress import Progress
 from cryjax.training.checkpoints import Checkpoints
 from cryjax.training.parallel import Parallel
 from cryjax.training.recipe import Plan
 from cryjax.training.steps import StepFunction, TrainState
 from cryjax.training.stopping import Stop, Stopped
+from cryjax.training.watch import Watch
 from cryjax.training.workdir import Workdir
+
+# Updates in a row that are not finite and are no accident any more: the parameters lead there. From
+# so many on no checkpoint is made, which would replace one of before; after more the run ends.
+_SUSPICIOUS, _MOST_SKIPPED = 3, 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,47 +94,26 @@ class _Window:
         }
 
 
-class _Reader:
-    """Takes batches, and says so when one does not come: a thread that hangs says nothing."""
+def _next(batches: Iterator[dict[str, np.ndarray]], step: int) -> dict[str, np.ndarray]:
+    """The batch of a step.
 
-    def __init__(self, batches: Iterator[dict[str, np.ndarray]], seconds: float = 60.0):
-        self._batches = batches
-        self._seconds = seconds
-        self._since: tuple[int, float] | None = None
-        self._ended = threading.Event()
-        self._watch = threading.Thread(target=self._look, daemon=True)
-
-    def __enter__(self) -> "_Reader":
-        self._watch.start()
-        return self
-
-    def _look(self) -> None:
-        told = 0
-        while not self._ended.wait(self._seconds / 10):
-            since = self._since
-            if since and since[0] != told and time.monotonic() - since[1] > self._seconds:
-                told = since[0]
-                logging.warning(
-                    "no batch for step %d in %.0f s: does the disk that holds config.data answer?",
-                    told, self._seconds,
-                )  # fmt: skip
-
-    def next(self, step: int) -> dict[str, np.ndarray]:
-        """The batch of a step. Raises UserError where it cannot be read."""
-        self._since = step, time.monotonic()
-        try:
-            return next(self._batches)
-        except (OSError, RuntimeError) as error:
-            said = " ".join(str(error).split())[:300]
+    Raises:
+      UserError: where a recording in it is damaged.
+      Unavailable: where it cannot be read.
+    """
+    try:
+        return next(batches)
+    except (OSError, RuntimeError) as error:
+        said = " ".join(str(error).split())[:300]
+        if "Corrupted" in said:  # as ArrayRecord says it
             raise UserError(
-                f"the batch of step {step} cannot be read ({type(error).__name__}: {said}): look "
-                "at the disk that holds config.data; the run goes on from its last checkpoint"
+                f"a recording in the batch of step {step} is damaged in config.data ({said}): "
+                "prepare it again"
             ) from error
-        finally:
-            self._since = None
-
-    def __exit__(self, *_: Any) -> None:
-        self._ended.set()
+        raise Unavailable(
+            f"the batch of step {step} cannot be read ({type(error).__name__}: {said}): look at "
+            "the disk that holds config.data; the run goes on from its last checkpoint"
+        ) from error
 
 
 def collapsed(metrics: Mapping[str, float]) -> str:
@@ -147,9 +130,15 @@ def collapsed(metrics: Mapping[str, float]) -> str:
 
 
 def _not_finite(
-    step: int, metrics: Mapping[str, Any], recordings: str, latest: int | None
+    step: int, metrics: Mapping[str, Any], recordings: str, latest: int | None, skipped: int
 ) -> UserError:
-    """What ends a run whose step, of those recordings, was not finite."""
+    """What ends a run whose step, of those recordings, was not finite, the last of so many."""
+    if skipped > 1:
+        return UserError(
+            f"the last {skipped} updates, up to step {step}, were not finite: the parameters lead "
+            f"there; the last checkpoint is of step {latest}: lower config.optimizer.learning_rate "
+            "or raise its warmup"
+        )
     bad = "loss" if not np.isfinite(metrics["loss"]) else "gradient_norm"
     return UserError(
         f"the {bad} is {metrics[bad]} at step {step}, whose batch has the recordings "
@@ -170,11 +159,13 @@ class _LateMetrics:
         *,
         schedule: Schedule,
         workdir: Workdir,
+        watch: Watch,
         learning_rate: Callable[[int], float],
     ):
         """Adds to a window, and to what a bar shows; `check` raises where a step ends the run."""
         self._window, self._bar, self._check = window, bar, check
         self._schedule, self._workdir, self._learning_rate = schedule, workdir, learning_rate
+        self._watch = watch
         self._host = jax.local_devices(backend="cpu")[0]
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._warned = False
@@ -188,7 +179,9 @@ class _LateMetrics:
         """Reads those that were taken last, if that was not done; waits for them."""
         if self._pending is None:
             return
-        step, metrics = self._pending[0], jax.device_get(self._pending[1])
+        step = self._pending[0]
+        with self._watch.over(f"no end of step {step}"):
+            metrics = jax.device_get(self._pending[1])
         self._pending = None
         self._check(step, metrics)
         self._window.add(metrics)
@@ -215,7 +208,11 @@ class _LateMetrics:
 
 
 def _placed(
-    reader: _Reader, steps: range, parallel: Parallel, window: _Window
+    batches: Iterator[dict[str, np.ndarray]],
+    steps: range,
+    parallel: Parallel,
+    window: _Window,
+    watch: Watch,
 ) -> Iterator[dict[str, Any]]:
     """The batches of those steps as `shard` gives them, each before the step before it is begun.
 
@@ -226,8 +223,9 @@ def _placed(
     for step in steps:
         begin = time.perf_counter()
         try:
-            batch = reader.next(step)
-        except UserError:
+            with watch.over(f"no batch for step {step}", "does the disk of config.data answer?"):
+                batch = _next(batches, step)
+        except (UserError, Unavailable):
             yield from placed
             raise
         window.waiting += time.perf_counter() - begin
@@ -290,7 +288,8 @@ def train(
 
     Raises:
       Stopped: after SIGTERM or SIGINT, the state saved.
-      UserError: if the loss or the gradient's norm is not finite.
+      UserError: if the loss or the gradient's norm is not finite, or a recording is damaged.
+      Unavailable: if a batch cannot be read.
     """
     start = int(state.step)
     first_process = jax.process_index() == 0
@@ -298,27 +297,42 @@ def train(
     if start >= schedule.total or (start > 0 and enough()):
         return state  # stopped after its last step, before its result was written
 
+    skipped_in_a_row = 0
+
     def check(step: int, metrics: Mapping[str, Any]) -> None:
-        if metrics["skipped"] and not skip:
+        nonlocal skipped_in_a_row
+        skipped_in_a_row = skipped_in_a_row + 1 if metrics["skipped"] else 0
+        if skipped_in_a_row > (_MOST_SKIPPED if skip else 0):
             checkpoints.wait()  # the one that the message names may still be under way
-            raise _not_finite(step, metrics, recordings(step - 1), checkpoints.latest)
+            raise _not_finite(
+                step, metrics, recordings(step - 1), checkpoints.latest, skipped_in_a_row
+            )
 
     bar = Progress(
         "step", schedule.total, unit="clips", of_each=batch_size, start=start, shown=first_process
     )
+    watch = Watch()
     late = _LateMetrics(
-        window, bar, check, schedule=schedule, workdir=workdir, learning_rate=learning_rate
+        window,
+        bar,
+        check,
+        schedule=schedule,
+        workdir=workdir,
+        watch=watch,
+        learning_rate=learning_rate,
     )
     function: StepFunction | None = None
     taken = contextlib.nullcontext(stop) if stop else Stop()
-    with taken as stop, stop.finishing_steps(), bar, _Reader(batches) as reader:
+    with taken as stop, stop.finishing_steps(), bar, watch:
         steps = range(start + 1, schedule.total + 1)
-        for step, batch in zip(steps, _placed(reader, steps, parallel, window), strict=True):
+        placed = _placed(batches, steps, parallel, window, watch)
+        for step, batch in zip(steps, placed, strict=True):
             before, function = function, step_at(step)
             if function is not before:
                 bar.say("compiling the training step")
             state, metrics = function(state, batch, key)
             late.take(step, metrics)
+            checkpoints.check()  # a save that failed is known now, and not when the next is due
             if step == start + 1:
                 # The first step compiles; its time says nothing of the rest.
                 jax.block_until_ready(metrics)
@@ -336,18 +350,23 @@ def train(
                     found = evaluate(state, step)
                 workdir.log(step, found)
                 last = last or enough()
-            if pictures and first_process and _due(step, schedule.pictures_every, last):
-                late.read()
-                with window.pausing():
-                    pictures(state, step)
             ends = stops or last
             if ends or _due(step, schedule.checkpoint_every):
                 late.read()
-                with window.pausing():  # with the metrics that no line has yet
-                    checkpoints.save(state, step, meta | {"window": window.metrics})
+                if ends or skipped_in_a_row < _SUSPICIOUS:
+                    with window.pausing():  # with the metrics that no line has yet
+                        checkpoints.save(state, step, meta | {"window": window.metrics})
+            shows = first_process and (last or not stops)
+            if pictures and shows and _due(step, schedule.pictures_every, last):
+                late.read()
+                try:
+                    with window.pausing():
+                        pictures(state, step)
+                except Exception:  # whatever drawing raises: weeks of training are worth more
+                    logging.exception("step %d: its pictures cannot be made; the run goes on", step)
             if ends:
                 break
-    checkpoints.wait()
+        checkpoints.wait()
     if stops and not last:
         if first_process:
             logging.info("told to stop: step %d is saved, and the same command goes on", step)

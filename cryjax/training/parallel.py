@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -65,7 +66,9 @@ def join_processes() -> None:
             "cluster_detection_method": "deactivate",
         }
     try:
-        jax.distributed.initialize(**where)
+        # The machines of a slice may be minutes apart: each has an image to pull.
+        logging.info("waiting for the other processes of this job, for up to half an hour")
+        jax.distributed.initialize(**where, initialization_timeout=1800)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"CRYJAX_COORDINATOR={coordinator}: the job's processes do not find each other "
@@ -102,6 +105,13 @@ def _meet() -> None:
     jax.block_until_ready(jax.jit(everyone)())
 
 
+def everyone(values: np.ndarray) -> np.ndarray:
+    """[...] of this process -> [processes, ...]; to be called by all of them."""
+    if jax.process_count() == 1:
+        return values[None]
+    return np.asarray(multihost_utils.process_allgather(values))
+
+
 def agree(**what: str) -> None:
     """Refuses to start where the processes were not given the same.
 
@@ -111,15 +121,13 @@ def agree(**what: str) -> None:
     Raises:
       UserError: in every process, with the words and processes that differ from the first.
     """
-    if jax.process_count() == 1:
-        return
     mine = [
         np.frombuffer(hashlib.sha256(text.encode()).digest(), np.int32) for text in what.values()
     ]
-    everyone = multihost_utils.process_allgather(np.stack(mine))
+    digests = everyone(np.stack(mine))
     differing = [
         f"{name} (process {', '.join(map(str, np.flatnonzero(other)))})"
-        for name, other in zip(what, (everyone != everyone[:1]).any(axis=2).T, strict=True)
+        for name, other in zip(what, (digests != digests[:1]).any(axis=2).T, strict=True)
         if other.any()
     ]
     if differing:

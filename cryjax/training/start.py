@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from absl import logging
 
 from cryjax.audio import frontend
 from cryjax.command import config as config_lib
@@ -79,7 +80,7 @@ def start_state(
       averaged: whether a moving average of the parameters is kept; it starts from them.
 
     Raises:
-      UserError: where the other run's front end or encoder is another.
+      UserError: where the other run's front end or encoder is another, or this run's data are.
     """
 
     def with_average(state: TrainState) -> TrainState:
@@ -89,9 +90,16 @@ def start_state(
         restored = saved.restore(with_average(state), spread.replicated)
         # Not of `latest`: where that was damaged it is the one before.
         said = f"going on from step {int(restored.step)} of this work directory"
-        changed = config_lib.differences(saved.meta.get("inputs", {}), inputs)
+        before = saved.meta.get("inputs", {})
+        if before.get("data", inputs["data"]) != inputs["data"]:
+            raise UserError(
+                "config.data holds other recordings than when this run was begun; take another "
+                "--workdir, or bring those back"
+            )
+        changed = config_lib.differences(before, inputs)
         if changed:
             said += f", but not bit for bit: since it was saved, {'; '.join(changed)}"
+            logging.warning("%s", said)
         return restored, said
     if init:
         theirs = frontend.FrontEnd(**checkpoints.read_meta(init)["front_end"])

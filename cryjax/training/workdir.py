@@ -1,6 +1,7 @@
 """A run's folder: config.json, metrics.jsonl, TensorBoard events, figures and result.json."""
 
 import contextlib
+import errno
 import json
 import math
 import pathlib
@@ -9,11 +10,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from absl import logging
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
 from cryjax.command import config as config_lib
-from cryjax.command.errors import UserError
+from cryjax.command.errors import Unavailable, UserError
 from cryjax.command.files import hold, whole, write_json
 
 # Fields that may change when a run goes on: they alter how it is watched, not what it computes.
@@ -31,11 +33,17 @@ LEFT_BY_A_RUN = ("checkpoints/[0-9]*", "metrics.jsonl", "result.json")
 
 
 def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:
-    """All lines of a metrics.jsonl that are whole."""
+    """All lines of a metrics.jsonl that are whole; those in the middle that are not are named."""
     if not file.exists():
         return []
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    found = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(keepends=True), 1):
+        if line.endswith("\n"):
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                logging.warning("%s: line %d is damaged and left out", file, number)
+    return found
 
 
 class Workdir:
@@ -95,7 +103,9 @@ class Workdir:
         try:
             yield
         except OSError as error:
-            raise UserError(
+            # What a file server says while it is away, or has just come back.
+            passing = error.errno in (errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN)
+            raise (Unavailable if passing else UserError)(
                 f"{self.path}: cannot be written to ({error.strerror}); take another --workdir"
             ) from error
 

@@ -24,7 +24,7 @@ SEED = 5
 
 
 def number(clip):
-    return int(clip.subject.removeprefix("newborn"))
+    return int(clip.subject.partition("-")[0].removeprefix("newborn"))
 
 
 def by_subject(clips):
@@ -74,7 +74,7 @@ def test_newborns_are_recorded_in_turn_and_a_tenth_are_injured(examples):
     assert [clip.index for clip in clips] == list(range(examples))
     assert clips == clinical_injury(1_200, SEED)[:examples]
     held = by_subject(clips)
-    assert list(held) == [f"newborn{i:04d}" for i in range(len(held))]
+    assert list(held) == [f"newborn{i:04d}-{SEED}" for i in range(len(held))]
     sizes = [len(each) for each in held.values()]
     assert all(3 <= size <= 8 for size in sizes[:-1]) and 1 <= sizes[-1] <= 8
     assert len(set(sizes)) == 6 or examples < 1_000

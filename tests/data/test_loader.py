@@ -53,6 +53,25 @@ def test_starting_late_gives_the_same_batches(clips):
         np.testing.assert_array_equal(mine["length"], theirs["length"])
 
 
+def test_a_disk_that_answers_again_loses_nothing(monkeypatch):
+    class Ill(Source):
+        bad = 2
+
+        def __getitem__(self, i):
+            if i == 3 and self.bad:
+                self.bad -= 1
+                raise OSError(116, "Stale file handle")
+            return super().__getitem__(i)
+
+    monkeypatch.setattr(loader, "_PAUSES_SECONDS", (0.0, 0.0))
+    for source in (Source(10), Ill(10)):
+        (batch,) = take(loader.Clips([(source, 1.0)], samples=8, seed=1), 1, batch_size=10)
+        assert sorted(batch["audio"][:, 0]) == list(range(10))
+    source.bad = 3
+    with pytest.raises(OSError, match="Stale"):
+        take(loader.Clips([(source, 1.0)], samples=8, seed=1), 1, batch_size=10)
+
+
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_the_global_batch(clips, processes):
     whole = take(clips, 4, batch_size=8, start=1)

@@ -257,3 +257,9 @@ def test_subjects_share_their_traits():
     means = np.array([np.mean(each, axis=0) for each in spectra.values()])
     within = np.mean([np.var(each, axis=0, ddof=1) / len(each) for each in spectra.values()])
     assert np.var(means, axis=0, ddof=1).mean() > 3 * within
+
+
+@pytest.mark.parametrize("corpus", synthetic.CORPORA)
+def test_another_seed_is_other_subjects(corpus):
+    one, other = ({clip.subject for clip in synthetic.CORPORA[corpus](30, seed)} for seed in (0, 1))
+    assert one and other and not one & other

@@ -35,7 +35,7 @@ def test_a_task_has_as_many_folds_as_its_subjects_make():
         tasks.divide(index, tune)
 
 
-def test_what_is_known_of_a_dataset_that_was_prepared_before_is_told():
+def test_what_is_known_of_a_dataset_that_was_prepared_before_is_told(tmp_path):
     info = {
         "inputs": {"corpus": "donateacry"},
         "skipped": 3,
@@ -44,7 +44,8 @@ def test_what_is_known_of_a_dataset_that_was_prepared_before_is_told():
         "synthetic": False,
         "splits": {"train": {"labels": {"hungry": 9, "hungri": 1}}},
     }
-    prepared = types.SimpleNamespace(fingerprint=json.dumps(info))
+    (tmp_path / "prepared.json").write_text(json.dumps(info))
+    prepared = types.SimpleNamespace(directory=tmp_path)
     said = "\n".join(datasets._remarks(prepared))
     for words in ("licence: ", "caveat: ", "skipped 3", "2 are the same", "4 recordings", "hungri"):
         assert words in said

@@ -81,7 +81,7 @@ def test_class_weights_make_classes_count_the_same():
 
 def labelled(*names):
     """Stands for a prepared dataset that has these labels."""
-    return types.SimpleNamespace(label_names=names, directory="DATA")
+    return types.SimpleNamespace(label_names=names, directory="DATA", alone=0)
 
 
 @pytest.mark.parametrize(

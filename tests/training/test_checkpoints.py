@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cryjax.audio import frontend
-from cryjax.command.errors import UserError
+from cryjax.command.errors import Unavailable, UserError
 from cryjax.models import ProjectionHead, make_encoder
 from cryjax.training import checkpoints, optimizers, parallel, start, steps
 from cryjax.training.trained import load_pretrained, untrained_like
@@ -123,10 +123,56 @@ def test_going_on_with_other_versions_or_data_says_what_changed(run, states):
     )
 
 
+def test_other_data_are_refused(run, states):
+    with pytest.raises(UserError, match="other recordings than when this run was begun"):
+        go_on(run, states[0], jax="1", data="b")
+
+
 def test_inputs_are_versions_and_digests_of_code_and_data():
     ours, other = start.inputs_of("prepared"), start.inputs_of("prepared anew")
     assert ours["jax"] == jax.__version__
     assert {name for name in ours if ours[name] != other[name]} == {"data"}
+
+
+class Processes:
+    """Stands for several processes: what the second one answers, call by call, where it differs."""
+
+    def __init__(self, monkeypatch, *answers):
+        self._answers = list(answers)
+        monkeypatch.setattr(parallel, "everyone", self.everyone)
+        monkeypatch.setattr(checkpoints, "_PAUSE_SECONDS", 0.0)
+
+    def everyone(self, mine):
+        other = self._answers.pop(0) if self._answers else None
+        return np.stack([mine, mine if other is None else other])
+
+
+def test_processes_wait_until_they_see_the_same_checkpoints(run, monkeypatch):
+    late = np.array([2, *[-1] * 7])
+    Processes(monkeypatch, late, late)  # which sees the newest at the third look
+    assert checkpoints.Checkpoints(run).latest == 3
+    Processes(monkeypatch, *[late] * 99)
+    with pytest.raises(UserError, match=r"processes .* see other checkpoints .*\[2, 3\]"):
+        checkpoints.Checkpoints(run)
+
+
+def test_a_checkpoint_that_only_some_can_read_is_not_set_aside(run, states, monkeypatch):
+    saved = checkpoints.Checkpoints(run)
+    Processes(monkeypatch, np.array(True), np.array(True))  # which reads it at the third try
+    assert int(saved.restore(states[0], parallel.Parallel().replicated).step) == 3
+    Processes(monkeypatch, *[np.array(True)] * 99)
+    with pytest.raises(Unavailable, match=r"3: process 1 of this job cannot read it"):
+        saved.restore(states[0], parallel.Parallel().replicated)
+    assert saved.latest == 3
+
+
+def test_processes_that_went_apart_are_told_at_a_save(run, states, monkeypatch, caplog):
+    saved = checkpoints.Checkpoints(run)
+    sums = [*checkpoints.checksums(checkpoints._items(states[0])).values()]
+    Processes(monkeypatch, np.array([sums[0] ^ 1, *sums[1:]], np.uint32))
+    saved.save(states[0], 4, META)
+    saved.wait()
+    assert "step 4: encoder/" in caplog.text and "not the same in all processes" in caplog.text
 
 
 @settings(deadline=None)  # each shape is compiled

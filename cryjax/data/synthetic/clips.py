@@ -49,13 +49,19 @@ class Clip:
         return (waveform * (amplitude(level) / np.abs(waveform).max())).astype(np.float32)
 
 
+def _of(seed: int) -> str:
+    """What the names of a seed's subjects end in: another seed is other subjects."""
+    return f"-{seed}" if seed else ""
+
+
 def _generator(clip: Clip) -> np.random.Generator:
     return np.random.default_rng([clip.seed, _NUMBERS[clip.corpus], clip.index])
 
 
 def _cast(clip: Clip) -> tuple[Infant, Cry]:
     """Who cries in a clip, and how."""
-    number = int(clip.subject.removeprefix("infant").removeprefix("newborn"))
+    name = clip.subject.partition("-")[0]
+    number = int(name.removeprefix("infant").removeprefix("newborn"))
     if clip.corpus == "cries":
         rng = np.random.default_rng([clip.seed, _NUMBERS[clip.corpus], _TRAITS, number])
         return Infant(rng), CRIES[clip.label]
@@ -78,7 +84,7 @@ def breaths(clip: Clip) -> list[Breath]:
 
 def of_sounds(examples: int, seed: int) -> list[Clip]:
     """General sounds of 1 to 4 s, labelled by the kinds of their events, each its own subject."""
-    unlabelled = [Clip("sounds", i, seed, "", f"sound{i}") for i in range(examples)]
+    unlabelled = [Clip("sounds", i, seed, "", f"sound{i}{_of(seed)}") for i in range(examples)]
     return [
         dataclasses.replace(clip, label=";".join(sorted(set(sounds.kinds(_generator(clip))))))
         for clip in unlabelled
@@ -92,8 +98,11 @@ def _trigger(index: int) -> str:
 def of_cries(examples: int, seed: int) -> list[Clip]:
     """Cries of 2 to 4 s: about ten clips an infant, labels of `CRIES` in turn."""
     last = max(examples // _CLIPS_A_SUBJECT, 1) - 1
-    subjects = [f"infant{min(i // _CLIPS_A_SUBJECT, last):03d}" for i in range(examples)]
-    return [Clip("cries", i, seed, _trigger(i), subjects[i]) for i in range(examples)]
+    numbers = [min(i // _CLIPS_A_SUBJECT, last) for i in range(examples)]
+    return [
+        Clip("cries", i, seed, _trigger(i), f"infant{number:03d}{_of(seed)}")
+        for i, number in enumerate(numbers)
+    ]
 
 
 def clinical_injury(examples: int, seed: int) -> list[Clip]:
@@ -104,7 +113,7 @@ def clinical_injury(examples: int, seed: int) -> list[Clip]:
             i,
             seed,
             "injury" if clinical.newborn(seed, number).severity else "healthy",
-            f"newborn{number:04d}",
+            f"newborn{number:04d}{_of(seed)}",
         )
         for i, number in enumerate(clinical.labelled(examples, seed))
     ]
@@ -121,7 +130,7 @@ def clinical_triggers(examples: int, seed: int) -> list[Clip]:
 def clinical_unlabelled(examples: int, seed: int) -> list[Clip]:
     """Recordings without labels; a fifth are of newborns of the labelled ones, see `clinical`."""
     return [
-        Clip("clinical-unlabelled", i, seed, "", f"newborn{number:04d}")
+        Clip("clinical-unlabelled", i, seed, "", f"newborn{number:04d}{_of(seed)}")
         for i, number in enumerate(clinical.unlabelled(examples))
     ]
 

@@ -1,0 +1,55 @@
+"""Waiting that is watched."""
+
+import contextlib
+import faulthandler
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from absl import logging
+
+
+class Watch:
+    """Ends a process that would wait for ever, since a thread that hangs says nothing.
+
+    Where one process of a job waits for its disk, or for one that has gone another way, the others
+    wait with it, and their heartbeats go on. Time is counted in looks, so that of a job that was
+    suspended counts no more than one.
+    """
+
+    def __init__(self, warn_seconds: float = 60.0, most_seconds: float = 1800.0):
+        """Warns where that is asked for, and ends the process, after so long."""
+        self._warn, self._most = warn_seconds, most_seconds
+        self._wait: tuple[str, str] | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    @contextlib.contextmanager
+    def over(self, what: str, warning: str = "") -> Iterator[None]:
+        """Watches what is done inside: `what` there was not, and a warning of it, if any."""
+        self._wait = what, warning
+        try:
+            yield
+        finally:
+            self._wait = None
+
+    def _look(self) -> None:
+        seen, waited, every = None, 0.0, self._warn / 10
+        while not self._ended.wait(every):
+            now = self._wait
+            waited = waited + every if now and now is seen else 0.0
+            seen = now
+            if now and now[1] and self._warn <= waited < self._warn + every:
+                logging.warning("%s in %.0f s: %s", now[0], waited, now[1])
+            if now and waited >= self._most:
+                logging.error("%s in %.0f s: this process ends, for another start", now[0], waited)
+                faulthandler.dump_traceback()
+                os._exit(1)
+
+    def __exit__(self, *_: Any) -> None:
+        self._ended.set()

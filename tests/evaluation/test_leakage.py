@@ -1,0 +1,68 @@
+"""Whom an encoder has heard in training: told, and refused where labels were learnt."""
+
+import numpy as np
+import pytest
+
+import programs
+from cryjax.command import config as config_lib
+from cryjax.command.errors import UserError
+from cryjax.data.records import open_prepared
+from cryjax.evaluation import leakage, tasks
+
+
+@pytest.fixture
+def runs(prepared, monkeypatch):
+    """Stands for runs: 'tuned' was fine-tuned from 'adapted', and that began from 'general'."""
+    small = config_lib.load(programs.ROOT / "configs" / "pretrain_small.py")
+    small.update({"data": str(prepared), "init": "general"})
+    small.exclude_subjects = str(open_prepared(prepared).index().subjects[0])
+    gone = small.copy_and_resolve_references()
+    gone.update({"data": "/gone:2", "init": ""})
+    tuned = config_lib.load(programs.ROOT / "configs" / "finetune.py")
+    tuned.update({"data": str(prepared), "init": "adapted", "folds": 3, "fold": 1})
+    metas = {
+        name: {"program": program, "config": config_lib.to_dict(config)}
+        for name, program, config in (
+            ("general", "pretrain", gone),
+            ("adapted", "pretrain", small),
+            ("tuned", "finetune", tuned),
+        )
+    }
+    monkeypatch.setattr(leakage, "read_meta", metas.__getitem__)
+    return tuned
+
+
+def test_whose_labels_were_learnt_may_not_be_scored(prepared, runs):
+    data = open_prepared(prepared)
+    division = tasks.divide(data.index(), runs)
+    found = leakage.heard("tuned", data.subject_key)
+    assert found.labelled == {*division.train.subjects, *division.validation.subjects}
+    assert not found.labelled & set(division.test.subjects)
+    with pytest.raises(UserError, match="are among those whose labels tuned has learnt"):
+        leakage.check("tuned", data, data.index().subjects)
+    said = leakage.check("tuned", data, division.test.subjects)
+    assert not any("whose labels" in line for line in said)
+
+
+def test_who_was_heard_without_labels_is_told_and_so_is_what_is_gone(prepared, runs):
+    data = open_prepared(prepared)
+    subjects = data.index().subjects
+    people = set(subjects)
+    heard, gone = leakage.check("adapted", data, subjects)
+    assert f"{len(people) - 1} of the {len(people)} scored subjects were heard" in heard
+    assert "cannot be told: /gone is no prepared dataset" in gone
+    (gone,) = leakage.check("adapted", data, subjects[:1])  # who was left out
+    assert "cannot be told" in gone
+
+
+def test_names_by_another_key_cannot_be_compared(prepared, runs):
+    found = leakage.heard("tuned", "another")
+    assert not found.labelled | found.unlabelled
+    assert sum("by another key" in why for why in found.unknown) == 2
+
+
+def test_recordings_of_nobody_are_told():
+    prepared = type("Prepared", (), {"alone": 3})
+    assert "of 3 recordings nobody said" in tasks.without_subjects(prepared)[0]
+    prepared.alone = np.int64(0)
+    assert not tasks.without_subjects(prepared)
