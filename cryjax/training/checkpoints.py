@@ -31,6 +31,7 @@ FOLDER = "checkpoints"
 BEST = "best"
 # What only some processes see is looked for again: a file server tells some of them later.
 _TRIES, _PAUSE_SECONDS = 12, 10.0
+_SAVE_SECONDS = 600
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -118,6 +119,8 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 enable_async_checkpointing=True,
+                # Of several processes, one whose disk fails is waited for by the others that long.
+                async_options=ocp.AsyncOptions(timeout_secs=_SAVE_SECONDS),
                 # Two managers of a run may save at the same step: their processes must not meet.
                 multiprocessing_options=ocp.options.MultiprocessingOptions(
                     barrier_sync_key_prefix=folder

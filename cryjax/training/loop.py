@@ -354,7 +354,8 @@ def train(
             if ends or _due(step, schedule.checkpoint_every):
                 late.read()
                 if ends or skipped_in_a_row < _SUSPICIOUS:
-                    with window.pausing():  # with the metrics that no line has yet
+                    with window.pausing(), watch.over(f"no end of the save before step {step}"):
+                        # With the metrics that no line has yet.
                         checkpoints.save(state, step, meta | {"window": window.metrics})
             shows = first_process and (last or not stops)
             if pictures and shows and _due(step, schedule.pictures_every, last):
