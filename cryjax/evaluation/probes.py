@@ -72,8 +72,10 @@ def fit(
     """Fits a linear classifier on standardised features, its penalty chosen by grouped folds.
 
     'ridge' is least squares on targets of -1 and 1, in closed form; 'logistic' is multinomial with
-    an L2 penalty. The penalty is the one with the best macro AUC on held-out subjects within the
-    recordings given, so that nothing of a test subject enters.
+    an L2 penalty. Every class weighs the same, as in `cryjax.finetune`. The penalty is the one with
+    the best macro AUC on held-out subjects within the recordings given, so that nothing of a test
+    subject enters. The AUC does not see how far scores are shrunk: without the weights, a heavy
+    penalty leaves the shares of the classes alone, and the commonest is said of everything.
 
     Args:
       features: [recordings, features].
@@ -87,11 +89,12 @@ def fit(
     """
     count = len(labels)
     if classifier == "ridge":
-        model = make_pipeline(StandardScaler(), RidgeClassifier())
+        model = make_pipeline(StandardScaler(), RidgeClassifier(class_weight="balanced"))
         penalties = RIDGE_PENALTIES
         grid = {"ridgeclassifier__alpha": penalties * count}
     else:
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
+        logistic = LogisticRegression(max_iter=500, class_weight="balanced")
+        model = make_pipeline(StandardScaler(), logistic)
         penalties = LOGISTIC_PENALTIES
         grid = {"logisticregression__C": 1.0 / (penalties * count)}
     total = labels.max() + 1

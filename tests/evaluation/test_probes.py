@@ -59,13 +59,27 @@ def test_folds_are_by_subject_and_inner_folds_too(monkeypatch):
     assert len(seen) == 5 and seen[0] == 108 and max(seen[1:]) < 108
 
 
-def test_ridge_is_the_closed_form():
+def test_ridge_is_the_closed_form_with_classes_of_equal_weight():
     features, labels, group = clusters()
+    labels = np.where(group % 3 == 0, labels, labels % 2)  # the third is rare
     model, penalty = probes.fit(features, labels, group, classifier="ridge", seed=0)
     standard = (features - features.mean(axis=0)) / features.std(axis=0)
     targets = np.where(labels[:, None] == np.arange(3), 1.0, -1.0)
-    reference = Ridge(alpha=penalty * len(labels)).fit(standard, targets).predict(standard)
+    weights = (len(labels) / 3 / np.bincount(labels))[labels]
+    ridge = Ridge(alpha=penalty * len(labels)).fit(standard, targets, sample_weight=weights)
+    reference = ridge.predict(standard)
     np.testing.assert_allclose(model.decision_function(features), reference, atol=1e-6)
+
+
+@pytest.mark.parametrize("classifier", ["ridge", "logistic"])
+def test_a_heavy_penalty_does_not_say_one_class_of_all(classifier, monkeypatch):
+    """Of training recordings two in three are well: scores shrunk to nothing are still in order."""
+    features, labels, group = clusters(2, subjects=40, strength=1.0)
+    kept = (labels == 0) | (np.arange(len(labels)) % 4 == 1)
+    monkeypatch.setattr(probes, f"{classifier.upper()}_PENALTIES", np.array([100.0]))
+    found = probes.probe(features[kept], labels[kept], group[kept], classifier=classifier)
+    recalls = [np.mean(found.scores.argmax(axis=1)[found.true == c] == c) for c in range(2)]
+    assert min(recalls) > 0.5
 
 
 def test_penalty_is_heavy_where_there_is_nothing_to_find():
