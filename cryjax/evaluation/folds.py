@@ -21,8 +21,9 @@ Parts = list[tuple[np.ndarray, np.ndarray]]  # (train, test) places
 def grouped_folds(labels: np.ndarray, subjects: np.ndarray, folds: int, seed: int) -> Parts:
     """Stratified folds that divide no subject; fewer where there are fewer subjects.
 
-    Fewer too where every class has fewer recordings, which `StratifiedGroupKFold` refuses; none
-    where that leaves less than two.
+    Fewer too where every class has fewer recordings, which `StratifiedGroupKFold` refuses, or
+    where it gives one nobody, as it does now and then to the last of few subjects; none where that
+    leaves less than two.
 
     Args:
       labels: [recordings], of any kind.
@@ -38,7 +39,8 @@ def grouped_folds(labels: np.ndarray, subjects: np.ndarray, folds: int, seed: in
     with warnings.catch_warnings():
         # A class with fewer recordings than folds: told by the caller, of the outer folds.
         warnings.simplefilter("ignore", UserWarning)
-        return list(splitter.split(labels, labels, numbered(subjects)[0]))
+        parts = list(splitter.split(labels, labels, numbered(subjects)[0]))
+    return [(train, test) for train, test in parts if len(train) and len(test)]
 
 
 def has_own_folds(splits: Iterable[str]) -> bool:

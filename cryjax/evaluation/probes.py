@@ -151,7 +151,7 @@ def _divide(
                 "every class; a probe needs two recordings of a class at least"
             )
         if len(parts) < folds:
-            said.append(f"{len(parts)} folds instead of {folds}: there are {count} subjects")
+            said.append(f"{len(parts)} folds instead of {folds}: {count} subjects make no more")
     else:
         parts = folds_lib.own_split(subjects, splits)
         if min(len(set(subjects[train])) for train, _ in parts) < 2:

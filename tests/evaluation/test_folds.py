@@ -34,6 +34,15 @@ def test_fractions_are_nested_and_hold_every_class(seed, fractions):
         before = taken
 
 
+def test_no_fold_is_empty_and_each_recording_is_tested_once():
+    """Of these five subjects the splitter puts two into one fold and nobody into another."""
+    subjects = np.repeat(np.arange(5), [22, 2, 12, 12, 18])
+    labels = np.array([0, 0, 1, 2, 3])[subjects]
+    parts = folds.grouped_folds(labels, subjects, 5, seed=0)
+    assert len(parts) == 4 and all(len(train) and len(test) for train, test in parts)
+    assert sorted(np.concatenate([test for _, test in parts])) == list(range(len(labels)))
+
+
 def test_all_is_all_and_another_seed_takes_others():
     labels, subjects = draw(0)
     assert folds.take_fraction(labels, subjects, 1.0, seed=0).all()
