@@ -12,11 +12,13 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from cryjax.data.subjects import numbered
-from cryjax.evaluation.metrics import THRESHOLD, headlines, memberships
+from cryjax.evaluation.metrics import OVER_CLASSES, THRESHOLD, headlines, memberships, winners
 
 LEVEL = 0.95
 # Weights worked on at a time: few enough that what is made of them stays under 100 MB.
 BLOCK = 2**20
+# Resamples that have every class, or else the mean over classes is of those that each has.
+_ENOUGH = 0.1
 
 
 def subject_weights(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarray:
@@ -52,10 +54,18 @@ def _bootstrap(
     rows = max(1, BLOCK // len(true))
     blocks = [weights[start : start + rows] for start in range(0, len(weights), rows)]
     told = headlines(true, scores.shape[-1], probabilities=probabilities)
-    return {
+    found = {
         name: np.concatenate([[metric(true, one, w) for one in seeds] for w in blocks], axis=1)
         for name, metric in told.items()
     }
+    # A mean over other classes is of something else: with a class of one subject, a third of the
+    # resamples would be of an easier task.
+    drawn = weights @ memberships(true, scores.shape[-1])
+    lacking = np.any((drawn == 0) & (drawn[0] > 0), axis=1)
+    if np.mean(~lacking[1:]) >= _ENOUGH:
+        for name in found.keys() & set(OVER_CLASSES):
+            found[name][:, lacking] = np.nan
+    return found
 
 
 def _interval(values: np.ndarray) -> list[float]:
@@ -112,7 +122,7 @@ def summarise(
 
     Args:
       true: int [recordings], indices into `labels`; or bool [recordings, classes].
-      scores: [recordings, classes], the highest wins.
+      scores: [recordings, classes], the highest wins; NaN of a class that was not learnt.
       labels: names of the classes.
       subjects: [recordings].
       probabilities: whether the scores are; then their calibration is told, or, of several labels,
@@ -131,8 +141,7 @@ def summarise(
     if true.ndim == 1:
         if len(labels) == 2:
             summary["positive"] = labels[1]
-        said = scores.argmax(axis=1)
-        confusion = confusion_matrix(true, said, labels=range(len(labels))).tolist()
+        confusion = confusion_matrix(true, winners(scores), labels=range(len(labels))).tolist()
     elif probabilities:
         pairs = zip(true.T, (scores >= THRESHOLD).T, strict=True)
         confusion = [confusion_matrix(*pair, labels=[False, True]).tolist() for pair in pairs]

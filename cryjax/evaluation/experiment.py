@@ -51,7 +51,7 @@ class Found:
     Attributes:
       recordings: [n] their numbers.
       true: int [n] classes.
-      scores: [n, classes].
+      scores: [n, classes], NaN of a class that was not learnt.
       subjects: [n].
       trained: recordings that it was trained on.
       warnings: [m] what a reader should know.

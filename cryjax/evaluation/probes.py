@@ -40,7 +40,8 @@ class ProbeResult:
     Attributes:
       rows: int [n], which of the recordings given, in order.
       true: int [n] classes.
-      scores: [n, classes], the highest wins; no probabilities.
+      scores: [n, classes], the highest wins; no probabilities. NaN where the recordings that were
+        fitted on lack the class.
       subjects: [n].
       trained: recordings that it was fitted on, mean over the folds.
       penalties: the one chosen in each fold.
@@ -57,11 +58,11 @@ class ProbeResult:
 
 
 def _scores(model: Pipeline, features: np.ndarray, classes: int) -> np.ndarray:
-    """[n, classes]: the model's scores, and less than any of them for a class it never saw."""
+    """[n, classes]: the model's scores, and NaN for a class it never saw."""
     found = model.decision_function(features)
     if found.ndim == 1:
         found = np.stack([-found, found], axis=1)
-    scores = np.full((len(features), classes), found.min() - 1.0)
+    scores = np.full((len(features), classes), np.nan)
     scores[:, model.classes_] = found
     return scores
 
@@ -175,7 +176,8 @@ def _lacking(fold: int, trained: np.ndarray, tested: np.ndarray, names: Sequence
         )
     return [
         f"fold {fold}: no training recording is of {names[number]!r}, so its "
-        f"{np.sum(tested == number)} test recording(s) cannot be recognised"
+        f"{np.sum(tested == number)} test recording(s) cannot be recognised, and no AUC or "
+        "average precision counts the fold for it"
         for number in sorted(set(tested) - seen)
     ]
 

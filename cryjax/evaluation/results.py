@@ -70,7 +70,7 @@ class Scores:
 
     Attributes:
       true: int [recordings], indices into the labels of the task.
-      scores: [recordings, classes], the highest wins.
+      scores: [recordings, classes], the highest wins; NaN of a class that was not learnt.
     """
 
     true: np.ndarray

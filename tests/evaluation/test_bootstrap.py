@@ -116,6 +116,21 @@ def test_summary_of_several_labels(classes, probabilities):
         assert tp == (true[:, label] & said).sum() and tn + fp + fn + tp == 120
 
 
+def test_every_resample_is_a_mean_over_the_same_classes():
+    """The rare third is never found: a mean without it would be of the other two, and higher."""
+    subjects = np.arange(40)
+    true = np.where(subjects < 2, 2, subjects % 2)
+    scores = np.eye(3)[np.where(true == 2, 0, true)]
+    summary = bootstrap.summarise(true, scores, "abc", subjects, **BOOTSTRAP)
+    for name in ("balanced_accuracy", "f1"):
+        assert summary["intervals"][name][1] < 0.7  # 2/3 and not 1
+    assert summary["intervals"]["accuracy"][1] == 1.0  # all resamples count
+    # Where hardly any resample has all classes, those that each has are better than nothing.
+    alone = np.arange(12)
+    summary = bootstrap.summarise(alone, np.eye(12), list("abcdefghijkl"), alone, **BOOTSTRAP)
+    assert summary["intervals"]["balanced_accuracy"] == [1.0, 1.0]
+
+
 def test_summary_is_the_same_in_blocks(monkeypatch):
     true, scores, subjects, _ = example(classes=2)
     whole = bootstrap.summarise(true, scores, "ab", subjects, **BOOTSTRAP)

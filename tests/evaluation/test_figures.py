@@ -112,6 +112,18 @@ def test_area_under_roc_is_macro_auc(classes):
     assert np.trapezoid(y, x) == pytest.approx(expected, abs=0.003)
 
 
+def test_a_roc_curve_leaves_out_what_has_no_score_as_the_macro_auc_does():
+    rng = np.random.default_rng(0)
+    true = rng.integers(3, size=300)
+    scores = rng.normal(size=(300, 3)) + np.eye(3)[true]
+    scores[:40, 1] = np.nan
+    scores[:, 2] = np.nan
+    x, y = experiment._roc(true, scores)
+    expected = metrics.macro_auc(true, scores, np.ones((1, 300)))[0]
+    assert np.trapezoid(y, x) == pytest.approx(expected, abs=0.003)
+    assert experiment._roc(true, np.full((300, 3), np.nan)) is None
+
+
 def test_rocs(tmp_path):
     rng = np.random.default_rng(0)
     true = rng.integers(3, size=40)

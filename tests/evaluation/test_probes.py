@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from cryjax.command.errors import UserError
-from cryjax.evaluation import probes
+from cryjax.evaluation import metrics, probes
 
 
 def clusters(classes=3, subjects=12, each=9, strength=2.0, subject_strength=1.0, seed=0):
@@ -19,7 +19,7 @@ def clusters(classes=3, subjects=12, each=9, strength=2.0, subject_strength=1.0,
 
 
 def accuracy(found):
-    return np.mean(found.scores.argmax(axis=1) == found.true)
+    return np.mean(metrics.winners(found.scores) == found.true)
 
 
 @pytest.mark.parametrize("classifier", ["ridge", "logistic"])
@@ -108,8 +108,22 @@ def test_a_class_that_is_missing_from_training_is_told_and_never_found():
     classes = ["hunger", "pain", "belly_pain"]
     found = probes.probe(features, labels, group, splits=splits, classes=classes)
     assert "no training recording is of 'belly_pain', so its 9 test" in found.warnings[0]
-    assert not np.any(found.scores.argmax(axis=1) == 2)
-    assert np.isfinite(found.scores).all()
+    assert not np.any(metrics.winners(found.scores) == 2)
+    assert np.isnan(found.scores[:, 2]).all() and np.isfinite(found.scores[:, :2]).all()
+
+
+def test_a_class_of_one_subject_does_not_move_chance(monkeypatch):
+    """It is lacking where it is scored: a lowest score of its own would be an AUC of nought."""
+    monkeypatch.setattr(probes, "RIDGE_PENALTIES", np.array([1.0]))  # quicker
+    found = []
+    for seed in range(10):
+        features, _, group = clusters(subjects=30, each=4, strength=0.0, seed=seed)
+        kinds = np.arange(30) % 2
+        kinds[28:] = 2, 3
+        result = probes.probe(features, kinds[group], group)
+        once = np.ones((1, len(group)))
+        found.append(metrics.macro_auc(result.true, result.scores, once)[0])
+    assert np.mean(found) == pytest.approx(0.5, abs=0.1)
 
 
 def test_few_subjects_are_told():
