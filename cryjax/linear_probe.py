@@ -143,6 +143,7 @@ def main(config: Any, folder: str) -> None:
             fraction=config.label_fraction,
             label_seed=config.label_seed,
             classes=classes,
+            recordings=embeddings.recordings,
         )
 
     before = digest(pretrained.variables)

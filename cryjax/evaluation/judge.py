@@ -70,7 +70,12 @@ def write_predictions(path: pathlib.Path, found: Embeddings, classes: tuple[str,
 
 
 def summarise(found: Embeddings, task: tasks.Task, config: Any) -> dict[str, Any]:
-    """The metrics of recordings and, where a subject has one label, of subjects."""
+    """The metrics of recordings and, where a subject has one label, of subjects.
+
+    Raises:
+      UserError: where a probability is not finite.
+    """
+    metrics.check_finite(found.features, "probabilities", found.recordings)
     how = {"resamples": config.resamples, "seed": config.seed, "probabilities": True}
     true = task.true(found.labels)
     result = bootstrap.summarise(true, found.features, task.classes, found.subjects, **how)

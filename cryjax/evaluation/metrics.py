@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cryjax.command.errors import UserError
 from cryjax.data.subjects import numbered
 
 # A detector is judged by its sensitivity where it has this specificity.
@@ -31,6 +32,25 @@ Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 def memberships(true: np.ndarray, classes: int) -> np.ndarray:
     """bool [recordings, classes]: which classes a recording is of."""
     return true.astype(bool) if true.ndim == 2 else true[:, None] == np.arange(classes)
+
+
+def check_finite(values: np.ndarray, what: str, recordings: np.ndarray | None = None) -> None:
+    """Raises UserError where some of [recordings, anything] are NaN or infinite.
+
+    Args:
+      values: [recordings, anything].
+      what: they are, for the message.
+      recordings: int [recordings], their numbers; their places count where there are none.
+    """
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        named = "rows" if recordings is None else "recordings"
+        first = (bad if recordings is None else recordings[bad])[:5]
+        raise UserError(
+            f"{len(bad)} of {len(values)} recordings have {what} that are not finite, the first "
+            f"are {named} {', '.join(map(str, first))}: if it is all of them, training has "
+            "diverged; if it is some, listen to those and leave them out"
+        )
 
 
 def winners(scores: np.ndarray) -> np.ndarray:

@@ -194,6 +194,7 @@ def probe(
     fraction: float = 1.0,
     label_seed: int = 0,
     classes: Sequence[str] | None = None,
+    recordings: np.ndarray | None = None,
 ) -> ProbeResult:
     """Scores every held-out recording by a classifier that saw none of its subject.
 
@@ -210,10 +211,13 @@ def probe(
       fraction: of the training subjects to fit on, in (0, 1].
       label_seed: chooses which.
       classes: their names, for what is said of them; their numbers without.
+      recordings: int [recordings], their numbers, to name those whose features are not finite.
 
     Raises:
       TooFewLabels: with one class, or too few subjects.
+      UserError: where features, or what is made of them, are not finite.
     """
+    metrics.check_finite(features, "embeddings", recordings)
     _check_enough(labels, subjects)
     classes = classes or [str(number) for number in range(int(labels.max()) + 1)]
     parts, said = _divide(labels, subjects, folds, splits, seed)
@@ -226,7 +230,10 @@ def probe(
             features[train], labels[train], subjects[train], classifier=classifier, seed=seed
         )
         tested.append(test)
-        scores.append(_scores(model, features[test], len(classes)))
+        found = _scores(model, features[test], len(classes))
+        learnt = found[:, np.unique(labels[train])]
+        metrics.check_finite(learnt, "scores", None if recordings is None else recordings[test])
+        scores.append(found)
         penalties.append(penalty)
         trained.append(len(train))
     rows = np.concatenate(tested)

@@ -149,6 +149,28 @@ def test_mistakes_are_named(labels, subjects, splits, named):
         probes.probe(features, labels, subjects, splits=splits)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(value):
+    features, labels, group = clusters()
+    features[[3, 50], 1] = value
+    with pytest.raises(UserError, match=r"2 of 108 .* embeddings .* rows 3, 50:"):
+        probes.probe(features, labels, group)
+    with pytest.raises(UserError, match="recordings 103, 150:"):
+        probes.probe(features, labels, group, recordings=100 + np.arange(108))
+
+
+def test_scores_that_are_not_finite_are_refused(monkeypatch):
+    """However they came about; of a class that was not learnt they are none."""
+    scores = probes._scores
+
+    def broken(model, features, classes):
+        return scores(model, features, classes) * np.where(np.arange(classes) == 1, np.inf, 1.0)
+
+    monkeypatch.setattr(probes, "_scores", broken)
+    with pytest.raises(UserError, match="scores that are not finite"):
+        probes.probe(*clusters())
+
+
 def test_nearest_neighbour_of_another_subject():
     features, labels, group = clusters(strength=8.0, subject_strength=0.0)
     names = np.array(["a", "b", "c"])[labels]
