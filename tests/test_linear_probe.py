@@ -49,7 +49,7 @@ def test_result_and_untouched_encoder(run, prepared, tmp_path, devices):
         assert 0 <= low <= result[name] <= high <= 1
         assert {name} <= result["floor"].keys() & result["floor"]["difference"].keys()
     assert result["synthetic"] is True and "synthetic data" in done.stdout
-    assert "only 6 test subjects" in done.stderr
+    assert "only 6 scored subject(s)" in done.stderr
     assert "loaded params/block1/conv1/kernel" in done.stderr
     assert image.imread(tmp_path / "figures" / "confusion.png").std() > 0.05
 

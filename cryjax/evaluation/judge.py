@@ -70,7 +70,7 @@ def write_predictions(path: pathlib.Path, found: Embeddings, classes: tuple[str,
 
 
 def summarise(found: Embeddings, task: tasks.Task, config: Any) -> dict[str, Any]:
-    """The metrics of recordings and, where a subject has one label, of subjects.
+    """The metrics of recordings and, where a subject has one label, of subjects; and 'warnings'.
 
     Raises:
       UserError: where a probability is not finite.
@@ -82,4 +82,5 @@ def summarise(found: Embeddings, task: tasks.Task, config: Any) -> dict[str, Any
     grouped = metrics.by_subject(true, found.features, found.subjects)
     if grouped is not None:
         result["by_subject"] = bootstrap.summarise(*grouped[:2], task.classes, grouped[2], **how)
+    result["warnings"] = bootstrap.cautions(true, found.subjects, task.classes)
     return result

@@ -13,8 +13,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cryjax.command.errors import TooFewLabels
+from cryjax.evaluation import bootstrap, metrics
 from cryjax.evaluation import folds as folds_lib
-from cryjax.evaluation import metrics
 
 INNER_FOLDS = 5
 
@@ -29,8 +29,6 @@ def _from_the_middle(penalties: np.ndarray) -> np.ndarray:
 # one under which nothing is left.
 RIDGE_PENALTIES = _from_the_middle(np.logspace(-4, 2, 13))
 LOGISTIC_PENALTIES = _from_the_middle(np.logspace(-4, 0, 7))
-# Under so many subjects a bootstrap has little to resample.
-FEW_SUBJECTS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,11 +242,7 @@ def probe(
         )
     order = np.argsort(rows)
     rows = rows[order]
-    people = len(set(subjects[rows]))
-    if people < FEW_SUBJECTS:
-        said.append(
-            f"only {people} test subjects: the intervals are rough, and say nothing of other people"
-        )
+    said += bootstrap.cautions(labels[rows], subjects[rows], classes)
     return ProbeResult(
         rows,
         labels[rows],

@@ -28,3 +28,8 @@ def test_probabilities_that_are_not_finite_are_refused():
     found.features[7] = np.nan
     with pytest.raises(UserError, match=r"1 of 36 recordings .* recordings 107:"):
         judge.summarise(found, TASK, CONFIG)
+
+
+def test_few_subjects_are_told():
+    result = judge.summarise(classified(), TASK, CONFIG)
+    assert any("only 12 scored" in said for said in result["warnings"])
