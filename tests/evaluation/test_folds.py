@@ -69,6 +69,29 @@ def test_a_held_out_part_divides_nobody():
         folds.hold_out(labels, np.full(len(labels), "one"), 0.2, seed=0)
 
 
+@given(
+    st.integers(0, 10_000),
+    st.lists(st.integers(0, 40), min_size=2, max_size=4).filter(lambda n: sum(n) > len(n)),
+    st.floats(0.01, 0.9),
+)
+def test_of_each_kind_its_share_is_held_out(seed, counts, share):
+    """But for a remainder, and for those whom a class needs; and the same again for a seed."""
+    labels = np.repeat(list("abcd")[: len(counts)], counts)
+    subjects = np.random.default_rng(seed).permutation(len(labels))
+    stay, held = folds.hold_out(labels, subjects, share, seed)
+    spare = sum(max(count - 1, 0) for count in counts)
+    wanted = min(max(round(share * len(labels)), 1), spare)
+    assert len(held) == wanted and set(labels[stay]) == set(labels)
+    shares = zip("abcd", counts, strict=False)
+    exact = {name: wanted * count / len(labels) for name, count in shares}
+    found = {name: np.sum(labels[held] == name) for name in exact}
+    if all(np.ceil(exact[name]) <= max(np.sum(labels == name) - 1, 0) for name in exact):
+        assert all(int(exact[name]) <= found[name] <= np.ceil(exact[name]) for name in exact)
+        low, high = ([exact[n] % 1 for n in exact if (found[n] > exact[n]) == up] for up in (0, 1))
+        assert not low or not high or max(low) <= min(high) + 1e-9  # largest remainders
+    np.testing.assert_array_equal(folds.hold_out(labels, subjects, share, seed)[1], held)
+
+
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
 def test_nobody_is_held_out_whom_a_class_needs(share):
     everyone = np.array(list("abcde"))
