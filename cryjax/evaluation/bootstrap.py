@@ -19,7 +19,14 @@ from scipy import special
 from sklearn.metrics import confusion_matrix
 
 from cryjax.data.subjects import numbered
-from cryjax.evaluation.metrics import OVER_CLASSES, THRESHOLD, headlines, memberships, winners
+from cryjax.evaluation.metrics import (
+    OVER_CLASSES,
+    THRESHOLD,
+    by_subject,
+    headlines,
+    memberships,
+    winners,
+)
 
 LEVEL = 0.95
 # Weights worked on at a time: few enough that what is made of them stays under 100 MB.
@@ -219,6 +226,25 @@ def summarise(
         "subjects_per_class": subjects_per_class(true, subjects, labels),
         "resamples": resamples,
     }
+
+
+def summarise_both(
+    true: np.ndarray,
+    scores: np.ndarray,
+    labels: Sequence[str],
+    subjects: np.ndarray,
+    **how: Any,
+) -> dict[str, Any]:
+    """`summarise` of recordings, and under 'by_subject' of one mean score a subject.
+
+    That is left out where the recordings of a subject differ in their labels. Arguments as of
+    `summarise`.
+    """
+    result = summarise(true, scores, labels, subjects, **how)
+    grouped = by_subject(true, scores, subjects)
+    if grouped is not None:
+        result["by_subject"] = summarise(*grouped[:2], labels, grouped[2], **how)
+    return result
 
 
 def differences(

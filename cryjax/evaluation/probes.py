@@ -42,6 +42,7 @@ class ProbeResult:
         fitted on lack the class.
       subjects: [n].
       trained: recordings that it was fitted on, mean over the folds.
+      trained_subjects: theirs, likewise.
       penalties: the one chosen in each fold.
       warnings: what a reader of the numbers should know.
     """
@@ -51,6 +52,7 @@ class ProbeResult:
     scores: np.ndarray
     subjects: np.ndarray
     trained: float
+    trained_subjects: float
     penalties: tuple[float, ...]
     warnings: tuple[str, ...]
 
@@ -219,7 +221,7 @@ def probe(
     _check_enough(labels, subjects)
     classes = classes or [str(number) for number in range(int(labels.max()) + 1)]
     parts, said = _divide(labels, subjects, folds, splits, seed)
-    tested, scores, penalties, trained = [], [], [], []
+    tested, scores, penalties, trained, people = [], [], [], [], []
     for number, (train, test) in enumerate(parts, 1):
         names = labels[train].astype(str)
         train = train[folds_lib.take_fraction(names, subjects[train], fraction, label_seed)]
@@ -234,6 +236,7 @@ def probe(
         scores.append(found)
         penalties.append(penalty)
         trained.append(len(train))
+        people.append(len(set(subjects[train])))
     rows = np.concatenate(tested)
     if len(set(labels[rows])) < 2:
         raise TooFewLabels(
@@ -249,6 +252,7 @@ def probe(
         np.concatenate(scores)[order],
         subjects[rows],
         float(np.mean(trained)),
+        float(np.mean(people)),
         tuple(penalties),
         tuple(said),
     )

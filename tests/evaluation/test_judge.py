@@ -33,3 +33,18 @@ def test_probabilities_that_are_not_finite_are_refused():
 def test_few_subjects_are_told():
     result = judge.summarise(classified(), TASK, CONFIG)
     assert any("only 12 scored" in said for said in result["warnings"])
+
+
+def test_subjects_of_one_label_are_counted_too():
+    """Each once, by the mean of its recordings: as where those are all that there is."""
+    found = classified()
+    result = judge.summarise(found, TASK, CONFIG)
+    mean = np.stack([found.features[n : n + 3].mean(axis=0) for n in range(0, 36, 3)])
+    rest = (part[::3] for part in (found.recordings, found.labels, found.subjects))
+    alone = Embeddings(mean, *rest)
+    assert result["by_subject"]["n_recordings"] == 12
+    expected = judge.summarise(alone, TASK, CONFIG)
+    for name in (*result["intervals"], "intervals"):
+        assert result["by_subject"][name] == expected[name], name
+    found.labels[0] = "well"
+    assert "by_subject" not in judge.summarise(found, TASK, CONFIG)
