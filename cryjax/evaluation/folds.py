@@ -82,7 +82,7 @@ def check_apart(subjects: np.ndarray, train: np.ndarray, test: np.ndarray) -> No
     shared = sorted(set(subjects[train]) & set(subjects[test]))
     if shared:
         raise UserError(
-            f"{len(shared)} subject(s), as {shared[0]!r}, are both trained on and scored; a "
+            f"{len(shared)} subject(s), as {str(shared[0])!r}, are both trained on and scored; a "
             "subject belongs to one: mend the manifest's columns 'subject' and 'split'"
         )
 

@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import programs
+from cryjax.command import config as config_lib
 from cryjax.command.errors import TooFewLabels, UserError
 from cryjax.data import subjects
 from cryjax.data.records import open_prepared
-from cryjax.evaluation import folds
+from cryjax.evaluation import folds, probes, tasks
 
 
 def draw(seed: int, recordings: int = 200, people: int = 30):
@@ -130,6 +132,22 @@ def test_names_subjects_in_all_their_ways(prepared, tmp_path):
         folds.subjects_of(f"{prepared}:3/3")
 
 
+@pytest.mark.parametrize("seed", [0, 5])
+def test_a_fold_is_the_same_for_probe_and_fine_tuning_and_by_name(prepared, seed):
+    """Or what is pre-trained without `DATA:k/3` would have heard who is tested in fold k."""
+    index = open_prepared(prepared).index()
+    config = config_lib.load(programs.ROOT / "configs" / "finetune.py")
+    config.update({"folds": 3, "fold_seed": seed, "validation": 0.0})
+    _, first = np.unique(index.recordings, return_index=True)
+    labels = np.unique(index.labels[first], return_inverse=True)[1]
+    probed, _ = probes._divide(labels, index.subjects[first], 3, None, seed)
+    for fold, (_, test) in enumerate(probed):
+        config.fold = fold
+        tuned = set(tasks.divide(index, config).test.subjects)
+        named = folds.subjects_of(f"{prepared}:{fold}/3@{seed}")
+        assert tuned == named == set(index.subjects[first][test])
+
+
 def test_own_splits_and_own_folds():
     subjects = np.array(list("aabbccdd"))
     splits = np.array(["train", "train", "test", "test", "validation", "validation", "x", "x"])
@@ -140,5 +158,5 @@ def test_own_splits_and_own_folds():
     assert [test.tolist() for _, test in parts] == [[0, 1], [2, 3, 6, 7], [4, 5]]
     for train, test in parts:
         assert sorted([*train, *test]) == list(range(8))
-    with pytest.raises(UserError, match="'a'"):
+    with pytest.raises(UserError, match="as 'a'"):
         folds.own_split(np.array(list("abbaccdd")), splits)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV
 
 from cryjax.command.errors import UserError
 from cryjax.evaluation import metrics, probes
@@ -43,20 +44,52 @@ def test_does_not_know_a_subject_again(classifier):
     assert accuracy(leaking) > 0.75  # the fault that grouping prevents would be seen
 
 
-def test_folds_are_by_subject_and_inner_folds_too(monkeypatch):
-    seen = []
-    grouped = probes.folds_lib.grouped_folds
+def test_the_penalty_is_chosen_on_other_subjects(monkeypatch):
+    """The recordings of a subject are on one side of every inner fold."""
+    features, labels, group = clusters()
+    chosen = []
 
-    def spy(labels, subjects, folds, seed):
-        parts = grouped(labels, subjects, folds, seed)
-        for train, test in parts:
-            assert not set(subjects[train]) & set(subjects[test])
-        seen.append(len(subjects))
-        return parts
+    def search(model, grid, *, scoring, cv):
+        chosen.extend(cv)
+        return GridSearchCV(model, grid, scoring=scoring, cv=cv)
 
-    monkeypatch.setattr(probes.folds_lib, "grouped_folds", spy)
-    probes.probe(*clusters(), folds=4)
-    assert len(seen) == 5 and seen[0] == 108 and max(seen[1:]) < 108
+    monkeypatch.setattr(probes, "GridSearchCV", search)
+    probes.fit(features, labels, group, classifier="ridge", seed=0)
+    assert len(chosen) == probes.INNER_FOLDS
+    for train, test in chosen:
+        assert len(train) + len(test) == 108 and not set(group[train]) & set(group[test])
+
+
+def test_fewer_labels_are_all_of_fewer_subjects(monkeypatch):
+    features, labels, group = clusters(subjects=30)
+    splits = np.where(group < 24, "train", "test")
+    fitted, fit = [], probes.fit
+
+    def spy(of, true, subjects, **options):
+        fitted.append(subjects)
+        return fit(of, true, subjects, **options)
+
+    monkeypatch.setattr(probes, "fit", spy)
+    for label_seed in (0, 1):
+        found = probes.probe(
+            features, labels, group, splits=splits, fraction=0.25, label_seed=label_seed
+        )
+        assert found.trained_subjects == 6 and found.trained == 54
+    for subjects in fitted:
+        assert len(set(subjects)) == 6 and np.isin(group, subjects).sum() == len(subjects)
+    assert set(fitted[0]) != set(fitted[1])
+
+
+def test_nothing_of_a_test_subject_enters():
+    """Bit for bit: whatever one is like, the scores of the others are the same."""
+    features, labels, group = clusters()
+    splits = np.where(group < 8, "train", "test")
+    before = probes.probe(features, labels, group, splits=splits)
+    changed = np.where(group[:, None] == 11, 1000.0 * features + 7.0, features)
+    after = probes.probe(changed, labels, group, splits=splits)
+    others = before.subjects != 11
+    np.testing.assert_array_equal(before.scores[others], after.scores[others])
+    assert np.all(before.scores[~others] != after.scores[~others])
 
 
 def test_ridge_is_the_closed_form_with_classes_of_equal_weight():
