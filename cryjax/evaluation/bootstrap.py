@@ -8,7 +8,7 @@ Intervals are percentiles, expanded for few subjects: a resample varies too litt
 sqrt((n - 1) / n), and its percentiles are those of a normal distribution where a t distribution is
 due. The level of each tail is therefore Phi(-sqrt(n / (n - 1)) t), with t of n - 1 degrees of
 freedom (Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician 69,
-2015, section 3.4). A subject is one of n however many recordings it has.
+2015). A subject is one of n however many recordings it has.
 """
 
 from collections.abc import Sequence
@@ -125,7 +125,7 @@ def cautions(true: np.ndarray, subjects: np.ndarray, labels: Sequence[str]) -> l
         said.append(
             f"fewer than {FEW_OF_A_CLASS} scored subjects of {named}{more}: the intervals of what "
             "counts each class alike, as AUC and sensitivity, are too narrow (simulated ones of "
-            "95 % hold the truth in 60 % of cases with 2 subjects of a class, 88 % with 5)"
+            "95 % hold the truth in 60 % of cases with 2 subjects of a class, 84 to 88 % with 5)"
         )
     return said
 

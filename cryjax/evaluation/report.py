@@ -170,7 +170,7 @@ def _results(experiment: Experiment, task: Task, note: str) -> Iterable[str]:
             _figure(
                 f"{task.name}, {method_name(method)}: "
                 f"{metric_name(metric, len(task.labels))} over the share of the training "
-                "labels, a line an encoder, as in the tables above.",
+                "subjects, a line an encoder, as in the tables above.",
                 label_efficiency_figure,
                 experiment.lines,
                 experiment.tasks,

@@ -34,7 +34,7 @@ class Line:
       row: one of `recipe.ROWS`.
       method: 'probe' or 'finetune'.
       task: name.
-      fraction: of the training labels, in (0, 1].
+      fraction: of the training subjects, with their labels, in (0, 1].
       seeds: behind each estimate.
       n_train: labelled training recordings, mean over folds and seeds.
       metrics: name -> estimate.

@@ -173,8 +173,9 @@ def reading(lines: Sequence[Line]) -> str:
     """How the numbers are to be read."""
     text = (
         f"Brackets hold {100 * LEVEL:.0f} % intervals from a bootstrap over the subjects scored; "
-        "they do not cover what other training subjects would change. A percentage is the share "
-        "of the training labels that was used, n how many recordings that is. "
+        "they hold the trained classifier fixed, and do not cover what other training subjects or "
+        "another pre-training would change. A percentage is the share of the training subjects "
+        "whose labels were used, n how many recordings that is. "
     )
     if any(line.difference for line in lines):
         text += (

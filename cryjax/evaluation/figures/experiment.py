@@ -136,7 +136,7 @@ def label_efficiency_figure(
     for row, style in styles.items():
         (handles[row],) = grid[0, 0].plot([], [], **style, lw=1.3, ms=5.5, label=row)
     # One panel is too narrow for both in a line.
-    parts = "training labels: share and recordings", "bars: 95 % intervals over subjects"
+    parts = "training subjects: share, and recordings", "bars: 95 % intervals over subjects"
     figure.supxlabel(("\n" if len(methods) == 1 else "; ").join(parts), fontsize=9)
     figure.legend(
         handles.values(),
