@@ -49,6 +49,12 @@ def test_note_is_shown(tmp_path):
     assert np.any(pixels(plain)[corner] != pixels(noted)[corner])
 
 
+@pytest.mark.filterwarnings("ignore:No positive samples")
+def test_a_detector_scored_on_one_class_has_a_figure(tmp_path):
+    given = np.zeros(8, int), np.linspace(0, 1, 8), np.arange(8) // 2, "title"
+    pixels(roc_figure(tmp_path / "a.png", *given))
+
+
 TASKS = (
     Task("injury", ("no", "yes"), 60, 20, 20, 6, 0.8),
     Task("$x$ and $y$ of a name too long", ("a", "b", "c"), 60, 20, 20, 6, 0.5),
