@@ -42,6 +42,7 @@ setup(
         "orbax-checkpoint>=0.12,<0.13",
         "pillow>=12.1.1,<14",
         "scikit-learn>=1.8,<2",
+        "scipy>=1.14,<2",
         "soundfile>=0.13,<0.15",
         "soxr>=0.5,<2",
         "tensorboardX>=2.6.1,<3",

@@ -123,7 +123,8 @@ def result_of(config: Any, data: Data, found: Embeddings, best_step: int | None)
             "there is no test set: the scores are of the validation recordings, which chose the "
             "step, and so are optimistic"
         )
-    return summarise(found, data.task, config) | {
+    summary = summarise(found, data.task, config)
+    return summary | {
         "init": config.init,
         "multi_label": data.task.multi_label,
         "scored": "test" if len(division.test) else "validation",
@@ -132,7 +133,7 @@ def result_of(config: Any, data: Data, found: Embeddings, best_step: int | None)
         "n_train_subjects": len(set(division.train.subjects)),
         "n_validation": len(set(division.validation.recordings)),
         "synthetic": data.synthetic,
-        "warnings": warnings,
+        "warnings": warnings + summary["warnings"],
     }
 
 

@@ -22,7 +22,7 @@ from cryjax.command import program
 from cryjax.command.config import boolean, integer, number, one_of, text
 from cryjax.command.errors import UserError
 from cryjax.data.records import Prepared, open_prepared
-from cryjax.evaluation import bootstrap, folds, leakage, probes, tasks
+from cryjax.evaluation import bootstrap, experiment, folds, leakage, probes, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
 from cryjax.evaluation.figures.classifier import confusion_figure, roc_figure
 from cryjax.models import ENCODERS
@@ -154,22 +154,31 @@ def main(config: Any, folder: str) -> None:
             fraction=config.label_fraction,
             label_seed=config.label_seed,
             classes=classes,
+            recordings=embeddings.recordings,
         )
 
     before = digest(pretrained.variables)
     found = run(pretrained)
     warnings += found.warnings
-    summary = bootstrap.summarise(found.true, found.scores, classes, found.subjects, **resampling)
+    summary = bootstrap.summarise_both(
+        found.true, found.scores, classes, found.subjects, **resampling
+    )
     synthetic = prepared.synthetic or pretrained.synthetic
     result = {
         **summary,
         "init": config.init,
         "classifier": config.classifier,
         "folds": config.folds,
+        "label_fraction": config.label_fraction,
+        "seed": config.seed,
+        "label_seed": config.label_seed,
+        "n_train": found.trained,
+        "n_train_subjects": found.trained_subjects,
         "penalties": found.penalties,
         "synthetic": synthetic,
         "warnings": warnings,
         "encoder_sha256": {"before": before, "after": digest(pretrained.variables)},
+        "versions": experiment.versions(),
     }
     if config.floor and config.init != "random":
         floor = run(untrained_like(config.init, config.seed))

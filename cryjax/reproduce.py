@@ -10,6 +10,7 @@ the same command goes on. Writes table.md, table.csv, label_efficiency.png and r
 
 import concurrent.futures
 import dataclasses
+import json
 import pathlib
 import shlex
 import sys
@@ -25,15 +26,16 @@ from cryjax.audio import frontend
 from cryjax.command import config as config_lib
 from cryjax.command import program
 from cryjax.command.errors import TooFewLabels, UserError
+from cryjax.command.files import write_json
 from cryjax.command.progress import Progress
 from cryjax.data.records import Prepared
-from cryjax.evaluation import experiment, probes, report, results, tables
+from cryjax.evaluation import bootstrap, experiment, probes, report, results, tables
 from cryjax.evaluation.datasets import Datasets
 from cryjax.evaluation.embeddings import Embeddings
 from cryjax.evaluation.experiment import Cell, Found
 from cryjax.evaluation.figures.experiment import label_efficiency_figure
 from cryjax.evaluation.recipe import check, part_of_config
-from cryjax.training import recipe, simclr
+from cryjax.training import recipe, simclr, start
 from cryjax.training.stopping import Stop, Stopped
 from cryjax.training.trained import load_pretrained, untrained
 from cryjax.training.workdir import Workdir, read_metrics
@@ -154,6 +156,7 @@ class Study:
             fraction=cell.fraction,
             label_seed=cell.seed,
             classes=self.data.tasks[cell.task].classes,
+            recordings=embedded.recordings,
         )
         recordings = embedded.recordings[result.rows]
         found = Found(
@@ -244,6 +247,20 @@ class Study:
         return {cell: what for cell, what in said if isinstance(what, Found)}
 
 
+def other_code(folder: pathlib.Path) -> list[str]:
+    """A note where what is kept in the folder may have been computed by other code than this."""
+    file, now = folder / "code.json", start.inputs_of("")
+    if not file.exists():
+        write_json(file, now)
+    changed = config_lib.differences(json.loads(file.read_text(encoding="utf-8")), now)
+    if not changed:
+        return []
+    return [
+        f"some numbers may be of other code than the rest ({'; '.join(changed)}); take another "
+        "--workdir to have all by one"
+    ]
+
+
 def assemble(study: Study, cells: Mapping[Cell, Found]) -> results.Experiment:
     """What the cells say, as the report takes it."""
     config, folder = study.config, study.folder
@@ -257,9 +274,9 @@ def assemble(study: Study, cells: Mapping[Cell, Found]) -> results.Experiment:
         found = [one for key, of_key in seeds.items() if key[2] == name for one in of_key.values()]
         if found:
             described.append(experiment.task_of(name, task, found[0]))
-            notes |= dict.fromkeys(
-                f"{name}: {warning}" for one in found for warning in one.warnings
-            )
+            few = bootstrap.cautions(found[0].true, found[0].subjects, task.classes)
+            told = [*few, *(warning for one in found for warning in one.warnings)]
+            notes |= dict.fromkeys(f"{name}: {warning}" for warning in told)
     first = {key: next(iter(found.values())) for key, found in seeds.items() if key[3] == 1}
     runs = sorted((folder / "runs").glob("*"))
     return results.Experiment(
@@ -290,6 +307,7 @@ def main(config: Any, folder: str) -> None:
     logging.set_verbosity(logging.WARNING)  # each run would say what it loads
     with Stop() as stop:
         study = Study(config, home, stop)
+        study.notes += other_code(home)
         try:
             whole = assemble(study, study.run())
         except (Stopped, KeyboardInterrupt):

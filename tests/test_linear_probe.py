@@ -3,11 +3,17 @@
 import hashlib
 import json
 import pathlib
+import types
 
+import numpy as np
 import pytest
 from matplotlib import image
 
 import programs
+from cryjax import linear_probe
+from cryjax.command import config as config_lib
+from cryjax.data.records import Index
+from cryjax.evaluation.embeddings import Embeddings
 
 PROBE = ("--config=configs/linear_probe.py", "--config.resamples=200")
 
@@ -49,7 +55,7 @@ def test_result_and_untouched_encoder(run, prepared, tmp_path, devices):
         assert 0 <= low <= result[name] <= high <= 1
         assert {name} <= result["floor"].keys() & result["floor"]["difference"].keys()
     assert result["synthetic"] is True and "synthetic data" in done.stdout
-    assert "only 6 test subjects" in done.stderr
+    assert "only 6 scored subject(s)" in done.stderr
     assert "loaded params/block1/conv1/kernel" in done.stderr
     assert image.imread(tmp_path / "figures" / "confusion.png").std() > 0.05
 
@@ -70,12 +76,75 @@ def test_random_encoder_and_logistic(run, prepared, tmp_path):
     assert results[0]["accuracy"] == results[1]["accuracy"]
 
 
+def of_recordings(splits=("train",), people=30, each=4):
+    """Each recording of three segments, in an order of their own; ill is one subject in three."""
+    recordings = np.random.default_rng(0).permutation(np.repeat(np.arange(people * each), 3))
+    group = recordings % people
+    labels = np.where(group % 3 == 0, "ill", "well")
+    index = Index(
+        np.array(splits)[group % len(splits)], np.arange(len(group)), recordings, labels,
+        np.char.mod("s%d", group),
+    )  # fmt: skip
+    return types.SimpleNamespace(
+        sample_rate=8000, label_names=("ill", "well"), directory="DATA", synthetic=False,
+        index=lambda: index, at=lambda index: index,
+    )  # fmt: skip
+
+
+def encoder(name, strength):
+    """Stands for one whose embeddings are so strongly those of the label."""
+    return types.SimpleNamespace(
+        settings=types.SimpleNamespace(sample_rate=8000), window_samples=8000, encoder=name,
+        variables={"weight": np.full(2, strength)}, synthetic=False,
+    )  # fmt: skip
+
+
+def embedder(*arguments, **options):
+    """Stands for `Embedder`: a row a recording, in the order of their numbers."""
+
+    def embed(variables, index, *, shown):
+        numbers, first = np.unique(index.recordings, return_index=True)
+        features = np.random.default_rng(0).normal(size=(len(numbers), 6))
+        features[:, 0] += variables["weight"][0] * (index.labels[first] == "ill")
+        return Embeddings(features, numbers, index.labels[first], index.subjects[first])
+
+    return embed
+
+
+def test_splits_are_those_of_the_recordings(monkeypatch):
+    monkeypatch.setattr(linear_probe, "Embedder", embedder)
+    found, splits = linear_probe.embed(encoder("trained", 3.0), of_recordings(("train", "test")), 8)
+    expected = np.where(found.recordings % 30 % 2 == 0, "train", "test")
+    np.testing.assert_array_equal(splits, expected)
+
+
+def test_result_holds_what_it_was_made_by(monkeypatch, tmp_path):
+    """The positive class as named; the floor by the untrained encoder, and not by the trained."""
+    monkeypatch.setattr(linear_probe, "Embedder", embedder)
+    monkeypatch.setattr(linear_probe, "open_prepared", lambda path: of_recordings())
+    monkeypatch.setattr(linear_probe, "load_encoder", lambda config: encoder("trained", 3.0))
+    monkeypatch.setattr(linear_probe, "untrained_like", lambda init, seed: encoder("floor", 0.0))
+    config = config_lib.load(programs.ROOT / "configs" / "linear_probe.py")
+    config.update({"init": "RUN", "data": "DATA", "positive": "ill", "label_seed": 3})
+    config.update({"resamples": 50, "label_fraction": 0.5})
+    linear_probe.main(config, str(tmp_path))
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["labels"] == ["well", "ill"] and result["positive"] == "ill"
+    assert result["macro_auc"] > 0.95 and abs(result["floor"]["macro_auc"] - 0.5) < 0.15
+    gap = result["floor"]["difference"]["macro_auc"]["value"]
+    assert gap == pytest.approx(result["macro_auc"] - result["floor"]["macro_auc"])
+    assert result["by_subject"]["n_recordings"] == 30 and result["n_recordings"] == 120
+    assert (result["n_train"], result["n_train_subjects"]) == (48, 12)
+    assert [result[name] for name in ("label_fraction", "seed", "label_seed")] == [0.5, 0, 3]
+    assert result["subjects_per_class"] == {"well": 20, "ill": 10}
+    assert result["versions"]["numpy"] == np.__version__ and not result["warnings"]
+
+
 @pytest.fixture(scope="module")
 def bad_datasets(tmp_path_factory):
     """Prepared from manifests with one class, without labels, and at another rate."""
     import csv
 
-    import numpy as np
     import soundfile
 
     folder = tmp_path_factory.mktemp("bad")

@@ -177,7 +177,7 @@ class Datasets:
             known = self.everybody & set(self.labelled.index("train").subjects)
             if known:
                 raise UserError(
-                    f"{len(known)} test subject(s), as {sorted(known)[0]!r}, are in the labelled "
+                    f"{len(known)} test subject(s), as {str(min(known))!r}, are in the labelled "
                     "data of supervised pre-training; leave them out (prepare --exclude)"
                 )
         if "unlabelled" in used and not self.excluded(self.unlabelled):

@@ -51,7 +51,7 @@ class Found:
     Attributes:
       recordings: [n] their numbers.
       true: int [n] classes.
-      scores: [n, classes].
+      scores: [n, classes], NaN of a class that was not learnt.
       subjects: [n].
       trained: recordings that it was trained on.
       warnings: [m] what a reader should know.
@@ -84,13 +84,16 @@ class Found:
         with (path / "predictions.csv").open(encoding="utf-8", newline="") as file:
             _, *rows = csv.reader(file)
         recordings, subjects, labels, *scores = zip(*rows, strict=True)
+        true, people = task.true(np.array(labels)), np.array(subjects)
+        # Of all folds together there may be subjects enough.
+        of_fold = bootstrap.cautions(true, people, task.classes)
         return cls(
             np.array(recordings, int),
-            task.true(np.array(labels)),
+            true,
             np.array(scores, float).T,
-            np.array(subjects),
+            people,
             float(result["n_train"]),
-            np.array(result["warnings"], str),
+            np.array([said for said in result["warnings"] if said not in of_fold], str),
         )
 
 

@@ -21,8 +21,9 @@ Parts = list[tuple[np.ndarray, np.ndarray]]  # (train, test) places
 def grouped_folds(labels: np.ndarray, subjects: np.ndarray, folds: int, seed: int) -> Parts:
     """Stratified folds that divide no subject; fewer where there are fewer subjects.
 
-    Fewer too where every class has fewer recordings, which `StratifiedGroupKFold` refuses; none
-    where that leaves less than two.
+    Fewer too where every class has fewer recordings, which `StratifiedGroupKFold` refuses, or
+    where it gives one nobody, as it does now and then to the last of few subjects; none where that
+    leaves less than two.
 
     Args:
       labels: [recordings], of any kind.
@@ -38,7 +39,8 @@ def grouped_folds(labels: np.ndarray, subjects: np.ndarray, folds: int, seed: in
     with warnings.catch_warnings():
         # A class with fewer recordings than folds: told by the caller, of the outer folds.
         warnings.simplefilter("ignore", UserWarning)
-        return list(splitter.split(labels, labels, numbered(subjects)[0]))
+        parts = list(splitter.split(labels, labels, numbered(subjects)[0]))
+    return [(train, test) for train, test in parts if len(train) and len(test)]
 
 
 def has_own_folds(splits: Iterable[str]) -> bool:
@@ -80,13 +82,26 @@ def check_apart(subjects: np.ndarray, train: np.ndarray, test: np.ndarray) -> No
     shared = sorted(set(subjects[train]) & set(subjects[test]))
     if shared:
         raise UserError(
-            f"{len(shared)} subject(s), as {shared[0]!r}, are both trained on and scored; a "
+            f"{len(shared)} subject(s), as {str(shared[0])!r}, are both trained on and scored; a "
             "subject belongs to one: mend the manifest's columns 'subject' and 'split'"
         )
 
 
 def _classes(label: str) -> list[str]:
     return [name for name in label.split(";") if name]
+
+
+def _classes_of_subjects(labels: np.ndarray, group: np.ndarray) -> list[list[str]]:
+    """The classes of the recordings of each subject, by its number in `group`."""
+    found: list[list[str]] = [[] for _ in range(group.max() + 1)]
+    for place, label in zip(group, labels, strict=True):
+        found[place] += _classes(label)
+    return found
+
+
+def _kind(classes: list[str]) -> str:
+    """A subject's kind: its commonest label, the first of several; '' without one."""
+    return collections.Counter(classes).most_common(1)[0][0] if classes else ""
 
 
 def subject_order(labels: np.ndarray, subjects: np.ndarray, seed: int) -> tuple[Any, int]:
@@ -102,15 +117,12 @@ def subject_order(labels: np.ndarray, subjects: np.ndarray, seed: int) -> tuple[
       from the first, are needed for every class to have one.
     """
     group, count = numbered(subjects)
-    of_subject: list[list[str]] = [[] for _ in range(count)]
-    for place, label in zip(group, labels, strict=True):
-        of_subject[place] += _classes(label)
+    of_subject = _classes_of_subjects(labels, group)
     order = np.random.default_rng(seed).permutation(count)
-    # A subject's place among those of its kind, its commonest label, as a share, spreads the kinds.
+    # A subject's place among those of its kind, as a share, spreads the kinds.
     same: dict[str, list[int]] = {}
     for place in order:
-        found = collections.Counter(of_subject[place])
-        same.setdefault(found.most_common(1)[0][0] if found else "", []).append(place)
+        same.setdefault(_kind(of_subject[place]), []).append(place)
     share = np.zeros(count)
     for places in same.values():
         share[places] = (np.arange(len(places)) + 0.5) / len(places)
@@ -154,7 +166,10 @@ def take_fraction(
 def hold_out(
     labels: np.ndarray, subjects: np.ndarray, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Takes about a share of the subjects out, stratified, for validation; each class keeps one.
+    """Takes a share of the subjects out, stratified, for validation; each class keeps one.
+
+    As many of each kind, by their commonest labels, as their share of the subjects, by largest
+    remainders; a kind of which that is half a subject may go without.
 
     Args:
       labels: [recordings]; several are separated by ';'.
@@ -176,9 +191,19 @@ def hold_out(
             f"{people} subject(s) to train on: none can be held out for validation; "
             "take config.validation=0, or more subjects"
         )
-    # Evenly spread over the order, so stratified, behind those that every class needs.
     wanted = min(max(round(share * people), 1), spare)
-    chosen = np.isin(rank, first + np.linspace(0, spare - 1, wanted).round().astype(int))
+    kinds = [_kind(classes) for classes in _classes_of_subjects(labels, rank)]
+    sizes = collections.Counter(kinds)
+    # How much of its kind's share is open when a subject is due, by rank, behind those that every
+    # class needs: a whole one goes before a part, by largest remainders, and a part before none.
+    due = np.full(people, -np.inf)
+    before: collections.Counter[str] = collections.Counter()
+    for place in range(first, people):
+        kind = kinds[place]
+        due[place] = min(wanted * sizes[kind] / people - before[kind], 1.0)
+        before[kind] += 1
+    held = np.argsort(-due, kind="stable")[:wanted]
+    chosen = np.isin(rank, held)
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 

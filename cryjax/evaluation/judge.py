@@ -70,11 +70,21 @@ def write_predictions(path: pathlib.Path, found: Embeddings, classes: tuple[str,
 
 
 def summarise(found: Embeddings, task: tasks.Task, config: Any) -> dict[str, Any]:
-    """The metrics of recordings and, where a subject has one label, of subjects."""
-    how = {"resamples": config.resamples, "seed": config.seed, "probabilities": True}
+    """The metrics of recordings and, where a subject has one label, of subjects; and 'warnings'.
+
+    Raises:
+      UserError: where a probability is not finite.
+    """
+    metrics.check_finite(found.features, "probabilities", found.recordings)
     true = task.true(found.labels)
-    result = bootstrap.summarise(true, found.features, task.classes, found.subjects, **how)
-    grouped = metrics.by_subject(true, found.features, found.subjects)
-    if grouped is not None:
-        result["by_subject"] = bootstrap.summarise(*grouped[:2], task.classes, grouped[2], **how)
+    result = bootstrap.summarise_both(
+        true,
+        found.features,
+        task.classes,
+        found.subjects,
+        resamples=config.resamples,
+        seed=config.seed,
+        probabilities=True,
+    )
+    result["warnings"] = bootstrap.cautions(true, found.subjects, task.classes)
     return result

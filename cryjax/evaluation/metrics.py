@@ -6,12 +6,17 @@ once; see `cryjax.evaluation.bootstrap`.
 Targets are of two kinds. Single-label: int [recordings], the class of each. Multi-label: bool
 [recordings, classes], any number of them, as in AudioSet. A metric over classes is the mean over
 those that a resample has; a class that it lacks is left out.
+
+A score is NaN where the classifier was trained without the class: it says nothing of it. Such a
+class is never the one said, and a metric of one class against the rest leaves those recordings out
+of that class, for of the rest it says nothing either.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
+from cryjax.command.errors import UserError
 from cryjax.data.subjects import numbered
 
 # A detector is judged by its sensitivity where it has this specificity.
@@ -29,10 +34,35 @@ def memberships(true: np.ndarray, classes: int) -> np.ndarray:
     return true.astype(bool) if true.ndim == 2 else true[:, None] == np.arange(classes)
 
 
+def check_finite(values: np.ndarray, what: str, recordings: np.ndarray | None = None) -> None:
+    """Raises UserError where some of [recordings, anything] are NaN or infinite.
+
+    Args:
+      values: [recordings, anything].
+      what: they are, for the message.
+      recordings: int [recordings], their numbers; their places count where there are none.
+    """
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        named = "rows" if recordings is None else "recordings"
+        first = (bad if recordings is None else recordings[bad])[:5]
+        raise UserError(
+            f"{len(bad)} of {len(values)} recordings have {what} that are not finite, the first "
+            f"are {named} {', '.join(map(str, first))}: if it is all of them, training has "
+            "diverged; if it is some, listen to those and leave them out"
+        )
+
+
+def winners(scores: np.ndarray) -> np.ndarray:
+    """int [recordings]: the class with the highest of [recordings, classes]; -1 if all are NaN."""
+    silent = np.isnan(scores)
+    return np.where(silent.all(axis=1), -1, np.where(silent, -np.inf, scores).argmax(axis=1))
+
+
 def _hits(true: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """bool [recordings]: whether the class with the highest score is one of the recording's."""
-    top = scores.argmax(axis=1)
-    return memberships(true, scores.shape[1])[np.arange(len(top)), top]
+    classes = scores.shape[1]
+    return np.any(memberships(true, classes) & memberships(winners(scores), classes), axis=1)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -79,7 +109,7 @@ def f1(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
     classes = scores.shape[1]
     members = memberships(true, classes)
-    said = scores >= THRESHOLD if true.ndim == 2 else memberships(scores.argmax(axis=1), classes)
+    said = scores >= THRESHOLD if true.ndim == 2 else memberships(winners(scores), classes)
     of_class = weights @ members
     values = _ratio(2 * (weights @ (members & said)), of_class + weights @ said)
     return _macro(np.where(of_class > 0, values, np.nan).T)
@@ -92,8 +122,13 @@ def _curve(
 
     A step of the curve is one score that positives have, or all the negatives between two such:
     nothing below depends on where among those a threshold is, and rare classes have few steps.
-    Arguments as `auc`; returns two of [resamples, steps].
+    Recordings without a score are left out. Arguments as `auc`; returns two of [resamples, steps].
     """
+    scored = ~np.isnan(score)
+    if not scored.any():
+        return np.zeros((len(weights), 1)), np.zeros((len(weights), 1))
+    if not scored.all():
+        positive, score, weights = positive[scored], score[scored], weights[:, scored]
     order = np.argsort(score)[::-1]
     falling, positive = score[order], positive[order]
     starts = np.flatnonzero(np.append(True, falling[1:] != falling[:-1]))  # of equal scores
@@ -110,7 +145,7 @@ def auc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndar
 
     Args:
       positive: bool [recordings].
-      score: [recordings].
+      score: [recordings], NaN where there is none.
       weights: [resamples, recordings].
 
     Returns:
@@ -220,6 +255,8 @@ def by_subject(
     return true[first], sums / np.bincount(group)[:, None], subjects[first]
 
 
+# Of them the mean is over classes, so a resample without a class has another mean.
+OVER_CLASSES = ("balanced_accuracy", "macro_auc", "average_precision", "f1")
 HEADLINES: dict[str, Metric] = {
     "accuracy": accuracy,
     "balanced_accuracy": balanced_accuracy,

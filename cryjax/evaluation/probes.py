@@ -13,8 +13,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cryjax.command.errors import TooFewLabels
+from cryjax.evaluation import bootstrap, metrics
 from cryjax.evaluation import folds as folds_lib
-from cryjax.evaluation import metrics
 
 INNER_FOLDS = 5
 
@@ -29,8 +29,6 @@ def _from_the_middle(penalties: np.ndarray) -> np.ndarray:
 # one under which nothing is left.
 RIDGE_PENALTIES = _from_the_middle(np.logspace(-4, 2, 13))
 LOGISTIC_PENALTIES = _from_the_middle(np.logspace(-4, 0, 7))
-# Under so many subjects a bootstrap has little to resample.
-FEW_SUBJECTS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +38,11 @@ class ProbeResult:
     Attributes:
       rows: int [n], which of the recordings given, in order.
       true: int [n] classes.
-      scores: [n, classes], the highest wins; no probabilities.
+      scores: [n, classes], the highest wins; no probabilities. NaN where the recordings that were
+        fitted on lack the class.
       subjects: [n].
       trained: recordings that it was fitted on, mean over the folds.
+      trained_subjects: theirs, likewise.
       penalties: the one chosen in each fold.
       warnings: what a reader of the numbers should know.
     """
@@ -52,16 +52,17 @@ class ProbeResult:
     scores: np.ndarray
     subjects: np.ndarray
     trained: float
+    trained_subjects: float
     penalties: tuple[float, ...]
     warnings: tuple[str, ...]
 
 
 def _scores(model: Pipeline, features: np.ndarray, classes: int) -> np.ndarray:
-    """[n, classes]: the model's scores, and less than any of them for a class it never saw."""
+    """[n, classes]: the model's scores, and NaN for a class it never saw."""
     found = model.decision_function(features)
     if found.ndim == 1:
         found = np.stack([-found, found], axis=1)
-    scores = np.full((len(features), classes), found.min() - 1.0)
+    scores = np.full((len(features), classes), np.nan)
     scores[:, model.classes_] = found
     return scores
 
@@ -72,8 +73,10 @@ def fit(
     """Fits a linear classifier on standardised features, its penalty chosen by grouped folds.
 
     'ridge' is least squares on targets of -1 and 1, in closed form; 'logistic' is multinomial with
-    an L2 penalty. The penalty is the one with the best macro AUC on held-out subjects within the
-    recordings given, so that nothing of a test subject enters.
+    an L2 penalty. Every class weighs the same, as in `cryjax.finetune`. The penalty is the one with
+    the best macro AUC on held-out subjects within the recordings given, so that nothing of a test
+    subject enters. The AUC does not see how far scores are shrunk: without the weights, a heavy
+    penalty leaves the shares of the classes alone, and the commonest is said of everything.
 
     Args:
       features: [recordings, features].
@@ -87,11 +90,12 @@ def fit(
     """
     count = len(labels)
     if classifier == "ridge":
-        model = make_pipeline(StandardScaler(), RidgeClassifier())
+        model = make_pipeline(StandardScaler(), RidgeClassifier(class_weight="balanced"))
         penalties = RIDGE_PENALTIES
         grid = {"ridgeclassifier__alpha": penalties * count}
     else:
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
+        logistic = LogisticRegression(max_iter=500, class_weight="balanced")
+        model = make_pipeline(StandardScaler(), logistic)
         penalties = LOGISTIC_PENALTIES
         grid = {"logisticregression__C": 1.0 / (penalties * count)}
     total = labels.max() + 1
@@ -148,7 +152,7 @@ def _divide(
                 "every class; a probe needs two recordings of a class at least"
             )
         if len(parts) < folds:
-            said.append(f"{len(parts)} folds instead of {folds}: there are {count} subjects")
+            said.append(f"{len(parts)} folds instead of {folds}: {count} subjects make no more")
     else:
         parts = folds_lib.own_split(subjects, splits)
         if min(len(set(subjects[train])) for train, _ in parts) < 2:
@@ -172,7 +176,8 @@ def _lacking(fold: int, trained: np.ndarray, tested: np.ndarray, names: Sequence
         )
     return [
         f"fold {fold}: no training recording is of {names[number]!r}, so its "
-        f"{np.sum(tested == number)} test recording(s) cannot be recognised"
+        f"{np.sum(tested == number)} test recording(s) cannot be recognised, and no AUC or "
+        "average precision counts the fold for it"
         for number in sorted(set(tested) - seen)
     ]
 
@@ -189,6 +194,7 @@ def probe(
     fraction: float = 1.0,
     label_seed: int = 0,
     classes: Sequence[str] | None = None,
+    recordings: np.ndarray | None = None,
 ) -> ProbeResult:
     """Scores every held-out recording by a classifier that saw none of its subject.
 
@@ -205,14 +211,17 @@ def probe(
       fraction: of the training subjects to fit on, in (0, 1].
       label_seed: chooses which.
       classes: their names, for what is said of them; their numbers without.
+      recordings: int [recordings], their numbers, to name those whose features are not finite.
 
     Raises:
       TooFewLabels: with one class, or too few subjects.
+      UserError: where features, or what is made of them, are not finite.
     """
+    metrics.check_finite(features, "embeddings", recordings)
     _check_enough(labels, subjects)
     classes = classes or [str(number) for number in range(int(labels.max()) + 1)]
     parts, said = _divide(labels, subjects, folds, splits, seed)
-    tested, scores, penalties, trained = [], [], [], []
+    tested, scores, penalties, trained, people = [], [], [], [], []
     for number, (train, test) in enumerate(parts, 1):
         names = labels[train].astype(str)
         train = train[folds_lib.take_fraction(names, subjects[train], fraction, label_seed)]
@@ -221,9 +230,13 @@ def probe(
             features[train], labels[train], subjects[train], classifier=classifier, seed=seed
         )
         tested.append(test)
-        scores.append(_scores(model, features[test], len(classes)))
+        found = _scores(model, features[test], len(classes))
+        learnt = found[:, np.unique(labels[train])]
+        metrics.check_finite(learnt, "scores", None if recordings is None else recordings[test])
+        scores.append(found)
         penalties.append(penalty)
         trained.append(len(train))
+        people.append(len(set(subjects[train])))
     rows = np.concatenate(tested)
     if len(set(labels[rows])) < 2:
         raise TooFewLabels(
@@ -232,17 +245,14 @@ def probe(
         )
     order = np.argsort(rows)
     rows = rows[order]
-    people = len(set(subjects[rows]))
-    if people < FEW_SUBJECTS:
-        said.append(
-            f"only {people} test subjects: the intervals are rough, and say nothing of other people"
-        )
+    said += bootstrap.cautions(labels[rows], subjects[rows], classes)
     return ProbeResult(
         rows,
         labels[rows],
         np.concatenate(scores)[order],
         subjects[rows],
         float(np.mean(trained)),
+        float(np.mean(people)),
         tuple(penalties),
         tuple(said),
     )

@@ -22,7 +22,7 @@ from cryjax.evaluation.figures.experiment import label_efficiency_figure, rocs_f
 from cryjax.evaluation.figures.maps import FEWEST, map_figure, project
 from cryjax.evaluation.figures.style import BLUE, short
 from cryjax.evaluation.figures.training import training_figure
-from cryjax.evaluation.metrics import metric_name
+from cryjax.evaluation.metrics import metric_name, winners
 from cryjax.evaluation.results import Experiment, Scores, Task, method_name
 
 # Not worth a panel in a report; and as many panels and runs as stay readable.
@@ -121,7 +121,7 @@ def _html_table(table: tables.Table) -> str:
 
 def _confusion(name: str, labels: Sequence[str], scores: Scores) -> str:
     """A confusion matrix as a table: counts, on a ground shaded by the share of the true class."""
-    said = scores.scores.argmax(axis=1)
+    said = winners(scores.scores)
     counts = confusion_matrix(scores.true, said, labels=range(len(labels)))
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     blue = np.array([int(BLUE[i : i + 2], 16) for i in (1, 3, 5)])
@@ -170,7 +170,7 @@ def _results(experiment: Experiment, task: Task, note: str) -> Iterable[str]:
             _figure(
                 f"{task.name}, {method_name(method)}: "
                 f"{metric_name(metric, len(task.labels))} over the share of the training "
-                "labels, a line an encoder, as in the tables above.",
+                "subjects, a line an encoder, as in the tables above.",
                 label_efficiency_figure,
                 experiment.lines,
                 experiment.tasks,

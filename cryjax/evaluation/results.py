@@ -34,7 +34,7 @@ class Line:
       row: one of `recipe.ROWS`.
       method: 'probe' or 'finetune'.
       task: name.
-      fraction: of the training labels, in (0, 1].
+      fraction: of the training subjects, with their labels, in (0, 1].
       seeds: behind each estimate.
       n_train: labelled training recordings, mean over folds and seeds.
       metrics: name -> estimate.
@@ -70,7 +70,7 @@ class Scores:
 
     Attributes:
       true: int [recordings], indices into the labels of the task.
-      scores: [recordings, classes], the highest wins.
+      scores: [recordings, classes], the highest wins; NaN of a class that was not learnt.
     """
 
     true: np.ndarray

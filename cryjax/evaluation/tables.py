@@ -29,6 +29,10 @@ SYNTHETIC = (
 )
 
 
+# Of fewer scored subjects no difference is starred: 9 to 38 % would be, of encoders of equal worth.
+FEWEST_FOR_A_CLAIM = 6
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     caption: str
@@ -40,15 +44,22 @@ def _number(value: float, sign: str = "") -> str:
     return f"{value:{sign}.3f}" if math.isfinite(value) else "–"
 
 
-def _cell(estimate: Estimate | None, sign: str = "") -> str:
-    """'0.812 [0.701, 0.898]', a dash for what is missing.
+def _cell(estimate: Estimate | None) -> str:
+    """'0.812 [0.701, 0.898]', a dash for what is missing."""
+    return _marked(estimate, "", "")
 
-    With a sign it is a difference, and starred where its interval leaves out zero.
-    """
+
+def _difference(estimate: Estimate | None, task: Task) -> str:
+    """A cell with a sign, and a star where its interval leaves out zero, of subjects enough."""
+    enough = task.n_test_subjects >= FEWEST_FOR_A_CLAIM
+    apart = estimate and (estimate.interval[0] > 0 or estimate.interval[1] < 0)
+    return _marked(estimate, "+", "*" if enough and apart else "")
+
+
+def _marked(estimate: Estimate | None, sign: str, star: str) -> str:
     if estimate is None or not math.isfinite(estimate.value):
         return "–"
     low, high = (_number(end, sign) for end in estimate.interval)
-    star = "*" if sign and (estimate.interval[0] > 0 or estimate.interval[1] < 0) else ""
     return f"{_number(estimate.value, sign)}{star} [{low}, {high}]"
 
 
@@ -75,7 +86,7 @@ def _by_fraction(task: Task, lines: Sequence[Line], method: str) -> Iterable[Tab
     yield Table(name, head, body)
     gains = {key: line.difference.get(metric) for key, line in cells.items() if line.difference}
     body = [
-        [row, *(_cell(gains.get((row, share)), "+") for share in fractions)]
+        [row, *(_difference(gains.get((row, share)), task) for share in fractions)]
         for row in dict.fromkeys(row for row, _ in gains)
     ]
     if body:
@@ -99,7 +110,7 @@ def _by_comparison(
             f"{name}: other differences",
             ["encoders", *(f"{100 * fraction:g} %" for fraction in fractions)],
             [
-                [pair, *(_cell(cells.get((pair, fraction)), "+") for fraction in fractions)]
+                [pair, *(_difference(cells.get((pair, share)), task) for share in fractions)]
                 for pair in dict.fromkeys(pair for pair, _ in cells)
             ],
         )
@@ -162,13 +173,15 @@ def reading(lines: Sequence[Line]) -> str:
     """How the numbers are to be read."""
     text = (
         f"Brackets hold {100 * LEVEL:.0f} % intervals from a bootstrap over the subjects scored; "
-        "they do not cover what other training subjects would change. A percentage is the share "
-        "of the training labels that was used, n how many recordings that is. "
+        "they hold the trained classifier fixed, and do not cover what other training subjects or "
+        "another pre-training would change. A percentage is the share of the training subjects "
+        "whose labels were used, n how many recordings that is. "
     )
     if any(line.difference for line in lines):
         text += (
             "Differences are from 'scratch' with the same method and labels, paired by recording; "
-            "a star marks an interval that leaves out zero, not corrected for how many there are. "
+            "a star marks an interval that leaves out zero, not corrected for how many there are, "
+            f"and is given of {FEWEST_FOR_A_CLAIM} scored subjects or more. "
         )
     if any(SENSITIVITY in line.metrics for line in lines):
         text += "A sensitivity's threshold was chosen on the recordings scored: optimistic. "

@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as sk
 
 from cryjax.evaluation import bootstrap, metrics
@@ -36,7 +37,8 @@ def test_interval_covers_the_truth_where_one_over_recordings_would_not():
         recordings = np.arange(len(true))
         for unit, group in (("subject", recordings // each), ("recording", recordings)):
             weights = bootstrap.subject_weights(group, 200, seed=trial)
-            low, high = bootstrap._interval(metrics.accuracy(true, scores, weights))
+            accuracy = metrics.accuracy(true, scores, weights)
+            low, high = bootstrap._interval(accuracy, len(set(group)))
             covered[unit] += low <= truth <= high
             widths[unit] += high - low
     assert covered["subject"] >= 88  # 95 expected, a little less with a percentile interval
@@ -47,6 +49,37 @@ def test_interval_covers_the_truth_where_one_over_recordings_would_not():
     ratio = np.sqrt(of_subject / (one / each))
     assert widths["subject"] / widths["recording"] == pytest.approx(ratio, rel=0.1)
     assert ratio > 3
+
+
+def test_of_few_subjects_intervals_are_those_of_student():
+    """Of the mean of normal numbers, to which resampled means come close; and at no other level."""
+    rng = np.random.default_rng(0)
+    for people in (4, 8, 40):
+        # Resampled means vary as those of a sample of variance n - 1 over n: one too few.
+        drawn = np.sqrt((people - 1) / people) * rng.normal(size=200_000)
+        low, high = bootstrap._interval(drawn, people)
+        expected = stats.t.ppf(0.975, people - 1)
+        assert [-low, high] == pytest.approx([expected] * 2, rel=0.05)
+    assert np.isnan(bootstrap._interval(np.zeros(9), 1)).all()
+
+
+def test_few_subjects_and_rare_classes_are_told():
+    subjects = np.repeat(np.arange(25), 2)
+    labels = ["well", "ill", "cold"]
+    true = np.where(subjects < 3, 1, np.where(subjects < 13, 2, 0))
+    held = {"well": 12, "ill": 3, "cold": 10}
+    assert bootstrap.subjects_per_class(true, subjects, labels) == held
+    (said,) = bootstrap.cautions(true, subjects, labels)
+    assert "fewer than 10 scored subjects of ill 3:" in said
+    said = bootstrap.cautions(true[:38], subjects[:38], labels)
+    assert len(said) == 2 and "only 19 scored subject(s)" in said[0] and "ill 3, well 6" in said[1]
+    many = np.stack([true == 1, true >= 0, true >= 0], axis=1)
+    counts = bootstrap.subjects_per_class(many, subjects, labels)
+    assert counts == {"well": 3, "ill": 25, "cold": 25}
+    assert len(bootstrap.cautions(many, subjects, labels)) == 1
+    assert not bootstrap.cautions(np.repeat([0, 1], 50), np.arange(100), labels[:2])
+    found = bootstrap.summarise(true, np.eye(3)[true], labels, subjects, **BOOTSTRAP)
+    assert found["subjects_per_class"] == held
 
 
 def test_summary():
@@ -114,6 +147,21 @@ def test_summary_of_several_labels(classes, probabilities):
         said = scores[:, label] >= 0.5
         assert tp + fn == true[:, label].sum() and tp + fp == said.sum()
         assert tp == (true[:, label] & said).sum() and tn + fp + fn + tp == 120
+
+
+def test_every_resample_is_a_mean_over_the_same_classes():
+    """The rare third is never found: a mean without it would be of the other two, and higher."""
+    subjects = np.arange(40)
+    true = np.where(subjects < 2, 2, subjects % 2)
+    scores = np.eye(3)[np.where(true == 2, 0, true)]
+    summary = bootstrap.summarise(true, scores, "abc", subjects, **BOOTSTRAP)
+    for name in ("balanced_accuracy", "f1"):
+        assert summary["intervals"][name][1] < 0.7  # 2/3 and not 1
+    assert summary["intervals"]["accuracy"][1] == 1.0  # all resamples count
+    # Where hardly any resample has all classes, those that each has are better than nothing.
+    alone = np.arange(12)
+    summary = bootstrap.summarise(alone, np.eye(12), list("abcdefghijkl"), alone, **BOOTSTRAP)
+    assert summary["intervals"]["balanced_accuracy"] == [1.0, 1.0]
 
 
 def test_summary_is_the_same_in_blocks(monkeypatch):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import programs
+from cryjax.audio import frontend
 from cryjax.command import config as config_lib
-from cryjax.command.errors import TooFewLabels
+from cryjax.command.errors import TooFewLabels, UserError
 from cryjax.data.records import Index
 from cryjax.evaluation import datasets, tasks
 
@@ -49,3 +50,32 @@ def test_what_is_known_of_a_dataset_that_was_prepared_before_is_told(tmp_path):
     said = "\n".join(datasets._remarks(prepared))
     for words in ("licence: ", "caveat: ", "skipped 3", "2 are the same", "4 recordings", "hungri"):
         assert words in said
+
+
+def test_supervised_pre_training_may_have_no_label_of_a_test_subject(monkeypatch, tmp_path):
+    config = config_lib.load(programs.ROOT / "configs" / "reproduce_smoke.py")
+    config.rows = ("scratch", "supervised")
+    rate = frontend.resolve(config.pretrain.front_end).sample_rate
+
+    def holding(name, *subjects):
+        index = types.SimpleNamespace(subjects=np.array(subjects))
+        return types.SimpleNamespace(
+            directory=tmp_path / name, sample_rate=rate, label_names=("a", "b"), subject_key=None,
+            index=lambda split=None: index,
+        )  # fmt: skip
+
+    monkeypatch.setattr(datasets, "_remarks", lambda prepared: [])
+    monkeypatch.setattr(datasets, "read_info", lambda folder: {"folder": str(folder)})
+    for subjects, refused in ((("carl", "anna"), True), (("carl", "dora"), False)):
+        data = datasets.Datasets(config, tmp_path)
+        data.__dict__ |= {
+            "tasks": {"injury": types.SimpleNamespace(prepared=holding("cries", "anna", "ben"))},
+            "tested": {"cries": {"anna", "ben"}},
+            "labelled": holding("labelled", *subjects),
+        }
+        if refused:
+            with pytest.raises(UserError, match=r"1 test subject.* 'anna', are in the labelled"):
+                data.open()
+        else:
+            data.open()
+            assert data.used.keys() == {"injury", "labelled"}

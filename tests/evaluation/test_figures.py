@@ -49,6 +49,12 @@ def test_note_is_shown(tmp_path):
     assert np.any(pixels(plain)[corner] != pixels(noted)[corner])
 
 
+@pytest.mark.filterwarnings("ignore:No positive samples")
+def test_a_detector_scored_on_one_class_has_a_figure(tmp_path):
+    given = np.zeros(8, int), np.linspace(0, 1, 8), np.arange(8) // 2, "title"
+    pixels(roc_figure(tmp_path / "a.png", *given))
+
+
 TASKS = (
     Task("injury", ("no", "yes"), 60, 20, 20, 6, 0.8),
     Task("$x$ and $y$ of a name too long", ("a", "b", "c"), 60, 20, 20, 6, 0.5),
@@ -110,6 +116,18 @@ def test_area_under_roc_is_macro_auc(classes):
     else:
         expected = metrics.macro_auc(true, scores, np.ones((1, 200)))[0]
     assert np.trapezoid(y, x) == pytest.approx(expected, abs=0.003)
+
+
+def test_a_roc_curve_leaves_out_what_has_no_score_as_the_macro_auc_does():
+    rng = np.random.default_rng(0)
+    true = rng.integers(3, size=300)
+    scores = rng.normal(size=(300, 3)) + np.eye(3)[true]
+    scores[:40, 1] = np.nan
+    scores[:, 2] = np.nan
+    x, y = experiment._roc(true, scores)
+    expected = metrics.macro_auc(true, scores, np.ones((1, 300)))[0]
+    assert np.trapezoid(y, x) == pytest.approx(expected, abs=0.003)
+    assert experiment._roc(true, np.full((300, 3), np.nan)) is None
 
 
 def test_rocs(tmp_path):

@@ -84,6 +84,31 @@ def test_several_labels_equal_scikit_learn_under_weights(case):
 
 
 @settings(deadline=None)
+@given(cases(many=False), st.data())
+def test_recordings_without_a_score_for_a_class_are_left_out_of_it(case, data):
+    """Of it alone; and it is not the class that is said of them."""
+    true, scores, weights = case
+    silent = data.draw(hnp.arrays(bool, scores.shape))
+    given = np.where(silent, np.nan, scores)
+    for metric, oracle in (
+        (metrics.macro_auc, sk.roc_auc_score),
+        (metrics.average_precision, sk.average_precision_score),
+    ):
+        if metric is metrics.average_precision and scores.shape[1] == 2:
+            continue  # of the difference of both scores
+        for found, weight in zip(metric(true, given, weights), weights, strict=True):
+            expected = []
+            for c in range(scores.shape[1]):
+                kept = (weight > 0) & ~silent[:, c]
+                of_class = true[kept] == c
+                if of_class.any() and not (oracle is sk.roc_auc_score and of_class.all()):
+                    expected.append(oracle(of_class, scores[kept, c], sample_weight=weight[kept]))
+            assert found == pytest.approx(np.mean(expected) if expected else np.nan, nan_ok=True)
+    for row, said in enumerate(metrics.winners(given)):
+        assert said == -1 if silent[row].all() else given[row, said] == np.nanmax(given[row])
+
+
+@settings(deadline=None)
 @given(cases(many=False, classes=2))
 def test_detector_equals_scikit_learn_under_weights(case):
     true, scores, weights = case

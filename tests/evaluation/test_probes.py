@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV
 
 from cryjax.command.errors import UserError
-from cryjax.evaluation import probes
+from cryjax.evaluation import metrics, probes
 
 
 def clusters(classes=3, subjects=12, each=9, strength=2.0, subject_strength=1.0, seed=0):
@@ -19,7 +20,7 @@ def clusters(classes=3, subjects=12, each=9, strength=2.0, subject_strength=1.0,
 
 
 def accuracy(found):
-    return np.mean(found.scores.argmax(axis=1) == found.true)
+    return np.mean(metrics.winners(found.scores) == found.true)
 
 
 @pytest.mark.parametrize("classifier", ["ridge", "logistic"])
@@ -43,29 +44,75 @@ def test_does_not_know_a_subject_again(classifier):
     assert accuracy(leaking) > 0.75  # the fault that grouping prevents would be seen
 
 
-def test_folds_are_by_subject_and_inner_folds_too(monkeypatch):
-    seen = []
-    grouped = probes.folds_lib.grouped_folds
-
-    def spy(labels, subjects, folds, seed):
-        parts = grouped(labels, subjects, folds, seed)
-        for train, test in parts:
-            assert not set(subjects[train]) & set(subjects[test])
-        seen.append(len(subjects))
-        return parts
-
-    monkeypatch.setattr(probes.folds_lib, "grouped_folds", spy)
-    probes.probe(*clusters(), folds=4)
-    assert len(seen) == 5 and seen[0] == 108 and max(seen[1:]) < 108
-
-
-def test_ridge_is_the_closed_form():
+def test_the_penalty_is_chosen_on_other_subjects(monkeypatch):
+    """The recordings of a subject are on one side of every inner fold."""
     features, labels, group = clusters()
+    chosen = []
+
+    def search(model, grid, *, scoring, cv):
+        chosen.extend(cv)
+        return GridSearchCV(model, grid, scoring=scoring, cv=cv)
+
+    monkeypatch.setattr(probes, "GridSearchCV", search)
+    probes.fit(features, labels, group, classifier="ridge", seed=0)
+    assert len(chosen) == probes.INNER_FOLDS
+    for train, test in chosen:
+        assert len(train) + len(test) == 108 and not set(group[train]) & set(group[test])
+
+
+def test_fewer_labels_are_all_of_fewer_subjects(monkeypatch):
+    features, labels, group = clusters(subjects=30)
+    splits = np.where(group < 24, "train", "test")
+    fitted, fit = [], probes.fit
+
+    def spy(of, true, subjects, **options):
+        fitted.append(subjects)
+        return fit(of, true, subjects, **options)
+
+    monkeypatch.setattr(probes, "fit", spy)
+    for label_seed in (0, 1):
+        found = probes.probe(
+            features, labels, group, splits=splits, fraction=0.25, label_seed=label_seed
+        )
+        assert found.trained_subjects == 6 and found.trained == 54
+    for subjects in fitted:
+        assert len(set(subjects)) == 6 and np.isin(group, subjects).sum() == len(subjects)
+    assert set(fitted[0]) != set(fitted[1])
+
+
+def test_nothing_of_a_test_subject_enters():
+    """Bit for bit: whatever one is like, the scores of the others are the same."""
+    features, labels, group = clusters()
+    splits = np.where(group < 8, "train", "test")
+    before = probes.probe(features, labels, group, splits=splits)
+    changed = np.where(group[:, None] == 11, 1000.0 * features + 7.0, features)
+    after = probes.probe(changed, labels, group, splits=splits)
+    others = before.subjects != 11
+    np.testing.assert_array_equal(before.scores[others], after.scores[others])
+    assert np.all(before.scores[~others] != after.scores[~others])
+
+
+def test_ridge_is_the_closed_form_with_classes_of_equal_weight():
+    features, labels, group = clusters()
+    labels = np.where(group % 3 == 0, labels, labels % 2)  # the third is rare
     model, penalty = probes.fit(features, labels, group, classifier="ridge", seed=0)
     standard = (features - features.mean(axis=0)) / features.std(axis=0)
     targets = np.where(labels[:, None] == np.arange(3), 1.0, -1.0)
-    reference = Ridge(alpha=penalty * len(labels)).fit(standard, targets).predict(standard)
+    weights = (len(labels) / 3 / np.bincount(labels))[labels]
+    ridge = Ridge(alpha=penalty * len(labels)).fit(standard, targets, sample_weight=weights)
+    reference = ridge.predict(standard)
     np.testing.assert_allclose(model.decision_function(features), reference, atol=1e-6)
+
+
+@pytest.mark.parametrize("classifier", ["ridge", "logistic"])
+def test_a_heavy_penalty_does_not_say_one_class_of_all(classifier, monkeypatch):
+    """Of training recordings two in three are well: scores shrunk to nothing are still in order."""
+    features, labels, group = clusters(2, subjects=40, strength=1.0)
+    kept = (labels == 0) | (np.arange(len(labels)) % 4 == 1)
+    monkeypatch.setattr(probes, f"{classifier.upper()}_PENALTIES", np.array([100.0]))
+    found = probes.probe(features[kept], labels[kept], group[kept], classifier=classifier)
+    recalls = [np.mean(found.scores.argmax(axis=1)[found.true == c] == c) for c in range(2)]
+    assert min(recalls) > 0.5
 
 
 def test_penalty_is_heavy_where_there_is_nothing_to_find():
@@ -94,12 +141,27 @@ def test_a_class_that_is_missing_from_training_is_told_and_never_found():
     classes = ["hunger", "pain", "belly_pain"]
     found = probes.probe(features, labels, group, splits=splits, classes=classes)
     assert "no training recording is of 'belly_pain', so its 9 test" in found.warnings[0]
-    assert not np.any(found.scores.argmax(axis=1) == 2)
-    assert np.isfinite(found.scores).all()
+    assert not np.any(metrics.winners(found.scores) == 2)
+    assert np.isnan(found.scores[:, 2]).all() and np.isfinite(found.scores[:, :2]).all()
+
+
+def test_a_class_of_one_subject_does_not_move_chance(monkeypatch):
+    """It is lacking where it is scored: a lowest score of its own would be an AUC of nought."""
+    monkeypatch.setattr(probes, "RIDGE_PENALTIES", np.array([1.0]))  # quicker
+    found = []
+    for seed in range(10):
+        features, _, group = clusters(subjects=30, each=4, strength=0.0, seed=seed)
+        kinds = np.arange(30) % 2
+        kinds[28:] = 2, 3
+        result = probes.probe(features, kinds[group], group)
+        once = np.ones((1, len(group)))
+        found.append(metrics.macro_auc(result.true, result.scores, once)[0])
+    assert np.mean(found) == pytest.approx(0.5, abs=0.1)
 
 
 def test_few_subjects_are_told():
-    assert any("12 test subjects" in said for said in probes.probe(*clusters()).warnings)
+    (said,) = probes.probe(*clusters()).warnings
+    assert "only 12 scored subject(s)" in said
     assert not probes.probe(*clusters(subjects=25, each=6)).warnings
 
 
@@ -119,6 +181,28 @@ def test_mistakes_are_named(labels, subjects, splits, named):
     features = np.random.default_rng(0).normal(size=(len(labels), 3))
     with pytest.raises(UserError, match=named):
         probes.probe(features, labels, subjects, splits=splits)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(value):
+    features, labels, group = clusters()
+    features[[3, 50], 1] = value
+    with pytest.raises(UserError, match=r"2 of 108 .* embeddings .* rows 3, 50:"):
+        probes.probe(features, labels, group)
+    with pytest.raises(UserError, match="recordings 103, 150:"):
+        probes.probe(features, labels, group, recordings=100 + np.arange(108))
+
+
+def test_scores_that_are_not_finite_are_refused(monkeypatch):
+    """However they came about; of a class that was not learnt they are none."""
+    scores = probes._scores
+
+    def broken(model, features, classes):
+        return scores(model, features, classes) * np.where(np.arange(classes) == 1, np.inf, 1.0)
+
+    monkeypatch.setattr(probes, "_scores", broken)
+    with pytest.raises(UserError, match="scores that are not finite"):
+        probes.probe(*clusters())
 
 
 def test_nearest_neighbour_of_another_subject():

@@ -184,6 +184,15 @@ def test_markdown_and_report_hold_every_line(full, tmp_path):
         assert "nan" not in text
 
 
+@pytest.mark.parametrize(("people", "starred"), [(5, False), (6, True)])
+def test_no_star_of_a_handful_of_subjects(full, tmp_path, people, starred):
+    few = tuple(dataclasses.replace(task, n_test_subjects=people) for task in full.tasks)
+    _, markdown = written(dataclasses.replace(full, tasks=few), tmp_path)
+    for gain in [line.difference["macro_auc"] for line in full.lines if line.difference]:
+        assert (f"{gain.value:+.3f}* [" in markdown) == starred
+    assert ("+0.125* [" in markdown) == starred and "+0.125" in markdown
+
+
 def test_report_asks_for_nothing_and_escapes(full, tmp_path):
     page, markdown = written(full, tmp_path)
     assert not page.all("script", "iframe", "object", "embed", "form")

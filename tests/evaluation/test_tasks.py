@@ -66,7 +66,7 @@ def test_fewer_labels_are_some_of_more_to_train_on_and_to_choose_by():
 def test_a_subject_in_two_splits_is_refused():
     whole = index(("train", "test"))
     whole.splits[:4] = ["train", "train", "test", "test"]
-    with pytest.raises(UserError, match="'s00'"):
+    with pytest.raises(UserError, match="as 's00'"):
         tasks.divide(whole, recipe())
 
 

@@ -60,8 +60,9 @@ def _band(true: np.ndarray, score: np.ndarray, subjects: np.ndarray) -> np.ndarr
             there = weights > 0
             fall, rise, _ = roc_curve(true[there], score[there], sample_weight=weights[there])
             curves.append(np.interp(_GRID, fall, rise))
-    tail = (1 - bootstrap.LEVEL) / 2
-    return np.quantile(curves, [tail, 1 - tail], axis=0)
+    if not curves:  # all are of one class
+        return np.full((2, len(_GRID)), np.nan)
+    return np.quantile(curves, bootstrap.quantiles(len(set(subjects))), axis=0)
 
 
 def roc_figure(

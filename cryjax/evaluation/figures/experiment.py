@@ -136,7 +136,7 @@ def label_efficiency_figure(
     for row, style in styles.items():
         (handles[row],) = grid[0, 0].plot([], [], **style, lw=1.3, ms=5.5, label=row)
     # One panel is too narrow for both in a line.
-    parts = "training labels: share and recordings", "bars: 95 % intervals over subjects"
+    parts = "training subjects: share, and recordings", "bars: 95 % intervals over subjects"
     figure.supxlabel(("\n" if len(methods) == 1 else "; ").join(parts), fontsize=9)
     figure.legend(
         handles.values(),
@@ -149,26 +149,33 @@ def label_efficiency_figure(
     return save(figure, path, note, dpi=160)
 
 
-def _roc(true: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _roc(true: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """The ROC curve of two classes, or the mean over the classes of one-against-rest curves.
 
-    The area under that mean is the macro AUC. Classes that are not there are left out.
+    The area under that mean is the macro AUC, from the same recordings: of a class, those that have
+    a score for it. Classes that are not there, or have no rest, are left out.
 
     Args:
-      true: int [recordings], of two classes at least.
+      true: int [recordings].
       scores: [recordings, classes].
 
     Returns:
-      [points] of 1 − specificity, [points] of sensitivity.
+      [points] of 1 − specificity, [points] of sensitivity; None where no class is left.
     """
-    if scores.shape[1] == 2:
-        return roc_curve(true, np.subtract(scores[:, 1], scores[:, 0], dtype=float))[:2]
     grid = np.linspace(0, 1, 501)
-    curves = [
-        np.interp(grid, *roc_curve(true == label, scores[:, label])[:2])
-        for label in np.unique(true)
-    ]
-    return np.append(0, grid), np.append(0, np.mean(curves, axis=0))
+    curves = []
+    detector = scores.shape[1] == 2
+    for label in [1] if detector else np.unique(true):
+        score = scores[:, label]
+        if detector:
+            score = np.subtract(score, scores[:, 0], dtype=float)
+        kept = np.isfinite(score)
+        if len(set(true[kept] == label)) == 2:
+            curve = roc_curve(true[kept] == label, score[kept])[:2]
+            if detector:
+                return curve
+            curves.append(np.interp(grid, *curve))
+    return (np.append(0, grid), np.append(0, np.mean(curves, axis=0))) if curves else None
 
 
 def rocs_figure(
@@ -183,7 +190,7 @@ def rocs_figure(
     Args:
       path: of the PNG.
       found: row -> true int [recordings] and scores [recordings, classes]; no curve is drawn where
-        all are of one class or scores are not finite.
+        all that have a score are of one class.
       title: over it.
       note: for the corner.
     """
@@ -196,9 +203,8 @@ def rocs_figure(
         said = f"{100 * metrics.SPECIFICITY:.0f} % specificity"
         ax.text(1.015 - metrics.SPECIFICITY, 0.0, said, fontsize=7, color=GREY, rotation=90)
     for row, style in _row_styles(list(found)).items():
-        true, scores = found[row]
-        if len(np.unique(true)) > 1 and np.isfinite(scores).all():
-            curve = _roc(true, scores)
+        curve = _roc(*found[row])
+        if curve:
             ax.plot(*curve, color=style["color"], ls=style["ls"], lw=1.5, label=row)
     ax.set_xlabel("1 − specificity", fontsize=9)
     ax.set_ylabel("sensitivity" if detector else "sensitivity, mean over the classes", fontsize=9)

@@ -1,0 +1,50 @@
+"""What is said of classified recordings: nothing of probabilities that are none."""
+
+import types
+
+import numpy as np
+import pytest
+
+from cryjax.command.errors import UserError
+from cryjax.evaluation import judge, tasks
+from cryjax.evaluation.embeddings import Embeddings
+
+CONFIG = types.SimpleNamespace(resamples=20, seed=0)
+TASK = tasks.Task(types.SimpleNamespace(), ("ill", "well"), False)
+
+
+def classified(subjects=12, each=3):
+    """Of subjects of one label each, every other one ill."""
+    group = np.repeat(np.arange(subjects), each)
+    ill = np.random.default_rng(0).random(len(group))
+    labels = np.array(["ill", "well"])[group % 2]
+    return Embeddings(
+        np.stack([ill, 1 - ill], axis=1), 100 + np.arange(len(group)), labels, group.astype(str)
+    )
+
+
+def test_probabilities_that_are_not_finite_are_refused():
+    found = classified()
+    found.features[7] = np.nan
+    with pytest.raises(UserError, match=r"1 of 36 recordings .* recordings 107:"):
+        judge.summarise(found, TASK, CONFIG)
+
+
+def test_few_subjects_are_told():
+    result = judge.summarise(classified(), TASK, CONFIG)
+    assert any("only 12 scored" in said for said in result["warnings"])
+
+
+def test_subjects_of_one_label_are_counted_too():
+    """Each once, by the mean of its recordings: as where those are all that there is."""
+    found = classified()
+    result = judge.summarise(found, TASK, CONFIG)
+    mean = np.stack([found.features[n : n + 3].mean(axis=0) for n in range(0, 36, 3)])
+    rest = (part[::3] for part in (found.recordings, found.labels, found.subjects))
+    alone = Embeddings(mean, *rest)
+    assert result["by_subject"]["n_recordings"] == 12
+    expected = judge.summarise(alone, TASK, CONFIG)
+    for name in (*result["intervals"], "intervals"):
+        assert result["by_subject"][name] == expected[name], name
+    found.labels[0] = "well"
+    assert "by_subject" not in judge.summarise(found, TASK, CONFIG)
