@@ -86,7 +86,7 @@ def of_recordings(splits=("train",), people=30, each=4):
         np.char.mod("s%d", group),
     )  # fmt: skip
     return types.SimpleNamespace(
-        sample_rate=8000, label_names=("ill", "well"), directory="DATA", synthetic=False,
+        sample_rate=8000, label_names=("ill", "well"), directory="DATA", synthetic=False, alone=0, subject_key="",
         index=lambda: index, at=lambda index: index,
     )  # fmt: skip
 
