@@ -119,7 +119,7 @@ def cautions(true: np.ndarray, subjects: np.ndarray, labels: Sequence[str]) -> l
         )
     held = subjects_per_class(true, subjects, labels)
     rare = sorted((count, label) for label, count in held.items() if count < FEW_OF_A_CLASS)
-    if rare:
+    if rare and people >= FEW_OF_A_CLASS:  # or it was said of all of them
         named = ", ".join(f"{label} {count}" for count, label in rare[:5])
         more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
         said.append(

@@ -14,10 +14,9 @@ from cryjax.command.files import whole
 from cryjax.evaluation.embeddings import Embedder, Embeddings
 from cryjax.evaluation.figures.maps import FEWEST, map_figure
 from cryjax.training.steps import TrainState
-from cryjax.training.workdir import Workdir
+from cryjax.training.workdir import PROJECTOR, Workdir
 
 MOST = 300  # examples to embed: enough for a map, and quick
-_FOLDER = "projector"
 
 
 def embeddings(workdir: Workdir, step: int, found: Embeddings, *, note: str) -> None:
@@ -26,7 +25,7 @@ def embeddings(workdir: Workdir, step: int, found: Embeddings, *, note: str) -> 
         return
     # A tab or a new line would be another column or row.
     labels = [" ".join(label.split()) or "(none)" for label in found.labels]
-    folder = workdir.path / _FOLDER / f"{step:08d}"
+    folder = workdir.path / PROJECTOR / f"{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
     rows = ("\t".join(f"{x:.5g}" for x in row) for row in found.features)
     (folder / "tensors.tsv").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
@@ -59,7 +58,7 @@ def _describe(home: pathlib.Path) -> None:
         f'embeddings {{\n  tensor_name: "step {int(path.parent.name)}"\n'
         f'  tensor_path: "{path.relative_to(home).as_posix()}"\n'
         f'  metadata_path: "{path.with_name("metadata.tsv").relative_to(home).as_posix()}"\n}}\n'
-        for path in sorted((home / _FOLDER).glob("*/tensors.tsv"))
+        for path in sorted((home / PROJECTOR).glob("*/tensors.tsv"))
     ]
     with whole(home / "projector_config.pbtxt") as file:
         file.write("".join(entries))

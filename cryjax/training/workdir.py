@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import pathlib
+import shutil
 import struct
 import time
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,7 @@ MAY_CHANGE = (
     "parallel",
 )
 
+PROJECTOR = "projector"  # embeddings for TensorBoard, a folder for each step
 LEFT_BY_A_RUN = ("checkpoints/[0-9]*", "metrics.jsonl", "result.json")
 
 
@@ -123,8 +125,13 @@ class Workdir:
         return read_metrics(self.metrics_file)
 
     def rewind(self, step: int) -> None:
-        """Drops the metrics after `step`: a resumed run will write them again."""
-        if not self.writes or not self.metrics_file.exists():
+        """Drops metrics and embeddings after `step`: a resumed run will write them again."""
+        if not self.writes:
+            return
+        for folder in (self.path / PROJECTOR).glob("[0-9]*"):
+            if int(folder.name) > step:
+                shutil.rmtree(folder)
+        if not self.metrics_file.exists():
             return
         kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
         with whole(self.metrics_file) as file:

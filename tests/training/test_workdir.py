@@ -8,7 +8,7 @@ from PIL import Image
 
 import programs
 from cryjax.command.errors import UserError
-from cryjax.training.workdir import Workdir
+from cryjax.training.workdir import PROJECTOR, Workdir
 
 
 def test_metrics_are_appended_and_rewound(tmp_path):
@@ -21,6 +21,17 @@ def test_metrics_are_appended_and_rewound(tmp_path):
     assert [line["step"] for line in again.metrics()] == [1, 2, 3]
     again.log(4, {"loss": 9.0})
     assert again.metrics()[-1] == {"step": 4, "loss": 9.0}
+
+
+def test_embeddings_of_steps_that_will_be_made_again_are_dropped(tmp_path):
+    workdir = Workdir(tmp_path, {})
+    for step in (0, 4, 8):
+        (tmp_path / PROJECTOR / f"{step:08d}").mkdir(parents=True)
+    workdir.rewind(4)
+    assert sorted(path.name for path in (tmp_path / PROJECTOR).iterdir()) == [
+        "00000000",
+        "00000004",
+    ]
 
 
 def test_a_metric_that_is_no_number_is_left_out(tmp_path):
