@@ -177,10 +177,11 @@ class Prepared:
     @property
     def fingerprint(self) -> str:
         """What it is made of and holds, as JSON; the same when it is prepared again of the same."""
-        info = {**(read_info(self.directory) or {}), "version": ""}
+        info = read_info(self.directory) or {}
         # The files' times of change are in that of a manifest, and another copy has others.
-        info["inputs"] = {k: v for k, v in info["inputs"].items() if k != "manifest"}
-        return json.dumps(info, sort_keys=True)
+        inputs = {name: value for name, value in info["inputs"].items() if name != "manifest"}
+        held = self.sample_rate, self.segment_seconds, self.label_names, self.counts
+        return json.dumps([inputs, held], sort_keys=True)
 
     def at(self, index: Index) -> Chosen:
         """Random access to the examples of an index."""
