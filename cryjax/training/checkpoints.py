@@ -187,8 +187,12 @@ class Checkpoints:
         self._manager.save(step, args=args.Composite(meta=args.JsonSave(meta), **saved), force=True)
 
     def check(self) -> None:
-        """Raises what went wrong in a save, as soon as that is known; does not wait."""
-        self._manager.check_for_errors()
+        """Raises what went wrong in a save, as soon as that is known; does not wait.
+
+        Not by the manager's `check_for_errors`: a thread of its own has taken the error by then.
+        """
+        if not self._manager.is_saving_in_progress():
+            self._manager.wait_until_finished()
 
     def rewind(self, step: int) -> None:
         """Deletes what was saved after `step`: a resumed run will make it again."""

@@ -1,11 +1,14 @@
 """Checkpoints give back what was saved, part by part, and name what does not fit."""
 
+import time
+
 import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from orbax.checkpoint._src.serialization import serialization
 
 from cryjax.audio import frontend
 from cryjax.command.errors import Unavailable, UserError
@@ -164,6 +167,23 @@ def test_a_checkpoint_that_only_some_can_read_is_not_set_aside(run, states, monk
     with pytest.raises(Unavailable, match=r"3: process 1 of this job cannot read it"):
         saved.restore(states[0], parallel.Parallel().replicated)
     assert saved.latest == 3
+
+
+def test_a_save_that_failed_is_known_without_another(run, states, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    saved = checkpoints.Checkpoints(run)
+    saved.check()
+    with monkeypatch.context() as patch:
+        patch.setattr(serialization, "async_serialize_from_host", fail)
+        saved.save(states[0], 4, META)
+        deadline = time.monotonic() + 30
+        with pytest.raises(OSError, match="No space left"):
+            while time.monotonic() < deadline:
+                saved.check()
+                time.sleep(0.05)
+    assert checkpoints.Checkpoints(run).latest == 3
 
 
 def test_processes_that_went_apart_are_told_at_a_save(run, states, monkeypatch, caplog):
