@@ -6,7 +6,7 @@
 Cost: two cores embedded 3000 spoken digits in 5 s with the encoder below, compilation included, and
 do so twice.
 Number to expect: more than the one printed beside it, that of the same encoder untrained, which is
-the floor that any pre-training must beat. On spoken digits of unseen speakers 0.721 and 0.488
+the floor that any pre-training must beat. On spoken digits of unseen speakers 0.688 and 0.488
 (chance 0.100) after the 600 steps of configs/pretrain_small.py; cryjax/evaluation/README.md has
 the commands.
 Values: a ridge classifier in closed form, its penalty chosen inside the training subjects; five

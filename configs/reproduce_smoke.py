@@ -6,10 +6,10 @@ General sounds with the kinds of their events, a large unlabelled set of cries, 
 of other newborns for two tasks: injury (one newborn in ten) and triggers. It shows that all of it
 works; no number of it is about infants.
 
-Cost: 14.4 minutes of two cores.
-Number to expect: macro AUC of a probe of triggers with 5 % of the labels 0.668 from scratch, 0.662
-supervised, 0.745 SimCLR, 0.846 and 0.815 adapted; with all of them 0.849, 0.862, 0.898, 0.920,
-0.910. cryjax/evaluation/README.md has the intervals, and what does not follow the paper.
+Cost: 19 minutes of two cores beside other work.
+Number to expect: macro AUC of a probe of triggers with 5 % of the labels 0.664 from scratch, 0.677
+supervised, 0.737 SimCLR, 0.836 and 0.842 adapted; with all of them 0.849, 0.865, 0.903, 0.917,
+0.918. cryjax/evaluation/README.md has the intervals, and what does not follow the paper.
 Values: pretrain_small.py and finetune.py, cut to the time; both ways of pre-training see the same
 number of views.
 """
