@@ -97,19 +97,28 @@ def test_what_is_kept_is_the_moving_average(tuned):
     assert not np.array_equal(best[kernel], last[kernel])
 
 
-def test_probe_reads_the_best_and_refuses_whom_it_was_trained_on(tuned, prepared, tmp_path):
+def probe_of(run, data, folder):
+    """The command of a probe of a run."""
+    return (
+        "linear_probe", "--config=configs/linear_probe.py", "--config.resamples=50",
+        f"--workdir={folder}", f"--config.init={run}", f"--config.data={data}",
+        "--config.floor=False", "--config.folds=2",
+    )  # fmt: skip
+
+
+def test_a_probe_of_those_whose_labels_it_learnt_is_refused(tuned, prepared, tmp_path):
+    said = programs.refuse(*probe_of(tuned[0], prepared, tmp_path))
+    assert "whose labels" in said and "would be of its training set" in said
+
+
+@pytest.mark.slow
+def test_probe_reads_the_best(tuned, tmp_path):
     run, others = tuned[0], tmp_path / "others"
     programs.succeed(
         "prepare", "--synthetic=cries", "--examples=40", "--synthetic_seed=1",
         "--sample_rate=8000", f"--out={others}",
     )  # fmt: skip
-    command = (
-        "linear_probe", "--config=configs/linear_probe.py", "--config.resamples=50",
-        f"--config.init={run}", "--config.floor=False", "--config.folds=2",
-    )  # fmt: skip
-    done = programs.succeed(*command, f"--config.data={others}", f"--workdir={tmp_path / 'a'}")
-    said = programs.refuse(*command, f"--config.data={prepared}", f"--workdir={tmp_path / 'b'}")
-    assert "whose labels" in said and "would be of its training set" in said
+    done = programs.succeed(*probe_of(run, others, tmp_path / "probe"))
     assert f"encoder leaves of step {result(run)['best_step']}" in done.stderr
 
 
