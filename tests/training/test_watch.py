@@ -15,10 +15,10 @@ def test_a_wait_is_told_of_once_and_only_where_that_is_asked_for(caplog):
         with watch.over("no batch for step 1", "does the disk answer?"):
             pass
         with watch.over("no end of step 1"):
-            time.sleep(0.5)
+            time.sleep(1.0)
         assert not caplog.text
         with watch.over("no batch for step 2", "does the disk answer?"):
-            time.sleep(0.5)
+            time.sleep(1.0)
     assert caplog.text.count("no batch for step 2") == caplog.text.count("the disk answer?") == 1
 
 
