@@ -166,8 +166,7 @@ def open_data(config: Any) -> Data:
     )
     warnings = tasks.missing(task, division)
     if config.init:
-        scored = division.test if len(division.test) else division.validation
-        warnings += leakage.check(config.init, prepared, scored.subjects)
+        warnings += leakage.check(config.init, prepared, division.scored.subjects)
     return Data(task, division, synthetic, warnings)
 
 
@@ -200,8 +199,7 @@ def run(
     workdir = start.open_workdir(workdir_path, config, task.prepared.fingerprint)
     judge = Judge(task, parts, config, devices)
     best_step = train(config, data, parts, spread, workdir, judge, devices, stop)
-    scored = division.test if len(division.test) else division.validation
-    found = judge.of_run(workdir_path, scored)
+    found = judge.of_run(workdir_path, division.scored)
     result = result_of(config, data, found, best_step)
     if workdir.writes:
         report(workdir, result, found, task)

@@ -98,8 +98,7 @@ def embed(
         devices=devices,
     )
     found = embedder(pretrained.variables, prepared.at(kept), shown=True)
-    _, first = np.unique(kept.recordings, return_index=True)
-    return found, kept.splits[first]
+    return found, kept.by_recording.splits
 
 
 def digest(variables: Any) -> str:

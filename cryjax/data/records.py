@@ -58,6 +58,11 @@ class Index:
         """The examples that a mask, or places, choose."""
         return Index(**{f.name: getattr(self, f.name)[chosen] for f in dataclasses.fields(self)})
 
+    @property
+    def by_recording(self) -> "Index":
+        """The first example of each recording, in the order of the recordings' numbers."""
+        return self[np.unique(self.recordings, return_index=True)[1]]
+
 
 class Source:
     """Random access to the examples of a split, with text as `str`; the audio is read-only."""

@@ -10,8 +10,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from cryjax.audio import frontend
 from cryjax.command.errors import UserError
 from cryjax.command.files import write_json
@@ -103,7 +101,7 @@ class Datasets:
         own = set(index.splits)
         if not self._config.folds:
             return len(own) if folds.has_own_folds(own) else 1
-        of = index[np.unique(index.recordings, return_index=True)[1]]
+        of = index.by_recording
         made = folds.grouped_folds(
             of.labels, of.subjects, self._config.folds, self._config.fold_seed
         )

@@ -194,7 +194,7 @@ def comparisons(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[r
 def task_of(name: str, task: tasks.Task, tested: Found) -> results.Task:
     index = task.prepared.index()
     index = index[index.labels != ""]
-    index = index[np.unique(index.recordings, return_index=True)[1]]
+    index = index.by_recording
     true = task.true(index.labels)
 
     def held(label: int) -> tuple[int, int, int, int]:

@@ -277,8 +277,7 @@ def _also_renamed(names: set[str]) -> set[str]:
 
 
 def _of_fold(folder: str, fold: int, folds: int, seed: int) -> set[str]:
-    index = open_prepared(folder).index()
-    index = index[np.unique(index.recordings, return_index=True)[1]]
+    index = open_prepared(folder).index().by_recording
     index = index[index.labels != ""]
     parts = grouped_folds(index.labels, index.subjects, folds, seed)
     if fold >= len(parts):

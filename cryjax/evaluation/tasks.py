@@ -86,6 +86,11 @@ class Division:
     validation: Index
     test: Index
 
+    @property
+    def scored(self) -> Index:
+        """Whom the numbers are of: those for testing or, where there are none, for validation."""
+        return self.test if len(self.test) else self.validation
+
 
 def divide(index: Index, config: Any) -> Division:
     """Divides labelled examples by recording, and recordings by subject, as the config says.
@@ -93,8 +98,7 @@ def divide(index: Index, config: Any) -> Division:
     Raises:
       UserError: where there is nothing to train on, or nothing by which to judge it.
     """
-    _, first = np.unique(index.recordings, return_index=True)
-    of = index[first]
+    of = index.by_recording
     validation = np.array([], int)
     if config.folds or folds.has_own_folds(of.splits):
         parts = (
@@ -186,8 +190,7 @@ def missing(task: Task, division: Division) -> list[str]:
                 "the validation recordings have only one class, so no step can be chosen by them: "
                 "the last is taken"
             )
-    scored = division.test if len(division.test) else division.validation
-    held = np.any(targets_of(scored.labels, task.classes), axis=0)
+    held = np.any(targets_of(division.scored.labels, task.classes), axis=0)
     if not held.all():
         names = [name for name, found in zip(task.classes, held, strict=True) if not found]
         said.append(f"no scored recording has class {', '.join(names)}: no metric covers it")

@@ -113,6 +113,7 @@ class Checkpoints:
           meta: of the checkpoint that was restored; empty before.
         """
         self.meta: dict[str, Any] = {}
+        self._saving = False  # whether a save was begun of which `check` does not know the end
         self._folder = workdir.absolute() / folder
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -185,13 +186,15 @@ class Checkpoints:
         meta = {**meta, "step": step, "checksums": sums}
         saved = {name: args.StandardSave(tree) for name, tree in items.items()}
         self._manager.save(step, args=args.Composite(meta=args.JsonSave(meta), **saved), force=True)
+        self._saving = True
 
     def check(self) -> None:
         """Raises what went wrong in a save, as soon as that is known; does not wait.
 
         Not by the manager's `check_for_errors`: a thread of its own has taken the error by then.
         """
-        if not self._manager.is_saving_in_progress():
+        if self._saving and not self._manager.is_saving_in_progress():
+            self._saving = False  # once for each save: it writes lines to the log, every step
             self._manager.wait_until_finished()
 
     def rewind(self, step: int) -> None:

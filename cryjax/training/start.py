@@ -28,7 +28,7 @@ def inputs_of(data: str) -> dict[str, str]:
     """What a run's numbers depend on beside its config, by name: versions, and digests of texts.
 
     Args:
-      data: all that was written about the datasets when they were made.
+      data: what the datasets are made of and hold, as of `Prepared.fingerprint`.
     """
     home = pathlib.Path(__file__).parents[1]
     sources = {
