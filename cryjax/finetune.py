@@ -45,8 +45,21 @@ from cryjax.training.stopping import Stop
 from cryjax.training.workdir import Workdir
 
 
-def as_trained(config: Any) -> Any:
-    """The config with the encoder, front end and window of the run that `config.init` names.
+def origin(config: Any, workdir: str) -> dict[str, Any] | None:
+    """The meta that tells of the encoder that a run begins from; None from scratch.
+
+    That of its own checkpoint, where it has one: `config.init` may be gone when it goes on.
+    """
+    if not config.init:
+        return None
+    try:
+        return checkpoints.read_meta(workdir)
+    except UserError:
+        return checkpoints.read_meta(config.init)
+
+
+def as_trained(config: Any, meta: dict[str, Any] | None) -> Any:
+    """The config with the encoder, front end and window of `origin`.
 
     Without one, with the encoder's rates those of the head: nothing was learnt that a low rate
     would keep.
@@ -57,10 +70,9 @@ def as_trained(config: Any) -> Any:
             "random weights; give --config.init=RUN, or take 0"
         )
     config = config.copy_and_resolve_references()
-    if not config.init:
+    if meta is None:
         config.encoder_rate = config.layer_decay = 1.0
         return config
-    meta = checkpoints.read_meta(config.init)
     config.encoder.update(meta["config"]["encoder"])
     config.front_end = meta["config"]["front_end"]
     config.crop.seconds = meta["config"]["crop"]["seconds"]
@@ -137,8 +149,12 @@ def result_of(config: Any, data: Data, found: Embeddings, best_step: int | None)
     }
 
 
-def open_data(config: Any) -> Data:
+def open_data(config: Any, meta: dict[str, Any] | None) -> Data:
     """The task of `config.data`, and who is trained on, chosen by and scored.
+
+    Args:
+      config: as of `as_trained`.
+      meta: as of `origin`.
 
     Raises:
       UserError: where the dataset does not suit the config.
@@ -161,9 +177,7 @@ def open_data(config: Any) -> Data:
             f"config.patience={config.patience} waits for a better score, and there is none: set "
             "config.validation and config.evaluate_every, or patience=0"
         )
-    synthetic = prepared.synthetic or (
-        bool(config.init) and bool(checkpoints.read_meta(config.init)["synthetic"])
-    )
+    synthetic = prepared.synthetic or (meta is not None and bool(meta["synthetic"]))
     warnings = tasks.missing(task, division)
     if config.init:
         warnings += leakage.check(config.init, prepared, division.scored.subjects)
@@ -188,8 +202,9 @@ def run(
     Returns:
       The content of result.json.
     """
-    config = as_trained(config)
-    data = open_data(config)
+    meta = origin(config, workdir_path)
+    config = as_trained(config, meta)
+    data = open_data(config, meta)
     task, division = data.task, data.division
     spread = parallel.Parallel(config.parallel, devices)
     mixing = "'mix'" if "mix" in config.transforms else "mixup" if config.mixup else ""

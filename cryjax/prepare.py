@@ -127,13 +127,13 @@ def from_rows() -> tuple[dict[str, Any], list[Row], list[str]]:
         rows = read_manifest(source, _LABEL_COLUMN.value)
         check_inside(rows, source, _ALLOW_DIR.value)
     others = [row for other in _EXCLUDE.value for row in read_manifest(other)]
-    excluded = {row.subject for row in others}
+    excluded = {row.subject_id for row in others}
     files = {os.path.normpath(row.path) for row in others}
     # A subject of whom one file is excluded is excluded, whatever it is called there.
-    excluded |= {row.subject for row in rows if os.path.normpath(row.path) in files}
-    kept = [row for row in rows if row.subject not in excluded]
+    excluded |= {row.subject_id for row in rows if os.path.normpath(row.path) in files}
+    kept = [row for row in rows if row.subject_id not in excluded]
     if _EXCLUDE.value:
-        gone = {row.subject for row in rows} & excluded
+        gone = {row.subject_id for row in rows} & excluded
         if not gone:
             raise UserError(
                 f"--exclude={','.join(_EXCLUDE.value)}: none of its subjects or files is in "
@@ -147,7 +147,7 @@ def from_rows() -> tuple[dict[str, Any], list[Row], list[str]]:
     chosen = (
         [row.split for row in kept]
         if kept[0].split
-        else deal([row.subject for row in kept], [row.label for row in kept])
+        else deal([row.subject_id for row in kept], [row.label for row in kept])
     )
     inputs = {"manifest": preparing.fingerprint(kept)}
     if _CORPUS.value:
@@ -292,7 +292,7 @@ def main(_: list[str]) -> None:
             inputs, rows, chosen = from_rows()
             key = read_key()
             renamed = [
-                dataclasses.replace(row, subject=subjects.pseudonym(row.subject, key))
+                dataclasses.replace(row, subject=subjects.pseudonym(row.subject_id, key))
                 for row in rows
             ]
             inputs["subject_key"] = subjects.fingerprint(key)
@@ -320,7 +320,6 @@ def main(_: list[str]) -> None:
             inputs=inputs,
             synthetic=bool(_SYNTHETIC.value),
             subject_key=inputs.get("subject_key", ""),
-            alone=sum(row.alone for row in rows),
             shards=_SHARDS.value,
         )
         if _BEAM_RUNNER.value:

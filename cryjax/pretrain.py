@@ -138,12 +138,13 @@ class Pictures:
     note: str
 
     def __call__(self, state: steps.TrainState, step: int) -> None:
-        if step:
-            drawn = io.BytesIO()
-            self.viewed.draw(drawn, step, self.note)
-            self.workdir.image(step, "views", drawn.getvalue())
-        else:  # those are drawn
-            self.workdir.image(step, "views", self.workdir.figure("views").read_bytes())
+        drawn = io.BytesIO()
+        self.viewed.draw(drawn, step, self.note)
+        self.workdir.image(step, "views", drawn.getvalue())
+        if not step:  # those that `--views` shows
+            path = self.workdir.figure("views")
+            path.write_bytes(drawn.getvalue())
+            logging.info("views: %s", path)
         if self.labelled is not None:
             pictures.of_state(
                 state,
@@ -277,12 +278,9 @@ def run(
     workdir = start.open_workdir(workdir_path, config, written)
     clips = loader.Clips(data.weighted, samples=parts.plan.clip_samples, seed=config.seed)
     viewed = Viewed(clips, config, jax.random.key(config.seed))
-    pictured = parts.plan.in_steps(config.pictures_every) > 0
-    # Drawn anew while nothing was trained: the config may have been another.
-    if workdir.writes and (views or (workdir.fresh and pictured)):
-        path = viewed.draw(workdir.figure("views"), 0, data.note)
-        logging.info("views: %s", path)
     if views:
+        if workdir.writes:
+            logging.info("views: %s", viewed.draw(workdir.figure("views"), 0, data.note))
         return
     train(config, data, parts, spread, workdir, viewed, devices, stop)
     if workdir.writes:

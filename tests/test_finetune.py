@@ -97,6 +97,24 @@ def test_what_is_kept_is_the_moving_average(tuned):
     assert not np.array_equal(best[kernel], last[kernel])
 
 
+def test_goes_on_where_the_run_that_it_began_from_is_gone(tuned, pretrained, prepared):
+    run, _ = tuned
+    before = result(run)
+    kept = pretrained.rename(pretrained.with_name("elsewhere"))
+    try:
+        done = programs.succeed(
+            "finetune", *TINY, f"--workdir={run}", f"--config.init={pretrained}",
+            f"--config.data={prepared}", "--config.average_decay=0.5",
+            "--config.evaluate_every=12 steps",
+        )  # fmt: skip
+    finally:
+        kept.rename(pretrained)
+    assert "going on from step 12" in done.stderr
+    found = result(run)
+    assert [found.pop("warnings"), before.pop("warnings")][0][0].endswith("is gone")
+    assert found == before
+
+
 def probe_of(run, data, folder):
     """The command of a probe of a run."""
     return (

@@ -85,6 +85,7 @@ def recordings(
         # -1 is TFDS's own mark of an example without a label.
         labelled = label_name is not None and example[label_name] >= 0
         label = features[label_name].int2str(example[label_name]) if labelled else ""
-        subject = f"{split}/{index}" if subject_name is None else example[subject_name]
+        own = f"{builder.info.full_name}/{split}/{index}"
+        subject = own if subject_name is None else example[subject_name]
         subject = subject.decode() if isinstance(subject, bytes) else str(subject)
         yield Recording(first + index, usable, label, subject, reason, subject_name is None)

@@ -191,7 +191,6 @@ class Preparation:
       inputs: what the dataset is made of, to be known again by.
       synthetic: whether the audio is made rather than recorded.
       subject_key: fingerprint of the key of `data.subjects`; '' for subjects under their own names.
-      alone: how many recordings had no subject, and so count as one each.
       shards: files of each split; None lets TFDS choose by size.
     """
 
@@ -203,7 +202,6 @@ class Preparation:
         inputs: Mapping[str, Any],
         synthetic: bool,
         subject_key: str = "",
-        alone: int = 0,
         shards: int | None = None,
     ):
         self.sample_rate = sample_rate
@@ -211,7 +209,6 @@ class Preparation:
         self._inputs = inputs
         self._synthetic = synthetic
         self._subject_key = subject_key
-        self._alone = alone
         self._shards = shards
         self._accounts: dict[int, tuple[str, Account]] = {}  # number -> split and account
 
@@ -252,18 +249,14 @@ class Preparation:
             writing.Writer(directory) as writer,
             Progress("recording", total, unit="recordings") as progress,
         ):
-            filled = {}
-            for split, recordings in streams.items():
-                # TFDS refuses an empty split; whether one is empty shows when its first recordings
-                # have been decoded.
-                examples = self._examples(split, recordings, progress)
-                first = next(examples, None)
-                if first is not None:
-                    filled[split] = itertools.chain([first], examples)
-            return self.finish(writer, self.write(writer, filled))
+            examples = {
+                split: self._examples(split, recordings, progress)
+                for split, recordings in streams.items()
+            }
+            return self.finish(writer, self.write(writer, examples))
 
     def write(self, writer: writing.Writer, splits: Mapping[str, Any], **beam: Any) -> pathlib.Path:
-        """Writes the examples of the splits that have any; as `writing.Writer.write`."""
+        """Writes the examples of splits; as `writing.Writer.write`."""
         if not splits:
             raise self._none(account.reason for _, account in self._accounts.values())
         return writer.write(splits, shards=self._shards, **beam)
@@ -283,12 +276,15 @@ class Preparation:
         copies, contradicting = duplicates.find(account for _, account in counted)
         skipped = {account.number: account.reason for _, account in counted if account.reason}
         skipped |= copies
-        tallies: dict[str, Tally] = collections.defaultdict(Tally)
-        for split, account in counted:
-            if account.number not in skipped:
-                tallies[split].add(account)
-        if not tallies:
+        used = [(split, account) for split, account in counted if account.number not in skipped]
+        if not used:
             raise self._none(skipped.values())
+        tallies: dict[str, Tally] = collections.defaultdict(Tally)
+        content = hashlib.sha256()
+        for split, account in used:
+            tallies[split].add(account)
+            held = account.number, split, account.label, account.subject, account.digest
+            content.update(json.dumps(held).encode() + b"\n")
         if copies:
             # Only now is it known, of the recordings of all splits and of all workers; to read and
             # write the records again takes little beside decoding.
@@ -302,7 +298,8 @@ class Preparation:
             "inputs": self._inputs,
             "skipped": len(skipped),
             "contradicting": contradicting,
-            "alone": self._alone,
+            "content": content.hexdigest(),
+            "alone": sum(account.alone for _, account in used),
             "labels": sorted(set().union(*(tally.labels for tally in tallies.values()))),
             "splits": {s: tally.summary(self.sample_rate) for s, tally in tallies.items()},
         }

@@ -186,7 +186,8 @@ class Prepared:
         # The files' times of change are in that of a manifest, and another copy has others.
         inputs = {name: value for name, value in info["inputs"].items() if name != "manifest"}
         held = self.sample_rate, self.segment_seconds, self.label_names, self.counts
-        return json.dumps([inputs, held], sort_keys=True)
+        # Datasets of earlier code have no digest of what they hold.
+        return json.dumps([inputs, held, *filter(None, [info.get("content")])], sort_keys=True)
 
     def at(self, index: Index) -> Chosen:
         """Random access to the examples of an index."""

@@ -91,7 +91,7 @@ def _write_split(
     examples: Iterable[tuple[str, dict[str, Any]]],
     shards: int | None,
     spill: pathlib.Path,
-) -> tfds.core.SplitInfo:
+) -> tfds.core.SplitInfo | None:
     """Writes the shards of a split, ordered by a hash of the keys, as TFDS orders them.
 
     TFDS would keep up to a gigabyte in memory, and needs TensorFlow for a split of more. Here every
@@ -102,6 +102,9 @@ def _write_split(
       examples: with their keys.
       shards: as for `Writer.write`.
       spill: the file on the way, as large as the split.
+
+    Returns:
+      What TFDS is to know of the split, or None where it has no example: TFDS refuses those.
     """
     hasher, places, size = hashing.Hasher(template.split), [], 0
     with spill.open("w+b") as file:
@@ -110,6 +113,8 @@ def _write_split(
             places.append((hasher.hash_key(key), size, len(record)))
             size += len(record)
             file.write(record)
+        if not places:
+            return None
         places.sort()
 
         def read(start: int, end: int) -> Iterator[bytes]:
@@ -191,7 +196,7 @@ class Writer:
                 filetype_suffix=builder.info.file_format.file_suffix,
             )
             infos.append(_write_split(template, examples, shards, self.partial / "spill"))
-        builder.info.set_splits(tfds.core.splits.SplitDict(infos))
+        builder.info.set_splits(tfds.core.splits.SplitDict(filter(None, infos)))
         builder.info.write_to_directory(written)
         return written
 

@@ -96,9 +96,9 @@ def quantiles(people: int) -> list[float]:
 def _interval(values: np.ndarray, people: int) -> list[float]:
     """The interval at `LEVEL` of [resamples] of so many subjects; those without a value left out.
 
-    Of one subject there is none: NaN.
+    Of one subject there is none, nor of a metric that no resample has: NaN.
     """
-    if people < 2:
+    if people < 2 or np.isnan(values).all():
         return [np.nan, np.nan]
     return np.nanquantile(values, quantiles(people)).tolist()
 

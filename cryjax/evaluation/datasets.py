@@ -192,11 +192,10 @@ class Datasets:
         before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         now = {}
         for name, prepared in used.items():
-            info = json.dumps(read_info(prepared.directory), sort_keys=True)
-            now[name] = hashlib.sha256(info.encode()).hexdigest()
+            now[name] = hashlib.sha256(prepared.fingerprint.encode()).hexdigest()
             if before.get(name, now[name]) != now[name]:
                 raise UserError(
-                    f"'{name}', {prepared.directory}, was prepared anew since {self._folder} was "
-                    "begun; take another --workdir"
+                    f"'{name}', {prepared.directory}, holds other recordings than when "
+                    f"{self._folder} was begun; take another --workdir, or bring those back"
                 )
         write_json(file, before | now)

@@ -226,7 +226,7 @@ def subjects_of(text: str) -> set[str]:
         folder, _, split = entry.rpartition(":")
         fold = _FOLD.fullmatch(split)
         if entry.endswith(".csv"):
-            found |= _also_renamed({row.subject for row in read_manifest(entry)})
+            found |= _also_renamed({row.subject_id for row in read_manifest(entry)})
         elif pathlib.Path(entry).is_dir():
             found |= set(open_prepared(entry).index().subjects)
         elif folder and pathlib.Path(folder).is_dir():

@@ -1,6 +1,7 @@
 """Whom an encoder has heard in training, so that no number is of them unnoticed."""
 
 import dataclasses
+import pathlib
 
 import ml_collections
 import numpy as np
@@ -35,8 +36,13 @@ def heard(run: str, key: str) -> Heard:
       run: its work directory.
       key: fingerprint of the key that subjects are to be named by.
     """
-    found = Heard()
+    found, followed = Heard(), set()
     while run:
+        folder = pathlib.Path(run).resolve()
+        if folder in followed:
+            found.unknown.append(f"{run} began from a run whose folder it has now")
+            break
+        followed.add(folder)
         try:
             meta = read_meta(run)
         except UserError:
@@ -81,9 +87,9 @@ def check(run: str, prepared: Prepared, scored: np.ndarray) -> list[str]:
     everybody, found = set(scored), heard(run, prepared.subject_key)
     if known := sorted(everybody & found.labelled):
         raise UserError(
-            f"{len(known)} of the {len(everybody)} subjects to score, as {known[0]!r}, are among "
-            f"those whose labels {run} has learnt: the numbers would be of its training set; score "
-            "other people, as those that it tested on (config.folds=0 and the split 'test')"
+            f"{len(known)} of the {len(everybody)} subjects to score, as {str(known[0])!r}, are "
+            f"among those whose labels {run} has learnt: the numbers would be of its training set; "
+            "score other people, as those that it tested on (config.folds=0 and the split 'test')"
         )
     said = []
     if known := sorted(everybody & found.unlabelled):

@@ -8,15 +8,16 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import GridSearchCV
-from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, normalize
 
 from cryjax.command.errors import TooFewLabels
+from cryjax.data.subjects import numbered
 from cryjax.evaluation import bootstrap, metrics
 from cryjax.evaluation import folds as folds_lib
 
 INNER_FOLDS = 5
+_AT_A_TIME = 1024  # recordings compared with all others
 
 
 def _from_the_middle(penalties: np.ndarray) -> np.ndarray:
@@ -275,10 +276,11 @@ def nearest_neighbour_accuracy(
     features, labels, subjects = features[kept], labels[kept], subjects[kept]
     if len(set(labels)) < 2 or len(set(subjects)) < 2:
         return None
-    right = np.zeros(len(labels), bool)
-    for subject in set(subjects):
-        own = subjects == subject
-        index = NearestNeighbors(n_neighbors=1, metric="cosine").fit(features[~own])
-        nearest = index.kneighbors(features[own], return_distance=False)[:, 0]
-        right[own] = labels[~own][nearest] == labels[own]
-    return float(right.mean())
+    features, (group, _) = normalize(features), numbered(subjects)
+    nearest = []
+    for start in range(0, len(features), _AT_A_TIME):
+        rows = slice(start, start + _AT_A_TIME)
+        similarity = features[rows] @ features.T
+        similarity[group[rows, None] == group] = -np.inf
+        nearest.append(similarity.argmax(axis=1))
+    return float(np.mean(labels[np.concatenate(nearest)] == labels))

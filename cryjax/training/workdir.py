@@ -115,11 +115,6 @@ class Workdir:
     def metrics_file(self) -> pathlib.Path:
         return self.path / "metrics.jsonl"
 
-    @property
-    def fresh(self) -> bool:
-        """Whether nothing was logged yet and this process writes, so that it has all to draw."""
-        return self.writes and not self.metrics_file.exists()
-
     def metrics(self) -> list[dict[str, float]]:
         """The lines so far."""
         return read_metrics(self.metrics_file)

@@ -22,8 +22,8 @@ class Catalogue(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
 
-    def __init__(self, examples, shape, dtype, **options):
-        self._examples, self._audio = examples, (shape, dtype)
+    def __init__(self, examples, shape, dtype, *, speakers=True, **options):
+        self._examples, self._audio, self._speakers = examples, (shape, dtype), speakers
         super().__init__(file_format="array_record", **options)
 
     def _info(self):
@@ -31,8 +31,9 @@ class Catalogue(tfds.core.GeneratorBasedBuilder):
         features = {
             "speech": tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes"),
             "trigger": tfds.features.ClassLabel(names=NAMES),
-            "speaker_id": np.int64,
         }
+        if self._speakers:
+            features["speaker_id"] = np.int64
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, _):
@@ -67,6 +68,15 @@ def test_tfds_audio_labels_and_speakers(tmp_path):
     for i, reason in (("2", "silent"), ("3", "only 0 samples")):
         assert found[i].audio is None and reason in found[i].reason
     assert {recording.number for recording in found.values()} == {5, 6, 7, 8}
+
+
+def test_recordings_of_no_speaker_are_not_those_of_another_dataset(tmp_path):
+    builder = Catalogue([{"speech": audio(2_000), "trigger": "pain"}], (None,), np.int16,
+                        data_dir=str(tmp_path), speakers=False)  # fmt: skip
+    builder.download_and_prepare()
+    opened = catalogue.open_built(str(builder.data_dir), None)
+    (found,) = catalogue.recordings(opened, "train", RATE, RATE)
+    assert found.alone and found.subject == f"{builder.info.full_name}/train/0"
 
 
 def test_tfds_stereo_is_averaged(tmp_path):

@@ -56,6 +56,15 @@ def test_an_empty_subject_is_the_recording_itself(read):
     assert [row.subject for row in read("path,subject\na.wav,s\nb.wav,\n")] == ["s", "b.wav"]
 
 
+def test_who_is_not_said_to_be_anybody_is_no_one_of_another_folder(tmp_path, read):
+    one, other = read("path,subject\na.wav,\nb.wav,a.wav\n")
+    assert one.subject_id == str(tmp_path / "a.wav") and other.subject_id == "a.wav"
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "m.csv").write_text("path\na.wav\n../a.wav\n")
+    elsewhere, same = read_manifest(tmp_path / "there" / "m.csv")
+    assert elsewhere.subject_id != one.subject_id == same.subject_id
+
+
 def test_case_and_blanks_divide_no_subject(read, refused):
     rows = read("Path,Subject , LABEL\na.wav,bob,cry\nb.wav,bob ,cry \n")
     assert [(row.subject, row.label) for row in rows] == [("bob", "cry")] * 2

@@ -281,6 +281,41 @@ def test_a_fingerprint_changes_with_anything_that_matters(tmp_path, rows):
     assert preparing.fingerprint([Row(tmp_path, "nul\0", "", "", "")]) not in prints
 
 
+def test_a_dataset_is_known_by_what_it_holds(directory, tmp_path):
+    """Where counts and inputs are the same, too; made again of the same, it is the same."""
+    whole = records.open_prepared(directory).fingerprint
+    run(tmp_path / "again")
+    assert records.open_prepared(tmp_path / "again").fingerprint == whole
+    first = RECORDINGS["train"][0]
+    others = [dataclasses.replace(first, audio=audio(2_000, 7)), RECORDINGS["train"][2]]
+    swapped = [
+        dataclasses.replace(first, subject="s2"),
+        *RECORDINGS["train"][1:2],
+        dataclasses.replace(RECORDINGS["train"][2], subject="ä"),
+    ]
+    for name, changed in (("audio", others[:1]), ("subjects", swapped)):
+        kept = RECORDINGS["train"][len(changed) :]
+        run(tmp_path / name, RECORDINGS | {"train": [*changed, *kept]})
+        other = records.open_prepared(tmp_path / name)
+        assert other.counts == records.open_prepared(directory).counts
+        assert other.fingerprint != whole
+
+
+def test_a_split_is_decoded_when_its_turn_to_be_written_comes(tmp_path):
+    """Not all at once: each has a pool of decoders, and benchmarks have ten folds."""
+    order = []
+
+    def told(split):
+        for recording in RECORDINGS[split]:
+            order.append(split)
+            yield recording
+
+    preparing.Preparation(RATE, 2.0, inputs={}, synthetic=False).run(
+        tmp_path / "data", {split: told(split) for split in RECORDINGS}, total=None
+    )
+    assert order == ["train"] * 5 + ["test"] * 2
+
+
 def test_a_dataset_is_known_by_its_inputs(directory, tmp_path):
     assert preparing.already_done(tmp_path / "none", {"of": "a test"}) is None
     assert preparing.already_done(tmp_path, {"of": "a test"}) is None  # empty

@@ -61,11 +61,10 @@ def test_supervised_pre_training_may_have_no_label_of_a_test_subject(monkeypatch
         index = types.SimpleNamespace(subjects=np.array(subjects))
         return types.SimpleNamespace(
             directory=tmp_path / name, sample_rate=rate, label_names=("a", "b"), subject_key=None,
-            index=lambda split=None: index,
+            index=lambda split=None: index, fingerprint=name,
         )  # fmt: skip
 
     monkeypatch.setattr(datasets, "_remarks", lambda prepared: [])
-    monkeypatch.setattr(datasets, "read_info", lambda folder: {"folder": str(folder)})
     for subjects, refused in ((("carl", "anna"), True), (("carl", "dora"), False)):
         data = datasets.Datasets(config, tmp_path)
         data.__dict__ |= {
@@ -79,3 +78,12 @@ def test_supervised_pre_training_may_have_no_label_of_a_test_subject(monkeypatch
         else:
             data.open()
             assert data.used.keys() == {"injury", "labelled"}
+
+
+def test_other_recordings_in_a_dataset_are_noticed_and_the_same_made_anew_are_not(tmp_path):
+    config = config_lib.load(programs.ROOT / "configs" / "reproduce_smoke.py")
+    data = datasets.Datasets(config, tmp_path)
+    for content in ("these", "these"):
+        data._recognise({"general": types.SimpleNamespace(directory="D", fingerprint=content)})
+    with pytest.raises(UserError, match="'general', D, holds other recordings"):
+        data._recognise({"general": types.SimpleNamespace(directory="D", fingerprint="others")})

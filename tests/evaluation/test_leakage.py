@@ -55,6 +55,20 @@ def test_who_was_heard_without_labels_is_told_and_so_is_what_is_gone(prepared, r
     assert "cannot be told" in gone
 
 
+def test_a_run_whose_folder_its_origin_has_now_is_told_and_not_followed_for_ever(
+    prepared, runs, monkeypatch
+):
+    # pretrain --workdir=new --config.init=old, then old deleted, new renamed to it, and so on.
+    config = config_lib.load(programs.ROOT / "configs" / "pretrain_small.py")
+    config.update({"data": str(prepared), "init": "old"})
+    meta = {"program": "pretrain", "config": config_lib.to_dict(config)}
+    monkeypatch.setattr(leakage, "read_meta", lambda run: meta)
+    data = open_prepared(prepared)
+    found = leakage.heard("new", data.subject_key)
+    assert found.unlabelled == set(data.index("train").subjects)
+    assert found.unknown == ["old began from a run whose folder it has now"]
+
+
 def test_names_by_another_key_cannot_be_compared(prepared, runs):
     found = leakage.heard("tuned", "another")
     assert not found.labelled | found.unlabelled

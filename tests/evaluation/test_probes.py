@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import NearestNeighbors
 
 from cryjax.command.errors import UserError
 from cryjax.evaluation import metrics, probes
@@ -205,7 +206,7 @@ def test_scores_that_are_not_finite_are_refused(monkeypatch):
         probes.probe(*clusters())
 
 
-def test_nearest_neighbour_of_another_subject():
+def test_nearest_neighbour_of_another_subject(monkeypatch):
     features, labels, group = clusters(strength=8.0, subject_strength=0.0)
     names = np.array(["a", "b", "c"])[labels]
     assert probes.nearest_neighbour_accuracy(features, names, group) > 0.95
@@ -218,3 +219,14 @@ def test_nearest_neighbour_of_another_subject():
     assert found < 0.95 * 99 / 117 + 0.05
     names[:] = ""
     assert probes.nearest_neighbour_accuracy(features, names, group) is None
+    # As scikit-learn finds them, one subject's after another, in blocks of any size.
+    rng = np.random.default_rng(0)
+    features, group = rng.normal(size=(200, 4)), rng.integers(9, size=200)
+    kinds, right = rng.choice(["a", "b"], 200), []
+    for subject in range(9):
+        own = group == subject
+        index = NearestNeighbors(n_neighbors=1, metric="cosine").fit(features[~own])
+        nearest = index.kneighbors(features[own], return_distance=False)[:, 0]
+        right += list(kinds[~own][nearest] == kinds[own])
+    monkeypatch.setattr(probes, "_AT_A_TIME", 64)
+    assert probes.nearest_neighbour_accuracy(features, kinds, group) == np.mean(right)

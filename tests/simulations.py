@@ -1,0 +1,178 @@
+"""How far intervals and probes may be trusted: data sets of which the truth is known.
+
+    python tests/simulations.py accuracy    # do intervals of accuracy hold it, with few subjects?
+    python tests/simulations.py rare        # and of AUC and sensitivity, where few are positive?
+    python tests/simulations.py noise       # what is found by probes of features that are noise
+    python tests/simulations.py fixed       # and by scores of noise that nothing was fitted for
+    python tests/simulations.py equal       # between encoders of equal worth
+
+Each prints a table of shares of `--count` data sets. The page of `cryjax/evaluation` and the
+warnings of `cryjax.evaluation.bootstrap.cautions` have their numbers from here.
+"""
+
+import argparse
+import functools
+import multiprocessing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from cryjax.evaluation import bootstrap, probes
+
+RESAMPLES = 400  # of each interval; 2000 in programs, which moves its ends by less than data sets
+Outcome = dict[str, float]
+
+
+def grouped(rng: np.random.Generator, subjects: int, each: int, positive: int) -> Any:
+    """Labels and subjects of recordings, `each` of every subject, of whom some are positive."""
+    ill = rng.permutation(subjects) < positive
+    people = np.repeat(np.arange(subjects), each)
+    return ill[people].astype(int), people
+
+
+def of_two(scores: np.ndarray) -> np.ndarray:
+    """[n] of the second class -> [n, 2]."""
+    return np.stack([-scores, scores], axis=1)
+
+
+def summary(true: np.ndarray, scores: np.ndarray, subjects: np.ndarray, seed: int) -> Any:
+    labels = [str(number) for number in range(scores.shape[1])]
+    return bootstrap.summarise(true, scores, labels, subjects, resamples=RESAMPLES, seed=seed)
+
+
+def holds(interval: list[float], truth: float) -> bool:
+    return interval[0] <= truth <= interval[1]
+
+
+def accuracy(seed: int, subjects: int, each: int = 20) -> Outcome:
+    """Subjects are told right to shares that vary around 0.7."""
+    rng = np.random.default_rng(seed)
+    share = np.repeat(rng.beta(7, 3, subjects), each)
+    right = rng.random(len(share)) < share
+    people = np.repeat(np.arange(subjects), each)
+    found = summary(np.ones(len(share), int), of_two(np.where(right, 1.0, -1.0)), people, seed)
+    return {"holds the truth": holds(found["intervals"]["accuracy"], 0.7)}
+
+
+def rare(seed: int, positive: int, distance: float, subjects: int = 100) -> Outcome:
+    """Normal scores of subjects and of recordings, those of positives higher by a distance."""
+    rng = np.random.default_rng(seed)
+    true, people = grouped(rng, subjects, 5, positive)
+    scores = rng.normal(size=subjects)[people] + 0.7 * rng.normal(size=len(true)) + distance * true
+    spread = np.sqrt(1 + 0.7**2)
+    auc = stats.norm.cdf(distance / spread / np.sqrt(2))
+    sensitivity = stats.norm.sf(stats.norm.ppf(0.8) - distance / spread)
+    intervals = summary(true, of_two(scores), people, seed)["intervals"]
+    return {
+        "AUC holds": holds(intervals["macro_auc"], auc),
+        "sensitivity holds": holds(intervals["sensitivity_at_80_specificity"], sensitivity),
+    }
+
+
+def five_classes(rng: np.random.Generator) -> Any:
+    """The shape of a public set: 457 recordings of 221 subjects, 84 % of one of five classes."""
+    people = np.sort(np.concatenate([np.arange(221), rng.integers(221, size=457 - 221)]))
+    return rng.choice(5, size=457, p=[0.836, 0.059, 0.052, 0.035, 0.018]), people
+
+
+def shape_of(name: str, rng: np.random.Generator) -> Any:
+    """Labels and subjects: of five classes, or 'POSITIVE/SUBJECTS'."""
+    if name == "five classes":
+        return five_classes(rng)
+    positive, subjects = map(int, name.split("/"))
+    return grouped(rng, subjects, 5, positive)
+
+
+def _against_chance(found: Any) -> Outcome:
+    low, high = found["intervals"]["macro_auc"]
+    return {
+        "AUC": found["macro_auc"],
+        "interval below 0.5": high < 0.5,
+        "above": low > 0.5,
+    }
+
+
+def noise(seed: int, shape: str) -> Outcome:
+    """Five folds of probes; features are of the subject and the recording, none of the label."""
+    rng = np.random.default_rng(seed)
+    true, people = shape_of(shape, rng)
+    features = rng.normal(size=(people.max() + 1, 16))[people]
+    features = features + rng.normal(size=(len(true), 16))
+    told = probes.probe(features, true, people)
+    return _against_chance(summary(told.true, told.scores, told.subjects, seed))
+
+
+def fixed(seed: int, shape: str) -> Outcome:
+    rng = np.random.default_rng(seed)
+    true, people = shape_of(shape, rng)
+    width = true.max() + 1
+    scores = rng.normal(size=(people.max() + 1, width))[people]
+    return _against_chance(
+        summary(true, scores + rng.normal(size=(len(true), width)), people, seed)
+    )
+
+
+def equal(seed: int, split: bool) -> Outcome:
+    """Two encoders with the same signal and noise of their own; by folds, or half to fit on."""
+    rng = np.random.default_rng(seed)
+    true, people = grouped(rng, 80, 4, 40)
+    side = (2 * true - 1)[:, None] * np.full(16, 0.35 / 2)
+    splits = np.where(people < 40, "train", "test") if split else None
+
+    def told() -> probes.ProbeResult:
+        features = 0.7 * rng.normal(size=(80, 16))[people] + rng.normal(size=(len(true), 16))
+        return probes.probe(side + features, true, people, splits=splits)
+
+    one, other = told(), told()
+    gap = bootstrap.differences(
+        one.true, one.scores, other.scores, one.subjects, resamples=RESAMPLES, seed=seed
+    )
+    winners = [result.scores.argmax(axis=1) for result in (one, other)]
+    return {
+        "accuracy": float(np.mean([np.mean(won == one.true) for won in winners])),
+        "one class of all": float(np.mean([len(set(won)) == 1 for won in winners])),
+        "accuracy leaves out 0": not holds(gap["accuracy"]["interval"], 0.0),
+        "AUC leaves out 0": not holds(gap["macro_auc"]["interval"], 0.0),
+    }
+
+
+def cases(part: str) -> Iterator[tuple[str, Callable[[int], Outcome]]]:
+    """What each row of a table is called, and what gives a data set of it by its seed."""
+    if part == "accuracy":
+        for subjects in (2, 3, 4, 5, 6, 8, 10, 15, 20, 40, 89):
+            yield f"{subjects} subjects", functools.partial(accuracy, subjects=subjects)
+    elif part == "rare":
+        for distance in (0.0, 1.5):
+            for positive in (2, 3, 5, 10, 20, 50):
+                made = functools.partial(rare, positive=positive, distance=distance)
+                yield f"{positive} of 100, apart {distance:g}", made
+    elif part in ("noise", "fixed"):
+        for shape in ("five classes", "10/100", "50/100", "6/40", "4/12"):
+            yield shape, functools.partial({"noise": noise, "fixed": fixed}[part], shape=shape)
+    else:
+        yield "folds", functools.partial(equal, split=False)
+        yield "train and test", functools.partial(equal, split=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=("accuracy", "rare", "noise", "fixed", "equal"))
+    parser.add_argument("--count", type=int, default=400, help="data sets of each row")
+    options = parser.parse_args()
+    with multiprocessing.Pool() as pool:
+        for number, (name, made) in enumerate(cases(options.part)):
+            outcomes = pool.map(made, range(options.count), chunksize=4)
+            if not number:
+                print(" " * 20 + "".join(f"{column:>24}" for column in outcomes[0]))
+            columns = np.array([[*outcome.values()] for outcome in outcomes], float).T
+            cells = (
+                f"{np.mean(column):.3f} +- {np.std(column) / np.sqrt(len(column)):.3f}"
+                for column in columns
+            )
+            print(f"{name:<20}" + "".join(f"{cell:>24}" for cell in cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()
