@@ -331,7 +331,9 @@ def report(workdir: Workdir, result: dict[str, Any], found: Embeddings, task: ta
     write_predictions(workdir.path / "predictions.csv", found, task.classes)
     workdir.result(result)  # before figures, of which one that fails would leave no number
     training_figure(workdir.figure("training"), workdir.metrics(), names=SUPERVISED, note=note)
-    title = f"{result['n_recordings']} recordings of {result['n_subjects']} subjects"
+    title = (
+        f"{result['n_recordings']} {result['scored']} recordings of {result['n_subjects']} subjects"
+    )
     if not task.multi_label:
         confusion_figure(
             workdir.figure("confusion"), result["confusion"], task.classes, title, note=note
@@ -356,10 +358,11 @@ def main(config: Any, workdir: str) -> None:
     if jax.process_index() == 0:
         how = f"fine-tuned from {config.init}" if config.init else "trained from scratch"
         synthetic = " (synthetic data)" if result["synthetic"] else ""
+        head = "fine-tuned" if config.init else "from scratch"
         print(
             f"{how}{synthetic}: {result['n_recordings']} {result['scored']} recordings of "
             f"{result['n_subjects']} subjects scored; 95 % intervals over "
-            f"subjects\n{bootstrap.table(result)}"
+            f"subjects\n{bootstrap.table(result, head)}"
         )
 
 

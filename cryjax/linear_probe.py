@@ -4,9 +4,10 @@
         --config.init=RUN --config.data=DATA
 
 Reads only `encoder` and `meta` of the run's newest checkpoint. Embeds whole recordings, fits on
-some subjects and scores others, and writes result.json and figures.
+some subjects and scores others, and writes result.json, predictions.csv and figures.
 """
 
+import dataclasses
 import functools
 import hashlib
 import pathlib
@@ -25,6 +26,7 @@ from cryjax.data.records import Prepared, open_prepared
 from cryjax.evaluation import bootstrap, experiment, folds, leakage, probes, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
 from cryjax.evaluation.figures.classifier import confusion_figure, roc_figure
+from cryjax.evaluation.judge import write_predictions
 from cryjax.models import ENCODERS
 from cryjax.training import steps
 from cryjax.training.trained import Pretrained, load_pretrained, untrained, untrained_like
@@ -140,9 +142,9 @@ def main(config: Any, folder: str) -> None:
     classes = tasks.ordered(prepared, config.positive)
     resampling = {"resamples": config.resamples, "seed": config.seed}
 
-    def run(encoder: Pretrained) -> probes.ProbeResult:
+    def run(encoder: Pretrained) -> tuple[probes.ProbeResult, Embeddings]:
         embeddings, splits = embed(encoder, prepared, config.batch_size)
-        return probes.probe(
+        found = probes.probe(
             embeddings.features,
             tasks.targets_of(embeddings.labels, classes).argmax(axis=1),
             embeddings.subjects,
@@ -155,9 +157,11 @@ def main(config: Any, folder: str) -> None:
             classes=classes,
             recordings=embeddings.recordings,
         )
+        scored = dataclasses.replace(embeddings[found.rows], features=found.scores)
+        return found, scored
 
     before = digest(pretrained.variables)
-    found = run(pretrained)
+    found, scored = run(pretrained)
     warnings += found.warnings
     summary = bootstrap.summarise_both(
         found.true, found.scores, classes, found.subjects, **resampling
@@ -180,22 +184,24 @@ def main(config: Any, folder: str) -> None:
         "versions": experiment.versions(),
     }
     if config.floor and config.init != "random":
-        floor = run(untrained_like(config.init, config.seed))
+        floor, _ = run(untrained_like(config.init, config.seed))
         result["floor"] = {
             **bootstrap.summarise(floor.true, floor.scores, classes, floor.subjects, **resampling),
             "difference": bootstrap.differences(
                 found.true, found.scores, floor.scores, found.subjects, **resampling
             ),
         }
+    write_predictions(workdir.path / "predictions.csv", scored, classes, "score")
     workdir.result(result)
     draw(workdir, summary, found, "synthetic data" if synthetic else "")
     for warning in warnings:
         logging.warning("%s", warning)
+    head = "untrained" if config.init == "random" else "pre-trained"
     how = f"{config.folds} folds by subject" if config.folds else "the dataset's own splits"
     print(
         f"linear probe of {config.init}{' (synthetic data)' if synthetic else ''}: "
         f"{summary['n_recordings']} recordings of {summary['n_subjects']} subjects scored, {how}; "
-        f"95 % intervals over subjects\n{bootstrap.table(result)}"
+        f"95 % intervals over subjects\n{bootstrap.table(result, head)}"
     )
 
 
@@ -204,5 +210,5 @@ if __name__ == "__main__":
         main,
         RULES,
         recipe="Recipe, as configs/linear_probe.py.",
-        workdir="Folder for result.json and figures.",
+        workdir="Folder for result.json, predictions.csv and figures.",
     )

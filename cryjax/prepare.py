@@ -30,8 +30,8 @@ from absl import flags
 
 from cryjax.command import program
 from cryjax.command.errors import UserError
-from cryjax.data import catalogue, corpora, preparing, splits, subjects, synthetic
-from cryjax.data.manifest import Row, check_inside, read_manifest
+from cryjax.data import catalogue, corpora, preparing, remarks, splits, subjects, synthetic
+from cryjax.data.manifest import Columns, Row, check_inside, read_manifest
 from cryjax.data.preparing import Item, Recording
 from cryjax.data.records import open_prepared
 
@@ -51,6 +51,10 @@ _OUT = flags.DEFINE_string("out", None, "Folder to make: the prepared dataset.")
 _SAMPLE_RATE = flags.DEFINE_integer("sample_rate", 16_000, "Hertz.", lower_bound=1000)
 _SEGMENT = flags.DEFINE_float("segment_seconds", 10.0, "Longest segment.", lower_bound=0.1)
 _LABEL_COLUMN = flags.DEFINE_string("label_column", "label", "Manifest column with the labels.")
+_SUBJECT_COLUMN = flags.DEFINE_string(
+    "subject_column", "subject", "The column that says whose a recording is, of --exclude too."
+)
+_PATH_COLUMN = flags.DEFINE_string("path_column", "path", "The column of files, of --exclude too.")
 _ALLOW_DIR = flags.DEFINE_list(
     "allow_dir", [], "Folders, beside the manifest's own, that its files may lie in."
 )
@@ -86,7 +90,7 @@ _BEAM_OPTIONS = flags.DEFINE_list("beam_options", [], "Of the runner: key=value,
 _SOURCES = _MANIFEST, _CORPUS, _TFDS, _SYNTHETIC
 # A TFDS dataset has its own splits.
 _ONLY_FOR = {
-    ("manifest",): ("label_column", "allow_dir"),
+    ("manifest",): ("label_column", "subject_column", "path_column", "allow_dir"),
     ("corpus",): ("corpus_dir", "write_manifest"),
     ("manifest", "corpus"): ("exclude", "mapping"),
     ("synthetic",): ("examples", "synthetic_seed"),
@@ -120,13 +124,16 @@ def read_corpus() -> list[Row]:
 
 def from_rows() -> tuple[dict[str, Any], list[Row], list[str]]:
     """What the dataset is made of: its inputs, the rows, and the split of each."""
+    columns = Columns(path=_PATH_COLUMN.value, subject=_SUBJECT_COLUMN.value)
     if _CORPUS.value:
         rows, source = read_corpus(), program.required(_CORPUS_DIR)
     else:
         source = program.required(_MANIFEST)
-        rows = read_manifest(source, _LABEL_COLUMN.value)
+        rows = read_manifest(source, dataclasses.replace(columns, label=_LABEL_COLUMN.value))
         check_inside(rows, source, _ALLOW_DIR.value)
-    others = [row for other in _EXCLUDE.value for row in read_manifest(other)]
+        for remark in remarks.of_rows(rows, _LABEL_COLUMN.value):
+            print(remark)
+    others = [row for other in _EXCLUDE.value for row in read_manifest(other, columns)]
     excluded = {row.subject_id for row in others}
     files = {os.path.normpath(row.path) for row in others}
     # A subject of whom one file is excluded is excluded, whatever it is called there.
@@ -260,7 +267,7 @@ def report(out: pathlib.Path, info: dict[str, Any], rows: list[Row]) -> None:
     """
     what = "synthetic, " if info["synthetic"] else ""
     print(f"{out}: {what}{info['sample_rate']} Hz\n{preparing.summary_table(info)}")
-    for remark in preparing.remarks(info):
+    for remark in remarks.of_dataset(info):
         print(remark)
     if info["skipped"]:
         which = "" if _MAPPING.value or not rows else "; --mapping=FILE.csv tells which files"
@@ -312,7 +319,8 @@ def main(_: list[str]) -> None:
         inputs["shards"] = _SHARDS.value
     info = preparing.already_done(out, inputs)
     if info is not None:
-        print(f"{out} is already prepared from these inputs; nothing to do")
+        again = "; to try again what was skipped, delete it" if info["skipped"] else ""
+        print(f"{out} is already prepared from these inputs; nothing to do{again}")
     else:
         preparation = preparing.Preparation(
             _SAMPLE_RATE.value,

@@ -196,7 +196,8 @@ def sources_of(
         check_one_key(
             {str(p.directory): p.subject_key for p in [*others, *(p for p, _ in datasets)]}
         )
-        held = set().union(*(set(p.index(config.split).subjects) for p, _ in datasets))
+        # Of all splits: those that are excluded may be in another one already.
+        held = set().union(*(set(p.index().subjects) for p, _ in datasets))
     for entry, subjects in named.items():
         if not subjects & held:
             raise UserError(

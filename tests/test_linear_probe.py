@@ -1,5 +1,6 @@
 """The probe program: honest numbers, an encoder that it does not touch, clear refusals."""
 
+import csv
 import hashlib
 import json
 import pathlib
@@ -7,7 +8,9 @@ import types
 
 import numpy as np
 import pytest
+import soundfile
 from matplotlib import image
+from sklearn.metrics import roc_auc_score
 
 import programs
 from cryjax import linear_probe
@@ -118,7 +121,7 @@ def test_splits_are_those_of_the_recordings(monkeypatch):
     np.testing.assert_array_equal(splits, expected)
 
 
-def test_result_holds_what_it_was_made_by(monkeypatch, tmp_path):
+def test_result_holds_what_it_was_made_by(monkeypatch, tmp_path, capsys):
     """The positive class as named; the floor by the untrained encoder, and not by the trained."""
     monkeypatch.setattr(linear_probe, "Embedder", embedder)
     monkeypatch.setattr(linear_probe, "open_prepared", lambda path: of_recordings())
@@ -139,15 +142,24 @@ def test_result_holds_what_it_was_made_by(monkeypatch, tmp_path):
     assert [result[name] for name in ("label_fraction", "seed", "label_seed")] == [0.5, 0, 3]
     assert result["subjects_per_class"] == {"well": 20, "ill": 10}
     assert result["versions"]["numpy"] == np.__version__ and result["warnings"] == ["heard"]
+    # By its scores anybody can count again.
+    with (tmp_path / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    true = np.array([row["label"] == "ill" for row in rows])
+    scores = np.array([float(row["score(ill)"]) - float(row["score(well)"]) for row in rows])
+    assert np.mean((scores > 0) == true) == pytest.approx(result["accuracy"])
+    assert roc_auc_score(true, scores) == pytest.approx(result["macro_auc"])
+    assert [int(row["recording"]) for row in rows] == list(range(120))
+    assert all(row["subject"] == f"s{int(row['recording']) % 30}" for row in rows)
+    said = capsys.readouterr().out
+    assert "average_precision (chance: 0.333) and sensitivity are of 'ill'" in said
+    grouped = result["by_subject"]
+    assert f"of one mean score a subject: accuracy {grouped['accuracy']:.3f} [" in said
 
 
 @pytest.fixture(scope="module")
 def bad_datasets(tmp_path_factory):
     """Prepared from manifests with one class, without labels, and at another rate."""
-    import csv
-
-    import soundfile
-
     folder = tmp_path_factory.mktemp("bad")
     rng = np.random.default_rng(0)
     for i in range(4):

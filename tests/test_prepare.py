@@ -82,20 +82,28 @@ def test_a_manifest_with_good_and_bad_files(folder, made):
     assert header.split() == ["split", "recordings", "examples", "subjects", "hours", "labels"]
     assert train.split()[:4] == ["train", "20", "20", "10"]
     assert "pain 10" in train and "hunger 10" in train
-    assert "skipped 2 recordings" in done.stdout and "skipped.csv" in done.stdout
+    assert "skipped 2 recordings (1 x silent; 1 x no such file)" in done.stdout
+    assert "skipped.csv" in done.stdout
+    assert "6 of 20 recordings were made at less than 16000 Hz (6 at 8000 Hz)" in done.stdout
 
 
 def test_slips_that_a_manifest_may_have_are_said(folder, made, tmp_path):
     """A column of subjects by another name, and a label spelt in two ways, prepare all the same."""
     assert "'subject'" not in made[1].stdout and "spelt" not in made[1].stdout
     rows = ["path,label,infant", *(f"{folder}/{i}.wav,pain,s0" for i in range(4))]
-    rows.append(f"{folder}/4.wav,Pain,s1")
+    rows += [f"{folder}/4.wav,Pain,s1", f"{folder}/5.wav,,S01"]
     (tmp_path / "m.csv").write_text("\n".join(rows), encoding="utf-8")
     arguments = f"--manifest={tmp_path / 'm.csv'}", f"--allow_dir={folder}"
     done = prepare(*arguments, f"--out={tmp_path / 'data'}")
     assert done.returncode == 0, done.stderr
-    assert "5 recordings have no 'subject'" in done.stdout
+    assert "6 recordings have no 'subject'" in done.stdout
     assert "labels of one recording only: 'Pain'; are they spelt as meant?" in done.stdout
+    assert "blanks or leading zeros only: 'Pain' 1, 'pain' 4" in done.stdout
+    assert "1 of 6 recordings have no label" in done.stdout
+    done = prepare(*arguments, "--subject_column=infant", f"--out={tmp_path / 'by_infant'}")
+    assert done.returncode == 0, done.stderr
+    assert "'S01', 's1'" in done.stdout and "no 'subject'" not in done.stdout
+    assert records.open_prepared(tmp_path / "by_infant").counts["train"]["subjects"] == 3
 
 
 def test_the_same_audio_in_other_files(tmp_path):
@@ -142,7 +150,7 @@ def test_again_does_nothing_and_other_inputs_are_refused(folder, made):
     command, _ = made
     before = {p: p.stat().st_mtime_ns for p in [folder, *(folder / "data").rglob("*")]}
     done = prepare(*command, "--segment_seconds=1")
-    assert done.returncode == 0 and "nothing to do" in done.stdout
+    assert done.returncode == 0 and "nothing to do; to try again" in done.stdout
     assert "train" in done.stdout
     line = refused(*command, "--segment_seconds=2", "--sample_rate=8000")
     assert "different: sample_rate, segment_seconds" in line and "take another folder" in line

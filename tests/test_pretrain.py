@@ -4,6 +4,7 @@ import json
 import pathlib
 import signal
 import time
+import types
 
 import jax
 import numpy as np
@@ -137,6 +138,28 @@ def test_a_batch_may_not_hold_examples_twice(prepared):
     with pytest.raises(UserError, match=r"of a batch of 16, 14 would come from .* has 10 examples"):
         pretrain.check_shares(16, pretrain.Data([], [(data, source, 1.0), (data, few, 50.0)]))
     pretrain.check_shares(16, pretrain.Data([], [(data, source, 1.0), (data, few, 1.0)]))
+
+
+def test_who_is_excluded_may_be_in_a_split_that_is_not_trained_on(monkeypatch):
+    """That is as it should be; who is nowhere is a name spelt wrongly, or of another key."""
+    held = {"train": np.array(["ann", "bob"]), "test": np.array(["cid"])}
+
+    def index(*splits):
+        return types.SimpleNamespace(
+            subjects=np.concatenate([held[split] for split in splits or held])
+        )
+
+    prepared = types.SimpleNamespace(
+        directory="D", subject_key="", index=index, source=held.__getitem__
+    )
+    monkeypatch.setattr(pretrain, "subjects_of", lambda entry: {entry})
+    monkeypatch.setattr(pretrain, "without", lambda prepared, split, excluded: (held[split], 0))
+    config = types.SimpleNamespace(split="train", exclude_subjects="cid")
+    ((_, source, _),) = pretrain.sources_of(config, [(prepared, 1.0)])
+    assert len(source) == 2
+    config.exclude_subjects = "cid,dan"
+    with pytest.raises(UserError, match=r"no subject of 'dan' is in config\.data"):
+        pretrain.sources_of(config, [(prepared, 1.0)])
 
 
 def test_adaptation_starts_from_another_runs_encoder(undisturbed, prepared, tmp_path):

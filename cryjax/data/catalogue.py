@@ -88,4 +88,4 @@ def recordings(
         own = f"{builder.info.full_name}/{split}/{index}"
         subject = own if subject_name is None else example[subject_name]
         subject = subject.decode() if isinstance(subject, bytes) else str(subject)
-        yield Recording(first + index, usable, label, subject, reason, subject_name is None)
+        yield Recording(first + index, usable, label, subject, reason, subject_name is None, rate)

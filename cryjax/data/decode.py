@@ -3,10 +3,11 @@
 import math
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import soundfile
@@ -60,7 +61,9 @@ def _mono_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
         yield block.mean(axis=1)
 
 
-def _by_soundfile(path: pathlib.Path, sample_rate: int, lowest_rate: int) -> Iterator[np.ndarray]:
+def _by_soundfile(
+    path: pathlib.Path, sample_rate: int, lowest_rate: int, told: Callable[[int], object]
+) -> Iterator[np.ndarray]:
     # As bytes: a name need not be text.
     with _Forwards(os.fsencode(path)) as file:
         rate = file.samplerate
@@ -68,6 +71,7 @@ def _by_soundfile(path: pathlib.Path, sample_rate: int, lowest_rate: int) -> Ite
             raise Unusable(f"a sample rate of {rate} Hz, under {lowest_rate} Hz")
         if not RATES_HZ[0] <= rate <= RATES_HZ[1]:
             raise Unusable(f"a sample rate of {rate} Hz")
+        told(rate)
         if rate == sample_rate:
             yield from map(to_int16, _mono_blocks(file))
             return
@@ -77,7 +81,9 @@ def _by_soundfile(path: pathlib.Path, sample_rate: int, lowest_rate: int) -> Ite
         yield to_int16(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
 
 
-def _by_ffmpeg(path: pathlib.Path, sample_rate: int, lowest_rate: int) -> Iterator[np.ndarray]:
+def _by_ffmpeg(
+    path: pathlib.Path, sample_rate: int, lowest_rate: int, told: Callable[[int], object]
+) -> Iterator[np.ndarray]:
     """Through a WAV file that ffmpeg writes, at the recording's own rate and channels."""
     with tempfile.TemporaryDirectory() as folder:
         wav = pathlib.Path(folder) / "decoded.wav"
@@ -89,20 +95,23 @@ def _by_ffmpeg(path: pathlib.Path, sample_rate: int, lowest_rate: int) -> Iterat
             raise Unusable(f"ffmpeg took longer than {FFMPEG_SECONDS} s") from None
         if done.returncode or not wav.exists():
             raise Unusable("neither libsndfile nor ffmpeg can decode it")
-        yield from _by_soundfile(wav, sample_rate, lowest_rate)
+        yield from _by_soundfile(wav, sample_rate, lowest_rate, told)
 
 
-def _by_either(path: pathlib.Path, sample_rate: int, lowest_rate: int) -> Iterator[np.ndarray]:
+def _by_either(
+    path: pathlib.Path, sample_rate: int, lowest_rate: int, told: Callable[[int], object]
+) -> Iterator[np.ndarray]:
     given = 0
     try:
-        for block in _by_soundfile(path, sample_rate, lowest_rate):
+        for block in _by_soundfile(path, sample_rate, lowest_rate, told):
             yield block
             given += len(block)
         return
     except (soundfile.SoundFileError, TypeError):  # TypeError for a name that ends in .raw
         if shutil.which("ffmpeg") is None:
             raise Unusable("libsndfile cannot decode it; ffmpeg, if installed, might") from None
-    for block in _by_ffmpeg(path, sample_rate, lowest_rate):  # on from where libsndfile gave up
+    # On from where libsndfile gave up.
+    for block in _by_ffmpeg(path, sample_rate, lowest_rate, told):
         if given < len(block):
             yield block[given:]
         given = max(given - len(block), 0)
@@ -121,7 +130,13 @@ def _check(samples: int, sound: bool, sample_rate: int) -> None:
         raise Unusable("silent")
 
 
-def stream(path: pathlib.Path, sample_rate: int, *, lowest_rate: int = 0) -> Iterator[np.ndarray]:
+def stream(
+    path: pathlib.Path,
+    sample_rate: int,
+    *,
+    lowest_rate: int = 0,
+    told: Callable[[int], object] = lambda rate: None,
+) -> Iterator[np.ndarray]:
     """Decodes one recording block by block, in memory that does not grow with its length.
 
     By libsndfile or, where it cannot and ffmpeg is installed, by ffmpeg. Channels are averaged, the
@@ -131,6 +146,7 @@ def stream(path: pathlib.Path, sample_rate: int, *, lowest_rate: int = 0) -> Ite
       path: of the file.
       sample_rate: wanted, in hertz.
       lowest_rate: a recording at a lower one is refused.
+      told: is called with the recording's own rate, in hertz, before the first samples.
 
     Yields:
       int16 [n], in order.
@@ -142,10 +158,12 @@ def stream(path: pathlib.Path, sample_rate: int, *, lowest_rate: int = 0) -> Ite
     try:
         if not path.is_file():
             windows = "; write '/' between folders, not '\\'" if "\\" in path.name else ""
+            if re.match(r"[A-Za-z]:\\", path.name):
+                windows = "; a path of Windows: write it from the manifest's folder on, with '/'"
             raise Unusable(f"no such file{windows}")
         if path.stat().st_size == 0:
             raise Unusable("an empty file")
-        for block in _by_either(path, sample_rate, lowest_rate):
+        for block in _by_either(path, sample_rate, lowest_rate, told):
             # Counted as they are read: a header may claim any length.
             samples += len(block)
             if samples > MAXIMUM_HOURS * 3600 * sample_rate:

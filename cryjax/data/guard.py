@@ -28,15 +28,20 @@ SILENT_SECONDS = decode.FFMPEG_SECONDS + 60
 MEMORY_BYTES = 4 << 30
 
 # How a message begins. They are bytes, never pickled: who decodes is not to be trusted.
-_BLOCK, _UNUSABLE, _END = b"b", b"u", b"e"
+_RATE, _BLOCK, _UNUSABLE, _END = b"r", b"b", b"u", b"e"
 
 
 class Decoder:
-    """Decodes files, one after another, in a process that is started again when it had to end."""
+    """Decodes files, one after another, in a process that is started again when it had to end.
+
+    Attributes:
+      own_rate: of the recording that is decoded, in hertz, as its file has it; 0 is not known.
+    """
 
     def __init__(self, *, silent_seconds: float = SILENT_SECONDS, memory: int = MEMORY_BYTES):
         self._silent_seconds = silent_seconds
         self._memory = memory
+        self.own_rate = 0
         self._process: subprocess.Popen | None = None
         self._pipe: multiprocessing.connection.Connection | None = None
 
@@ -81,7 +86,7 @@ class Decoder:
     ) -> Iterator[np.ndarray]:
         """As `decode.stream`; raises Unusable for a crash, and for a silence, too."""
         pipe = self._start() if self._pipe is None else self._pipe
-        whole = False
+        whole, self.own_rate = False, 0
         try:
             asked = [os.fsencode(path).hex(), sample_rate, lowest_rate]
             pipe.send_bytes(json.dumps(asked).encode())
@@ -93,6 +98,9 @@ class Decoder:
                 said = pipe.recv_bytes()
                 if said[:1] == _BLOCK:
                     yield np.frombuffer(said, np.int16, offset=2)
+                    continue
+                if said[:1] == _RATE:
+                    self.own_rate = int(said[1:])
                     continue
                 whole = True
                 if said[:1] == _UNUSABLE:
@@ -116,8 +124,12 @@ def _serve(pipe: multiprocessing.connection.Connection) -> None:
             name, sample_rate, lowest_rate = json.loads(pipe.recv_bytes())
             path = pathlib.Path(os.fsdecode(bytes.fromhex(name)))
             reason = ""
+
+            def told(rate: int) -> None:
+                pipe.send_bytes(_RATE + str(rate).encode())
+
             try:
-                for block in decode.stream(path, sample_rate, lowest_rate=lowest_rate):
+                for block in decode.stream(path, sample_rate, lowest_rate=lowest_rate, told=told):
                     pipe.send_bytes(_BLOCK + b"\0" + block.tobytes())
             except decode.Unusable as error:
                 reason = str(error)

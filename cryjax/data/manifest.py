@@ -18,7 +18,18 @@ ROW_CHARACTERS = 1_000_000
 VALUE_CHARACTERS = 4096  # as long as a path can be
 MAXIMUM_ROWS = 10_000_000
 _KEPT = ("path", "label", "subject", "split")
+_SPLITS = ("train", "validation", "test")  # that programs look for, in this case
 _ROOT = pathlib.Path("/")
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """What the columns of a manifest are called. Each but `path` may be missing by its own name."""
+
+    path: str = "path"
+    label: str = "label"
+    subject: str = "subject"
+    split: str = "split"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,7 +38,7 @@ class Row:
 
     Attributes:
       folder: absolute, the manifest's; the root for an absolute name.
-      name: as the manifest has it.
+      name: as the manifest has it, without blanks around.
       label: '' is none; several are separated by ';'.
       subject: the group that a split never divides; the name where the manifest has no subjects.
       split: '' is none.
@@ -61,17 +72,26 @@ def _column(name: str) -> str:
     return name.lower() if name.lower() in _KEPT else name
 
 
-def _separator(header: str) -> str:
-    """What divides columns: spreadsheets take ';' where the comma is the decimal sign."""
+def _separator(header: str, path: str) -> str:
+    """What divides columns: spreadsheets take ';' where the comma is the decimal sign.
+
+    Args:
+      header: the line.
+      path: the column to be found in it.
+    """
     start = header[:VALUE_CHARACTERS]  # all of it, but for one that nobody wrote
     for mark in ",;\t":
-        if "path" in map(_column, next(csv.reader([start], delimiter=mark), [])):
+        if path in map(_column, next(csv.reader([start], delimiter=mark), [])):
             return mark
     return ","
 
 
-def _lines(file: TextIO) -> Iterator[tuple[int, list[str]]]:
+def _lines(file: TextIO, path: str) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV file but for blank ones, each with the line that it ends on.
+
+    Args:
+      file: from its start.
+      path: the column by which it is known what divides columns.
 
     Raises:
       csv.Error: for one that has no end; no more of it is read than a row may have.
@@ -90,32 +110,34 @@ def _lines(file: TextIO) -> Iterator[tuple[int, list[str]]]:
     header = next(lines, "")
     if header.lower().startswith("sep="):  # Excel's word to itself
         header = next(lines, "")
-    reader = csv.reader(itertools.chain([header], lines), delimiter=_separator(header))
+    reader = csv.reader(itertools.chain([header], lines), delimiter=_separator(header, path))
     for values in reader:
         taken = 0
-        if values:
+        if any(map(str.strip, values)):
             yield reader.line_num, values
 
 
-def read_manifest(path: str | pathlib.Path, label_column: str = "label") -> list[Row]:
+def read_manifest(path: str | pathlib.Path, columns: Columns = Columns()) -> list[Row]:
     """Reads a manifest.
 
     Args:
       path: of a CSV file in UTF-8, divided by commas or, as its header is, by ';' or tabs, with a
-        column `path` (relative to the manifest, or absolute) and, if wanted, `label`, `subject`
-        and `split`; other columns are ignored.
-      label_column: the column to take labels from.
+        column of paths (relative to the manifest, or absolute) and, if wanted, of labels, subjects
+        and splits; other columns are ignored.
+      columns: what these are called.
 
     Raises:
-      UserError: for a file or a column that is not there, no rows, more or longer ones than a
-        manifest may have, an empty or repeated path, or a subject in two splits.
+      UserError: for a file or a column that is not there, one that is there twice, no rows, more or
+        longer ones than a manifest may have or than its header, an empty or repeated path, or a
+        subject in two splits.
     """
+    columns = Columns(*map(_column, dataclasses.astuple(columns)))
     path = pathlib.Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such manifest; give the path of a CSV file")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return _read(path, _lines(file), label_column)
+            return _read(path, _lines(file, columns.path), columns)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -124,32 +146,42 @@ def read_manifest(path: str | pathlib.Path, label_column: str = "label") -> list
         ) from error
 
 
+def _places(path: pathlib.Path, header: list[str], columns: Columns) -> list[int]:
+    """Where in a row each of the columns is; behind its end where it is missing."""
+    names = [_column(name) for name in header]
+    found = ", ".join(names[:30])[:1000]
+    for field, wanted in dataclasses.asdict(columns).items():
+        if names.count(wanted) > 1:
+            raise UserError(f"{path}: {names.count(wanted)} columns {wanted!r}; rename all but one")
+        if wanted in names or (wanted == field != "path"):
+            continue
+        named = "" if field == "path" else f" for --{field}_column"
+        remedy = "; add one, or name that of files by --path_column" if field == "path" else ""
+        raise UserError(f"{path}: no column {wanted!r}{named} (found: {found}){remedy}")
+    wanted = dataclasses.astuple(columns)
+    return [names.index(name) if name in names else len(names) for name in wanted]
+
+
 def _read(
-    path: pathlib.Path, lines: Iterator[tuple[int, list[str]]], label_column: str
+    path: pathlib.Path, lines: Iterator[tuple[int, list[str]]], columns: Columns
 ) -> list[Row]:
-    columns = [_column(name) for name in next(lines, (0, []))[1]]
-    found = ", ".join(columns[:30])[:1000]
-    if "path" not in columns:
-        raise UserError(
-            f"{path}: no column 'path' (found: {found}); add one, or name the column of files so"
-        )
-    if label_column != "label" and label_column not in columns:
-        raise UserError(f"{path}: no column {label_column!r} for --label_column (found: {found})")
+    header = next(lines, (0, []))[1]
+    places = _places(path, header, columns)
     folder, rows, check = path.parent.absolute(), [], _Check(path)
     for number, values in lines:
-        line = dict(zip(columns, values, strict=False))
-        name, label, subject, split = (
-            line.get(column, "") for column in ("path", label_column, "subject", "split")
-        )
+        check.cells(number, values, len(header))
+        # A row may be short, and a column missing.
+        values += [""] * (len(header) + 1 - len(values))
+        name, label, subject, split = (values[place].strip() for place in places)
         check.lengths(number, name, label, subject, split)
         # Stripped: 'bob ' is no other subject than 'bob'. Interned: many rows have the same.
         row = Row(
             folder=_ROOT if name.startswith("/") else folder,
             name=name,
             label=sys.intern(";".join(filter(None, map(str.strip, label.split(";"))))),
-            subject=sys.intern(subject.strip()) or name,
-            split=sys.intern(split.strip()),
-            alone=not subject.strip(),
+            subject=sys.intern(subject) or name,
+            split=sys.intern(split.lower() if split.lower() in _SPLITS else split),
+            alone=not subject,
         )
         check.row(number, row)
         rows.append(row)
@@ -189,6 +221,7 @@ class _Check:
         self._folder = os.path.normpath(path.parent.absolute())
         self._seen: set[str] = set()
         self._split_of: dict[str, str] = {}
+        self._split: bool | None = None  # whether rows have one
 
     def lengths(self, number: int, *values: str) -> None:
         for column, value in zip(_KEPT, values, strict=True):
@@ -197,6 +230,14 @@ class _Check:
                     f"{self._path}: line {number} has a {column} of {len(value)} characters; "
                     f"shorten it to {VALUE_CHARACTERS} at most"
                 )
+
+    def cells(self, number: int, values: list[str], columns: int) -> None:
+        """A comma in a text without quotes shifts what follows: a name would be a label."""
+        if any(map(str.strip, values[columns:])):
+            raise UserError(
+                f"{self._path}: line {number} has {len(values)} cells and the header {columns}; "
+                "put quotes around the text that has a separator in it"
+            )
 
     def row(self, number: int, row: Row) -> None:
         path = self._path
@@ -217,6 +258,13 @@ class _Check:
             raise UserError(
                 f"{path}: line {number} has the split {row.split!r}; name it by {SPLIT_NAMES}"
             )
+        if self._split is None:
+            self._split = bool(row.split)
+        if self._split != bool(row.split):
+            raise UserError(
+                f"{path}: line {number} has {'a' if row.split else 'no'} split, unlike the lines "
+                "above; fill in all or none"
+            )
         if row.alone:
             return
         split = self._split_of.setdefault(row.subject, row.split)
@@ -227,8 +275,5 @@ class _Check:
             )
 
     def all(self, rows: list[Row]) -> None:
-        path = self._path
         if not rows:
-            raise UserError(f"{path}: no rows under the header; add one a recording")
-        if any(row.split for row in rows) and not all(row.split for row in rows):
-            raise UserError(f"{path}: some rows have a split and some none; fill in all or none")
+            raise UserError(f"{self._path}: no rows under the header; add one a recording")

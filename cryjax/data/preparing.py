@@ -10,6 +10,7 @@ import itertools
 import json
 import multiprocessing
 import pathlib
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from cryjax.data.manifest import Row
 from cryjax.data.synthetic import Clip
 
 _AHEAD = 4  # files in flight a worker
+_SHOWN = 6  # labels, of a split
 
 
 # The place of a recording in the input, and what to make it of.
@@ -43,6 +45,7 @@ class Recording:
       subject: as a manifest's.
       reason: why there is no audio.
       alone: whether nobody said whose it is.
+      rate: at which it was recorded, in hertz; 0 is not known.
     """
 
     number: int
@@ -51,6 +54,7 @@ class Recording:
     subject: str = ""
     reason: str = ""
     alone: bool = False
+    rate: int = 0
 
 
 def cut(
@@ -99,7 +103,7 @@ def make(item: Item, sample_rate: int) -> Recording:
         audio = _decoder().decode(source.path, sample_rate)
     except Unusable as error:
         return dataclasses.replace(recording, reason=str(error))
-    return dataclasses.replace(recording, audio=audio)
+    return dataclasses.replace(recording, audio=audio, rate=_decoder().own_rate)
 
 
 def _pool(items: Sequence[Item], workers: int) -> concurrent.futures.Executor:
@@ -137,6 +141,7 @@ class Account:
     subject: str
     reason: str  # '' if it is used
     alone: bool
+    rate: int
     digest: str  # of its audio, '' for none
     examples: int
     samples: int
@@ -149,6 +154,7 @@ class Account:
             recording.subject,
             recording.reason,
             recording.alone,
+            recording.rate,
             "" if recording.audio is None else duplicates.digest(recording.audio),
             len(examples),
             sum(len(example["audio"]) for _, example in examples),
@@ -285,6 +291,9 @@ class Preparation:
             tallies[split].add(account)
             held = account.number, split, account.label, account.subject, account.digest
             content.update(json.dumps(held).encode() + b"\n")
+        low = collections.Counter(
+            account.rate for _, account in used if 0 < account.rate < self.sample_rate
+        )
         if copies:
             # Only now is it known, of the recordings of all splits and of all workers; to read and
             # write the records again takes little beside decoding.
@@ -297,6 +306,8 @@ class Preparation:
             "subject_key": self._subject_key,
             "inputs": self._inputs,
             "skipped": len(skipped),
+            "reasons": dict(collections.Counter(map(_kind, skipped.values())).most_common()),
+            "low_rates": {str(rate): count for rate, count in sorted(low.items())},
             "contradicting": contradicting,
             "content": content.hexdigest(),
             "alone": sum(account.alone for _, account in used),
@@ -309,6 +320,11 @@ class Preparation:
             table.writerows(sorted(skipped.items()))
         writer.finish(written, info)
         return info
+
+
+def _kind(reason: str) -> str:
+    """A reason without the numbers in it, of which every recording has its own."""
+    return re.sub(r"[0-9.]+", "N", reason)
 
 
 def fingerprint(rows: Sequence[Row]) -> str:
@@ -350,44 +366,13 @@ def already_done(directory: pathlib.Path, inputs: Mapping[str, Any]) -> dict[str
     return info
 
 
-def remarks(info: Mapping[str, Any]) -> list[str]:
-    """What a reader of a dataset's numbers should know of it: what is not in it, and likely slips.
-
-    Args:
-      info: of the dataset, of old ones too.
-    """
-    said = []
-    if info["skipped"]:
-        said.append(f"skipped {info['skipped']} recordings")
-    if info.get("contradicting"):
-        said.append(
-            f"of these, {info['contradicting']} are the same audio under different labels or "
-            "subjects, and none is used: mend the manifest, or leave out all but one of each"
-        )
-    if info.get("alone"):
-        said.append(
-            f"{info['alone']} recordings have no 'subject': each counts as a subject of its own, "
-            "so splits and folds may divide whoever is in several of them; give the column that "
-            "says whose they are the name 'subject'"
-        )
-    counts: collections.Counter[str] = collections.Counter()
-    for split in info["splits"].values():
-        counts.update(split["labels"])
-    # One among several is more often a typing mistake than a class. Where all are, they are texts.
-    once = sorted(label for label, count in counts.items() if count == 1)
-    if once and len(once) < len(counts) and not info["synthetic"]:
-        named = ", ".join(map(repr, once[:5])) + (f" and {len(once) - 5} more" * (len(once) > 5))
-        said.append(f"labels of one recording only: {named}; are they spelt as meant?")
-    return said
-
-
 def summary_table(info: Mapping[str, Any]) -> str:
     """What a dataset holds, for a person to read."""
     lines = [f"{'split':<12}{'recordings':>11}{'examples':>10}{'subjects':>10}{'hours':>8}  labels"]
     for split, counts in info["splits"].items():
         labels = sorted(counts["labels"].items(), key=lambda item: -item[1])
-        shown = ", ".join(f"{name} {count}" for name, count in labels[:6])
-        more = f", and {len(labels) - 6} more" if len(labels) > 6 else ""
+        shown = ", ".join(f"{name} {count}" for name, count in labels[:_SHOWN])
+        more = f", and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
         lines.append(
             f"{split:<12}{counts['recordings']:>11}{counts['examples']:>10}"
             f"{counts['subjects']:>10}{counts['hours']:>8.2f}  {shown}{more}"

@@ -33,8 +33,9 @@ LEVEL = 0.95
 BLOCK = 2**20
 # Resamples that have every class, or else the mean over classes is of those that each has.
 _ENOUGH = 0.1
-# Subjects, and subjects of a class, under which an interval was measured to be too narrow.
-FEW_SUBJECTS, FEW_OF_A_CLASS = 20, 10
+# Subjects, and subjects of a class, under which an interval is too narrow, by
+# tests/simulations.py.
+FEW_SUBJECTS, FEW_OF_A_CLASS = 10, 10
 
 
 def subject_weights(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarray:
@@ -115,7 +116,7 @@ def cautions(true: np.ndarray, subjects: np.ndarray, labels: Sequence[str]) -> l
     if people < FEW_SUBJECTS:
         said.append(
             f"only {people} scored subject(s): the intervals are too narrow (simulated ones of "
-            "95 % hold the truth in 59 % of cases with 2 subjects, 87 % with 4, 94 % with 10)"
+            "95 % hold the truth in 61 % of cases with 2 subjects, 89 % with 4, 92 % with 6)"
         )
     held = subjects_per_class(true, subjects, labels)
     rare = sorted((count, label) for label, count in held.items() if count < FEW_OF_A_CLASS)
@@ -125,7 +126,8 @@ def cautions(true: np.ndarray, subjects: np.ndarray, labels: Sequence[str]) -> l
         said.append(
             f"fewer than {FEW_OF_A_CLASS} scored subjects of {named}{more}: the intervals of what "
             "counts each class alike, as AUC and sensitivity, are too narrow (simulated ones of "
-            "95 % hold the truth in 60 % of cases with 2 subjects of a class, 84 to 88 % with 5)"
+            "95 % hold the truth in 62 to 66 % of cases with 2 subjects of a class, 82 to 90 % "
+            "with 5)"
         )
     return said
 
@@ -281,8 +283,13 @@ def differences(
     }
 
 
-def table(result: dict[str, Any]) -> str:
-    """The headline numbers, with their intervals, for a person to read."""
+def table(result: dict[str, Any], head: str) -> str:
+    """The headline numbers, with their intervals, for a person to read.
+
+    Args:
+      result: of `summarise_both`; with 'floor', too.
+      head: of the column of these numbers.
+    """
 
     def cell(value: float, interval: list[float], sign: str = "") -> str:
         return f"{value:{sign}.3f} [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]"
@@ -290,8 +297,7 @@ def table(result: dict[str, Any]) -> str:
     names = list(result["intervals"])
     width = max(map(len, names)) + 2
     floor = result.get("floor")
-    one = [result["init"] or "from scratch"]
-    heads = ["pre-trained", "untrained (floor)", "difference"] if floor else one
+    heads = [head, "untrained (floor)", "difference"] if floor else [head]
     lines = [" " * (width + 2) + "".join(f"{head:<26}" for head in heads).rstrip()]
     for name in names:
         cells = [cell(result[name], result["intervals"][name])]
@@ -303,4 +309,15 @@ def table(result: dict[str, Any]) -> str:
     # What to hold them against: an accuracy of 0.83 looks well beside nothing.
     against = "always the commonest class" + "; chance of macro_auc: 0.5" * ("macro_auc" in names)
     lines.append(f"  {'majority_accuracy':<{width}}{result['majority_accuracy']:.3f} ({against})")
+    if "positive" in result:
+        share = sum(result["confusion"][1]) / result["n_recordings"]
+        lines.append(
+            f"  average_precision (chance: {share:.3f}) and sensitivity are of "
+            f"{result['positive']!r}; config.positive names another class"
+        )
+    if grouped := result.get("by_subject"):
+        each = (
+            f"{n} {cell(grouped[n], grouped['intervals'][n])}" for n in ("accuracy", "macro_auc")
+        )
+        lines.append(f"  of one mean score a subject: {', '.join(each)}")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from typing import Any
 from cryjax.audio import frontend
 from cryjax.command.errors import UserError
 from cryjax.command.files import write_json
-from cryjax.data import corpora, preparing
+from cryjax.data import corpora, remarks
 from cryjax.data.records import Prepared, open_prepared, read_info
 from cryjax.data.subjects import check_one_key
 from cryjax.evaluation import folds, tasks
@@ -24,7 +24,7 @@ def _remarks(prepared: Prepared) -> list[str]:
     info = read_info(prepared.directory) or {}
     corpus = corpora.CORPORA.get(info["inputs"].get("corpus"))
     known = [f"licence: {corpus.licence}", f"caveat: {corpus.caveat}"] if corpus else []
-    return known + preparing.remarks(info)
+    return known + remarks.of_dataset(info)
 
 
 class Datasets:

@@ -3,6 +3,7 @@
 import csv
 import functools
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,14 +60,16 @@ class Judge:
         }
 
 
-def write_predictions(path: pathlib.Path, found: Embeddings, classes: tuple[str, ...]) -> None:
-    """A row for each scored recording: its number, subject, label and probabilities."""
+def write_predictions(
+    path: pathlib.Path, found: Embeddings, classes: Sequence[str], what: str = "p"
+) -> None:
+    """A row for each scored recording: its number, subject, label, and for each class `what`."""
     with whole(path, newline="") as file:
         table = csv.writer(file)
-        table.writerow(["recording", "subject", "label", *(f"p({name})" for name in classes)])
+        table.writerow(["recording", "subject", "label", *(f"{what}({name})" for name in classes)])
         rows = zip(found.recordings, found.subjects, found.labels, found.features, strict=True)
-        for recording, subject, label, probabilities in rows:
-            table.writerow([recording, subject, label, *(f"{p:.9g}" for p in probabilities)])
+        for recording, subject, label, scores in rows:
+            table.writerow([recording, subject, label, *(f"{score:.9g}" for score in scores)])
 
 
 def summarise(found: Embeddings, task: tasks.Task, config: Any) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def test_the_same_as_without(files, tmp_path):
         for _ in range(2):
             found = decoder.decode(path, 16_000)
             np.testing.assert_array_equal(found, decode.decode(path, 16_000))
+            assert decoder.own_rate == soundfile.info(path).samplerate
         (tmp_path / "bad.wav").write_bytes(b"nonsense")
         for bad, said in ((tmp_path / "bad.wav", "decode it"), (tmp_path / "none", "no such")):
             with pytest.raises(decode.Unusable, match=said):

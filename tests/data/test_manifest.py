@@ -10,7 +10,7 @@ import pytest
 
 from cryjax.command.errors import UserError
 from cryjax.data import manifest
-from cryjax.data.manifest import Row, read_manifest
+from cryjax.data.manifest import Columns, Row, read_manifest
 
 
 @pytest.fixture
@@ -111,15 +111,30 @@ def test_separators_other_than_the_comma(read, content):
 
 
 def test_other_columns_blank_lines_and_ragged_rows(read):
-    rows = read("path,age,label,label2\na.wav,3,x,y,more,still\n\nb.wav\n")
+    rows = read("path,age,label,label2\n a.wav ,3,x,y,, \n\nb.wav\n,, ,\n")
     assert [(row.name, row.label) for row in rows] == [("a.wav", "x"), ("b.wav", "")]
 
 
 def test_label_column(read, refused):
     content = "path,label,injury\na.wav,x,yes\nb.wav,y,\n"
-    assert [row.label for row in read(content, label_column="injury")] == ["yes", ""]
-    text = refused(content, label_column="injuries")
+    assert [row.label for row in read(content, columns=Columns(label="injury"))] == ["yes", ""]
+    text = refused(content, columns=Columns(label="injuries"))
     assert "'injuries'" in text and "--label_column" in text and "path, label, injury" in text
+
+
+def test_columns_of_other_names(read, refused):
+    content = "File name;Subject ID;subject;label\na.wav;007;7;x\n"
+    columns = Columns(path="File name", subject="Subject ID")
+    (row,) = read(content, columns=columns)
+    assert (row.name, row.subject, row.label) == ("a.wav", "007", "x")
+    assert "no column 'Baby' for --subject_column" in refused(
+        "path,subject\na.wav,s\n", columns=Columns(subject="Baby")
+    )
+
+
+def test_splits_that_programs_look_for_are_found_in_any_case(read):
+    rows = read("path,split\na,Train\nb,TEST \nc,Fold1\n")
+    assert [row.split for row in rows] == ["train", "test", "Fold1"]
 
 
 @pytest.mark.parametrize(
@@ -132,8 +147,10 @@ def test_label_column(read, refused):
         ("path,label\na.wav,x\n,y\n", "line 3 has an empty path", "fill it in"),
         ("path\na.wav\nb.wav\na.wav\n", "line 4 repeats 'a.wav'", "keep one"),
         ("path,subject,split\na,s,train\nb,s,test\n", "subject 's'", "belongs to one split"),
-        ("path,subject,split\na,s,train\nb,s,\n", "subject 's'", "belongs to one split"),
-        ("path,split\na,train\nb,\n", "some rows have a split", "fill in all or none"),
+        ("path,subject,split\na,s,train\nb,s,\n", "line 3 has no split", "fill in all or none"),
+        ("path,split\na,\nb,train\n", "line 3 has a split", "fill in all or none"),
+        ("path,Subject,subject\na,s,t\n", "2 columns 'subject'", "rename all but one"),
+        ("path,label\na.wav,x\nb.wav,so, so\n", "line 3 has 3 cells and the header 2", "quotes"),
         ("path,split\na,all\n", "line 2 has the split 'all'", "name it by letters"),
         ("path,split\na,x\nb,my set\n", "line 3 has the split 'my set'", "name it by letters"),
         ("path,split\na,../x\n", "'../x'", "name it by letters"),

@@ -31,8 +31,8 @@ def test_probabilities_that_are_not_finite_are_refused():
 
 
 def test_few_subjects_are_told():
-    result = judge.summarise(classified(), TASK, CONFIG)
-    assert any("only 12 scored" in said for said in result["warnings"])
+    result = judge.summarise(classified(8), TASK, CONFIG)
+    assert any("only 8 scored" in said for said in result["warnings"])
 
 
 def test_subjects_of_one_label_are_counted_too():

@@ -161,8 +161,8 @@ def test_a_class_of_one_subject_does_not_move_chance(monkeypatch):
 
 
 def test_few_subjects_are_told():
-    (said,) = probes.probe(*clusters()).warnings
-    assert "only 12 scored subject(s)" in said
+    (said,) = probes.probe(*clusters(subjects=9)).warnings
+    assert "only 9 scored subject(s)" in said
     assert not probes.probe(*clusters(subjects=25, each=6)).warnings
 
 

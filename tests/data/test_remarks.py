@@ -1,0 +1,60 @@
+"""What may be wrong in a manifest or a dataset is said; of one as it should be, nothing."""
+
+import pathlib
+
+from cryjax.data import remarks
+from cryjax.data.manifest import Row
+
+INFO = {
+    "skipped": 0,
+    "sample_rate": 16_000,
+    "synthetic": False,
+    "splits": {"train": {"recordings": 9, "labels": {"hungry": 7, "pain": 2}}},
+}
+
+
+def row(subject="s1", label="x"):
+    return Row(pathlib.Path("/"), "a.wav", label, subject, "")
+
+
+def with_labels(**labels):
+    return INFO | {"splits": {"train": {"recordings": 9, "labels": labels}}}
+
+
+def test_what_is_as_it_should_be_is_not_remarked_on():
+    assert not remarks.of_rows([row("s1"), row("s10"), row("s2"), row("100"), row("10")], "label")
+    assert not remarks.of_dataset(INFO)
+    # One who has no name is nobody's other spelling.
+    alone = Row(pathlib.Path("/"), "a.wav", "x", "A.WAV", "", alone=True)
+    assert not remarks.of_rows([alone, row("a.wav")], "label")
+
+
+def test_names_that_a_spreadsheet_or_a_hand_spelt_in_two_ways():
+    subjects = ["007", "7", "B02", "b2", "Ann Lee", "ann_lee", "s1"]
+    groups = remarks.alike(subjects)
+    assert groups == [["007", "7"], ["B02", "b2"], ["Ann Lee", "ann_lee"]]
+    (said,) = remarks.of_rows([*map(row, subjects)], "label")
+    assert "'007', '7'; 'B02', 'b2'" in said and "write them alike" in said
+
+
+def test_recordings_without_a_label_are_counted():
+    assert remarks.of_rows([row(), row(label="")], "label") == ["1 of 2 recordings have no label"]
+    (said,) = remarks.of_rows([row(label=""), row(label="")], "reason")
+    assert "--label_column" in said and "'reason'" in said
+
+
+def test_labels_that_are_alike_or_say_nothing():
+    said = "\n".join(remarks.of_dataset(with_labels(hungry=7, Hungry=2, **{"n/a": 3})))
+    assert "only: 'Hungry' 2, 'hungry' 7" in said and "say nothing: 'n/a'" in said
+
+
+def test_recordings_of_a_lower_rate_and_reasons_are_counted():
+    info = INFO | {
+        "skipped": 3,
+        "reasons": {"silent": 2, "no such file": 1},
+        "low_rates": {"8000": 4, "11025": 1},
+    }
+    skipped, low = remarks.of_dataset(info)
+    assert skipped == "skipped 3 recordings (2 x silent; 1 x no such file)"
+    assert "5 of 9 recordings were made at less than 16000 Hz (4 at 8000 Hz, 1 at 11025" in low
+    assert "--sample_rate=8000" in low
