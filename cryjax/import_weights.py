@@ -4,7 +4,7 @@
 
 Reads .safetensors, and .pth and .ckpt where PyTorch is installed, weights only. The rate follows
 from the file's own filters: 32 kHz for Cnn14, Cnn10 and Cnn6, 16 kHz for Cnn14_16k. speechbrain's
-files have none: give --front_end=cssl_sound.
+files have none: give --front_end=cssl_sound. A file of cryjax.export says all of this itself.
 """
 
 import csv
@@ -18,6 +18,7 @@ from cryjax.audio import frontend
 from cryjax.command import program
 from cryjax.command.errors import UserError
 from cryjax.interop import panns, run
+from cryjax.interop.model import Description
 
 _WEIGHTS = flags.DEFINE_string("weights", None, "The .pth, .ckpt or .safetensors file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run to make.")
@@ -32,20 +33,23 @@ _LABELS = flags.DEFINE_string(
 )
 
 
-def choose_front_end(tensors: Mapping[str, np.ndarray]) -> str:
-    """The preset of --front_end, or else by the file's mel filters."""
+def choose_front_end(tensors: Mapping[str, np.ndarray], said: Description | None) -> str:
+    """The preset of --front_end, or else by what the file says or by its mel filters."""
     if _FRONT_END.value:
         return _FRONT_END.value
+    for name, preset in frontend.PRESETS.items():
+        if said and said.front_end == preset:
+            return name
     if fitting := panns.fitting_front_ends(tensors):
         return fitting[0]
     known = ", ".join(sorted(frontend.PRESETS))
     raise UserError(f"{_WEIGHTS.value} tells no front end; give --front_end, one of {known}")
 
 
-def read_labels(classes: int) -> tuple[str, ...]:
-    """Names of the classes: those of --labels, or their numbers."""
+def read_labels(classes: int, said: Description | None) -> tuple[str, ...]:
+    """Names of the classes: those of --labels, or the file's own, or their numbers."""
     if not _LABELS.value:
-        return tuple(map(str, range(classes)))
+        return said.labels if said and said.labels else tuple(map(str, range(classes)))
     path = pathlib.Path(_LABELS.value)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -67,15 +71,22 @@ def read_labels(classes: int) -> tuple[str, ...]:
 def main(_: list[str]) -> None:
     file = pathlib.Path(program.required(_WEIGHTS))
     folder = program.required(_WORKDIR)
-    tensors = panns.read_tensors(file)
-    front_end = choose_front_end(tensors)
+    tensors, said = panns.read_tensors(file), panns.read_description(file)
+    front_end = choose_front_end(tensors, said)
     settings = frontend.resolve(front_end)
     encoder, width, variables = panns.from_state_dict(tensors, settings)
     classifier = variables.get("head")
     labels: tuple[str, ...] = ()
     if classifier:
-        labels = read_labels(classifier["params"]["classifier"]["kernel"].shape[1])
-    run.write(pathlib.Path(folder), encoder, width, front_end, _WINDOW.value, variables, labels)
+        labels = read_labels(classifier["params"]["classifier"]["kernel"].shape[1], said)
+    window = _WINDOW.value
+    if said and not flags.FLAGS["window_seconds"].present:
+        window = said.window_samples / said.sample_rate
+    run.write(
+        pathlib.Path(folder), encoder, width, front_end, window, variables, labels,
+        multi_label=said.multi_label if said else True,
+        synthetic=bool(said and said.synthetic),
+    )  # fmt: skip
     print(
         f"{folder}: {encoder} of width {width:g}, front end {front_end} ({settings.sample_rate} "
         f"Hz), {len(labels) or 'no'} classes"

@@ -1,10 +1,16 @@
 """Names of classes, and the front end where a file tells none; the rest is in test_predict.py."""
 
+import dataclasses
+
+import jax
+import numpy as np
 import pytest
 from absl.testing import flagsaver
 
+import lively
 from cryjax import import_weights
 from cryjax.command.errors import UserError
+from cryjax.interop import model, panns
 
 
 @pytest.fixture(autouse=True)
@@ -24,23 +30,44 @@ def test_names_of_classes(tmp_path, name, content):
     file = tmp_path / name
     file.write_text(content, encoding="utf-8-sig")
     with flagsaver.flagsaver(labels=str(file)):
-        assert import_weights.read_labels(2) == ("Speech", "Crying, sobbing")
+        assert import_weights.read_labels(2, None) == ("Speech", "Crying, sobbing")
         with pytest.raises(UserError, match="2 different names, and the file 3 classes"):
-            import_weights.read_labels(3)
+            import_weights.read_labels(3, None)
     with flagsaver.flagsaver(labels=None):
-        assert import_weights.read_labels(3) == ("0", "1", "2")
+        assert import_weights.read_labels(3, None) == ("0", "1", "2")
     with (
         flagsaver.flagsaver(labels=str(tmp_path / "none")),
         pytest.raises(UserError, match="cannot be read"),
     ):
-        import_weights.read_labels(2)
+        import_weights.read_labels(2, None)
 
 
 def test_a_file_that_tells_no_front_end_needs_one():
     with flagsaver.flagsaver(weights="a.pth", front_end="panns_16k"):
-        assert import_weights.choose_front_end({}) == "panns_16k"
+        assert import_weights.choose_front_end({}, None) == "panns_16k"
     with (
         flagsaver.flagsaver(weights="a.pth", front_end=None),
         pytest.raises(UserError, match=r"a\.pth tells no front end; give --front_end"),
     ):
-        import_weights.choose_front_end({})
+        import_weights.choose_front_end({}, None)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_what_was_exported_comes_back_as_it_was(tmp_path, multi_label):
+    """Labels, window, how probabilities are made, and that it is of synthetic audio."""
+    source = lively.source("cnn6", "small_8k", ("ill", "well"), multi_label=multi_label)
+    described = dataclasses.replace(source.description, synthetic=True, window_samples=6_400)
+    tensors = panns.to_state_dict(source.variables, "cnn6", described.front_end)
+    panns.write_tensors(tmp_path / "m.safetensors", tensors, "float32", cryjax=described.to_json())
+    with flagsaver.flagsaver(
+        weights=str(tmp_path / "m.safetensors"), workdir=str(tmp_path / "run"),
+        front_end=None, labels=None,
+    ):  # fmt: skip
+        import_weights.main([])
+    back = model.read_run(str(tmp_path / "run"))
+    assert back.description == described
+    waveform = lively.waveform(8_000)[:, :6_400]
+    wanted, found = (
+        jax.jit(each.function)(each.variables, waveform)["probabilities"] for each in (source, back)
+    )
+    np.testing.assert_allclose(found, wanted, atol=1e-6)

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from cryjax import __version__
+from cryjax.data.decode import MINIMUM_SECONDS
 from cryjax.interop.model import Description
 
 _EXAMPLE = '''"""Runs the model on a recording: python example.py RECORDING.wav
@@ -24,16 +25,21 @@ import soundfile
 if len(sys.argv) != 2:
     sys.exit("give one recording: python example.py RECORDING.wav")
 home = pathlib.Path(__file__).parent
-config = json.loads((home / "config.json").read_text())
+config = json.loads((home / "config.json").read_text(encoding="utf-8"))
 try:
     waveform, rate = soundfile.read(sys.argv[1], dtype="float32", always_2d=True)
 except soundfile.SoundFileError as error:
     sys.exit(str(error))
 if rate != config["front_end"]["sample_rate"]:
     sys.exit(f"it is at {{rate}} Hz: resample it to {{config['front_end']['sample_rate']}} first")
-waveform = waveform.mean(axis=1)
+if not np.isfinite(waveform).all():
+    sys.exit("it has samples that are not finite")
+# As cryjax keeps recordings: in 16 bits.
+waveform = np.clip(np.rint(waveform.mean(axis=1) * 32768), -32768, 32767).astype("f4") / 32768
+if len(waveform) < {least} * rate:
+    sys.exit("it is shorter than {least} s")
 if not waveform.any():
-    sys.exit("it is empty or silent")
+    sys.exit("it is silent")
 
 
 def windows(waveform):
@@ -72,6 +78,7 @@ def example(description: Description) -> str:
     classifies = bool(description.labels)
     return _EXAMPLE.format(
         window=window,
+        least=f"{MINIMUM_SECONDS:g}",
         output="probabilities" if classifies else "embedding",
         width="classes" if classifies else "features",
         use=_USE_CLASSIFIER if classifies else _USE_ENCODER,

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import json
+import math
+import numbers
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -153,6 +155,15 @@ class Model:
         self.description = description
         self._function = function
 
+    def __repr__(self) -> str:
+        told = self.description
+        gives = f", tells {', '.join(told.labels)}" if told.labels else ""
+        seconds = told.window_samples / self.sample_rate
+        return (
+            f"Model({told.encoder} of width {told.width:g}, {told.features} features, "
+            f"{self.sample_rate} Hz, windows of {seconds:g} s{gives})"
+        )
+
     @property
     def sample_rate(self) -> int:
         return self.description.sample_rate
@@ -223,6 +234,10 @@ class Model:
             return waveform
         # By the resampler that prepares datasets, which wants time first.
         found = soxr.resample(waveform.T, sample_rate, self.sample_rate, quality="VHQ").T
+        if not found.shape[-1]:
+            raise UserError(
+                f"a waveform of {waveform.shape[-1]} samples at {sample_rate} Hz is too short"
+            )
         return np.clip(found, -1.0, 1.0)
 
     def _mean(self, output: str, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -239,11 +254,16 @@ class Model:
 
 
 def _checked(waveform: np.ndarray, sample_rate: int, wanted: int) -> np.ndarray:
-    waveform = np.asarray(waveform)
-    if waveform.ndim not in (1, 2) or waveform.shape[-1] == 0:
+    try:
+        waveform = np.asarray(waveform)
+    except ValueError as error:
+        raise UserError("waveforms of several lengths; give one after another") from error
+    if waveform.ndim not in (1, 2) or waveform.size == 0:
         raise UserError(
             f"a waveform of the shape {waveform.shape}; give [samples] or [batch, samples]"
         )
+    if not (isinstance(sample_rate, numbers.Real) and math.isfinite(sample_rate)):
+        raise UserError(f"a sample rate of {sample_rate!r}; give it in hertz")
     # As soundfile and scipy give it; each moment would be taken for a recording of its own.
     if waveform.ndim == 2 and waveform.shape[1] <= _MOST_CHANNELS < waveform.shape[0]:
         raise UserError(

@@ -81,6 +81,21 @@ def _affine(norm: dict[str, Any], stats: dict[str, Any]) -> tuple[np.ndarray, np
     return scale, norm["bias"] - stats["mean"] * scale
 
 
+def _filled(graph: _Graph, waveform: str, description: Description) -> str:
+    """[batch, samples] of at least `least_samples`: what is shorter is repeated to fill a window.
+
+    So does cryjax. Of less, nothing would be left to pool, which crashes some runtimes.
+    """
+    size = graph.add("Gather", graph.add("Shape", waveform), graph.integers(1))
+    short = graph.add("Less", size, graph.integers(description.least_samples))
+    window = max(description.window_samples, description.least_samples)
+    wanted = graph.add("Where", short, graph.integers(window), size)
+    one = graph.integers(1)
+    rounds = graph.add("Div", graph.add("Sub", graph.add("Add", wanted, size), one), size)
+    tiled = graph.add("Tile", waveform, graph.add("Concat", one, rounds, axis=0))
+    return graph.add("Slice", tiled, graph.integers(0), wanted, one)
+
+
 def _log_mel(graph: _Graph, waveform: str, settings: frontend.FrontEnd) -> str:
     """[batch, samples] -> [batch, mels, frames], as `frontend.log_mel`."""
     before, after = settings.ends
@@ -147,7 +162,8 @@ def write(source: Source, path: pathlib.Path, kind: str) -> None:
     """
     onnx, _ = _packages()
     description, graph = source.description, _Graph(kind)
-    embedding = _embedding(graph, _log_mel(graph, "waveform", description.front_end), source)
+    waveform = _filled(graph, "waveform", description)
+    embedding = _embedding(graph, _log_mel(graph, waveform, description.front_end), source)
     outputs = [("embedding", description.features)]
     if description.labels:
         logits = _dense(graph, embedding, source.variables["head"]["params"]["classifier"])

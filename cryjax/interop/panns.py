@@ -18,6 +18,7 @@ import numpy as np
 from cryjax.audio import frontend
 from cryjax.command.errors import UserError
 from cryjax.interop import weights
+from cryjax.interop.model import Description
 from cryjax.models.encoders import ENCODERS, make_encoder
 from cryjax.training.checkpoints import leaf_shapes
 
@@ -228,6 +229,17 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         if not np.isfinite(tensor).all():
             raise UserError(f"{path}: {name} has values that are not finite")
     return tensors
+
+
+def read_description(path: pathlib.Path) -> Description | None:
+    """What a .safetensors file of `cryjax.export` says of itself; None of any other file."""
+    if path.suffix != ".safetensors":
+        return None
+    import safetensors
+
+    with safetensors.safe_open(path, "numpy") as file:
+        said = (file.metadata() or {}).get("cryjax")
+    return Description.from_json(said) if said else None
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:

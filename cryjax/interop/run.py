@@ -23,6 +23,9 @@ def write(
     window_seconds: float,
     variables: dict[str, Any],
     labels: Sequence[str] = (),
+    *,
+    multi_label: bool = True,
+    synthetic: bool = False,
 ) -> None:
     """Makes a run with one checkpoint, as a training run's, to probe, fine-tune or export.
 
@@ -33,7 +36,9 @@ def write(
       front_end: name of a preset.
       window_seconds: of the windows that recordings are embedded in.
       variables: {'encoder': {'params', 'batch_stats'}}, and {'head': {'params'}} of a classifier.
-      labels: of the classifier, each told by itself.
+      labels: of the classifier.
+      multi_label: whether each is told by itself, or one of all.
+      synthetic: whether synthetic audio went into it.
 
     Raises:
       UserError: where the folder holds a run.
@@ -61,8 +66,8 @@ def write(
         "config": config,
         "front_end": dataclasses.asdict(frontend.resolve(front_end)),
         "labels": list(labels),
-        "multi_label": True,
-        "synthetic": False,
+        "multi_label": multi_label,
+        "synthetic": synthetic,
     }
     saved = checkpoints.Checkpoints(workdir.path)
     saved.save_model(state, 0, meta)

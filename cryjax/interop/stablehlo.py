@@ -1,6 +1,6 @@
 """Models as StableHLO, by `jax.export`: one file for CPU, CUDA and TPU that JAX runs.
 
-Beside it lies a .json with the description of the model. Without cryjax:
+Beside it lies NAME.stablehlo.json, with the description of the model. Without cryjax:
 
     exported = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))
     exported.call(waveform)["embedding"]  # waveform: float32 [batch, samples]
@@ -27,6 +27,11 @@ def _check_packages() -> None:
         raise UserError('StableHLO needs flatbuffers: pip install "cryjax[export]"')
 
 
+def _beside(path: pathlib.Path) -> pathlib.Path:
+    """model.stablehlo.json of model.stablehlo: a model.json may be another's."""
+    return path.with_name(f"{path.name}.json")
+
+
 def write(source: Source, path: pathlib.Path, kind: str) -> None:
     """Writes a model; batch and number of samples stay open.
 
@@ -50,14 +55,14 @@ def write(source: Source, path: pathlib.Path, kind: str) -> None:
         jax.ShapeDtypeStruct(shape, jnp.float32)
     )
     path.write_bytes(exported.serialize())
-    path.with_suffix(".json").write_text(source.description.to_json() + "\n", encoding="utf-8")
+    _beside(path).write_text(source.description.to_json() + "\n", encoding="utf-8")
 
 
 def open_file(path: pathlib.Path) -> tuple[Description, Function]:
     """The description and the function of a file. Raises UserError where it is none."""
     _check_packages()
     try:
-        description = Description.from_json(path.with_suffix(".json").read_bytes())
+        description = Description.from_json(_beside(path).read_bytes())
         exported = jax.export.deserialize(bytearray(path.read_bytes()))
     except OSError as error:
         raise UserError(

@@ -73,12 +73,17 @@ def test_refusals(source, model):
         (wave * 30_000, 8_000, r"give floats in \[-1, 1\] or int16"),
         (wave * np.nan, 8_000, "reaches nan"),
         (wave.astype(np.int64), 8_000, "int64"),
+        (wave[:0], 8_000, "shape"),
+        (wave[:, :1], 48_000, "1 samples at 48000 Hz is too short"),
+        ([[0.0], [0.0, 0.1]], 8_000, "several lengths"),
+        (wave, float("nan"), "a sample rate of nan"),
+        (wave, "8000", "a sample rate of '8000'"),
     ):
         with pytest.raises(UserError, match=said):
             model.embed(waveform, rate)
     encoder = lively.source("cnn6")
     silent = Model(encoder.description, lambda x: jax.jit(encoder.function)(encoder.variables, x))
-    assert silent.labels == ()
+    assert silent.labels == () and "cnn6 of width 0.0625" in repr(silent)
     with pytest.raises(UserError, match="no classifier"):
         silent.predict(wave, 8_000)
 
