@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
 
 from cryjax import __version__
@@ -28,7 +27,7 @@ from cryjax.data import loader
 from cryjax.data.records import Index, Prepared, open_prepared
 from cryjax.evaluation import bootstrap, leakage, pictures, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
-from cryjax.evaluation.figures.classifier import confusion_figure, roc_figure
+from cryjax.evaluation.figures import classifier
 from cryjax.evaluation.figures.training import SUPERVISED, training_figure
 from cryjax.evaluation.judge import Judge, summarise, write_predictions
 from cryjax.training import (
@@ -331,23 +330,7 @@ def report(workdir: Workdir, result: dict[str, Any], found: Embeddings, task: ta
     write_predictions(workdir.path / "predictions.csv", found, task.classes)
     workdir.result(result)  # before figures, of which one that fails would leave no number
     training_figure(workdir.figure("training"), workdir.metrics(), names=SUPERVISED, note=note)
-    title = (
-        f"{result['n_recordings']} {result['scored']} recordings of {result['n_subjects']} subjects"
-    )
-    if not task.multi_label:
-        confusion_figure(
-            workdir.figure("confusion"), result["confusion"], task.classes, title, note=note
-        )
-    true = task.true(found.labels)
-    if len(task.classes) == 2 and not task.multi_label and len(np.unique(true)) == 2:
-        roc_figure(
-            workdir.figure("roc"),
-            true,
-            found.features[:, 1],
-            found.subjects,
-            f"'{task.classes[1]}', {title}",
-            note=note,
-        )
+    classifier.draw(workdir.figure, result, task.true(found.labels), found.features, found.subjects)
 
 
 def main(config: Any, workdir: str) -> None:

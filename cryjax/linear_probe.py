@@ -25,7 +25,7 @@ from cryjax.command.errors import UserError
 from cryjax.data.records import Prepared, open_prepared
 from cryjax.evaluation import bootstrap, experiment, folds, leakage, probes, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
-from cryjax.evaluation.figures.classifier import confusion_figure, roc_figure
+from cryjax.evaluation.figures import classifier
 from cryjax.evaluation.judge import write_predictions
 from cryjax.models import ENCODERS
 from cryjax.training import steps
@@ -111,19 +111,6 @@ def digest(variables: Any) -> str:
     return total.hexdigest()
 
 
-def draw(workdir: Workdir, summary: dict[str, Any], found: probes.ProbeResult, note: str) -> None:
-    """The confusion matrix and, for two classes, the ROC curve."""
-    labels = summary["labels"]
-    title = f"{summary['n_recordings']} recordings of {summary['n_subjects']} subjects"
-    confusion_figure(workdir.figure("confusion"), summary["confusion"], labels, title, note=note)
-    if len(labels) == 2:
-        score = found.scores[:, 1] - found.scores[:, 0]
-        roc_figure(
-            workdir.figure("roc"), found.true, score, found.subjects, f"'{labels[1]}', {title}",
-            note=note,
-        )  # fmt: skip
-
-
 def scored_subjects(prepared: Prepared, config: Any) -> np.ndarray:
     """Those of the recordings that the config has scored."""
     index = prepared.index()
@@ -193,7 +180,7 @@ def main(config: Any, folder: str) -> None:
         }
     write_predictions(workdir.path / "predictions.csv", scored, classes, "score")
     workdir.result(result)
-    draw(workdir, summary, found, "synthetic data" if synthetic else "")
+    classifier.draw(workdir.figure, result, found.true, found.scores, found.subjects)
     for warning in warnings:
         logging.warning("%s", warning)
     head = "untrained" if config.init == "random" else "pre-trained"

@@ -32,7 +32,8 @@ from cryjax.command import program
 from cryjax.command.errors import UserError
 from cryjax.data import catalogue, corpora, preparing, remarks, splits, subjects, synthetic
 from cryjax.data.manifest import Columns, Row, check_inside, read_manifest
-from cryjax.data.preparing import Item, Recording
+from cryjax.data.preparing import Item
+from cryjax.data.recording import Recording
 from cryjax.data.records import open_prepared
 
 _MANIFEST = flags.DEFINE_string("manifest", None, "CSV file: path, and label, subject, split.")

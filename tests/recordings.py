@@ -8,7 +8,7 @@ import pytest
 import scipy.signal
 import soundfile
 
-from cryjax.data.decode import Unusable, decode
+from cryjax.data.decode import Unusable, stream
 
 RATE = 16_000
 needs_ffmpeg = pytest.mark.skipif(
@@ -38,6 +38,11 @@ def encoded(waveform, kind, subtype, rate=RATE):
     buffer = io.BytesIO()
     soundfile.write(buffer, waveform, rate, format=kind, subtype=subtype)
     return buffer.getvalue()
+
+
+def decode(path, sample_rate):
+    """The whole of one recording, int16 [samples]."""
+    return np.concatenate([*stream(path, sample_rate)])
 
 
 def unusable(path, sample_rate=RATE):

@@ -25,7 +25,8 @@ from apache_beam.runners import create_runner
 from cryjax.command.errors import UserError
 from cryjax.data import preparing, writing
 from cryjax.data.manifest import Row
-from cryjax.data.preparing import Account, Item, Preparation
+from cryjax.data.preparing import Item, Preparation
+from cryjax.data.recording import Account
 from cryjax.data.synthetic import Clip
 
 

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from cryjax.command.errors import UserError
 from cryjax.data.decode import Unusable, check_usable, to_int16
-from cryjax.data.preparing import Recording
+from cryjax.data.recording import Recording
 
 
 def _audio_feature(features: Any, source_rate: int) -> tuple[str, int]:

@@ -173,8 +173,3 @@ def stream(
     except OSError as error:
         raise Unusable(f"cannot be read ({error.strerror})") from error
     _check(samples, sound, sample_rate)
-
-
-def decode(path: pathlib.Path, sample_rate: int) -> np.ndarray:
-    """The whole of one recording, int16 [samples]; as `stream`, and raises what that raises."""
-    return np.concatenate([*stream(path, sample_rate)])

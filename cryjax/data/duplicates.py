@@ -5,46 +5,16 @@ found too, under whatever name. What was compressed with loss, trimmed or made l
 """
 
 import collections
-import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
-import numpy as np
-
-
-class Known(Protocol):
-    """What has to be known of a recording.
-
-    Attributes:
-      number: its place in the input.
-      label: several separated by ';', '' is none.
-      subject: the group that a split never divides.
-      alone: whether nobody said whose it is.
-      digest: of its audio; '' for none.
-    """
-
-    @property
-    def number(self) -> int: ...
-    @property
-    def label(self) -> str: ...
-    @property
-    def subject(self) -> str: ...
-    @property
-    def alone(self) -> bool: ...
-    @property
-    def digest(self) -> str: ...
+from cryjax.data.recording import Account
 
 
-def digest(audio: np.ndarray) -> str:
-    """By which the same int16 [samples] are known again."""
-    return hashlib.blake2b(np.ascontiguousarray(audio).data, digest_size=12).hexdigest()
-
-
-def _labels(recording: Known) -> frozenset[str]:
+def _labels(recording: Account) -> frozenset[str]:
     return frozenset(filter(None, recording.label.split(";")))
 
 
-def _contradiction(one: Known, other: Known) -> str:
+def _contradiction(one: Account, other: Account) -> str:
     """In what two recordings of the same audio cannot both be right; '' if they can."""
     ours, theirs = _labels(one), _labels(other)
     label = bool(ours and theirs) and ours != theirs
@@ -52,9 +22,9 @@ def _contradiction(one: Known, other: Known) -> str:
     return " and ".join(["another label"] * label + ["another subject"] * subject)
 
 
-def _reasons(copies: Sequence[Known]) -> tuple[dict[int, str], bool]:
+def _reasons(copies: Sequence[Account]) -> tuple[dict[int, str], bool]:
     """number -> reason, of those that cannot be used; and whether they contradict each other."""
-    claims: dict[tuple, Known] = {}  # the first to make each, as there may be very many copies
+    claims: dict[tuple, Account] = {}  # the first to make each, as there may be very many copies
     for one in copies:
         claims.setdefault((_labels(one), None if one.alone else one.subject), one)
     said = {}
@@ -74,7 +44,7 @@ def _reasons(copies: Sequence[Known]) -> tuple[dict[int, str], bool]:
     return {one.number: reason for one in copies if one is not kept}, False
 
 
-def find(recordings: Iterable[Known]) -> tuple[dict[int, str], int]:
+def find(recordings: Iterable[Account]) -> tuple[dict[int, str], int]:
     """Recordings that are left out as copies of others.
 
     Args:
@@ -84,8 +54,8 @@ def find(recordings: Iterable[Known]) -> tuple[dict[int, str], int]:
       number -> reason; and how many of them contradict each other in label or subject. A copy
       without a label, or of nobody knows whom, contradicts none.
     """
-    first: dict[str, Known] = {}
-    groups: dict[str, list[Known]] = collections.defaultdict(list)
+    first: dict[str, Account] = {}
+    groups: dict[str, list[Account]] = collections.defaultdict(list)
     for recording in recordings:
         if recording.digest and first.setdefault(recording.digest, recording) is not recording:
             groups[recording.digest].append(recording)

@@ -113,7 +113,7 @@ class Decoder:
                 self.close()
 
     def decode(self, path: pathlib.Path, sample_rate: int) -> np.ndarray:
-        """As `decode.decode`."""
+        """The whole of a recording, int16 [samples]; raises as `stream`."""
         return np.concatenate([*self.stream(path, sample_rate)])
 
 

@@ -15,14 +15,13 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from cryjax import __version__
 from cryjax.command.errors import UserError
 from cryjax.command.progress import Progress
 from cryjax.data import cutting, duplicates, guard, records, writing
 from cryjax.data.decode import Unusable, to_int16
 from cryjax.data.manifest import Row
+from cryjax.data.recording import Account, Recording, Tally
 from cryjax.data.synthetic import Clip
 
 _AHEAD = 4  # files in flight a worker
@@ -31,30 +30,6 @@ _SHOWN = 6  # labels, of a split
 
 # The place of a recording in the input, and what to make it of.
 Item = tuple[int, Row | Clip]
-
-
-@dataclasses.dataclass(frozen=True)
-class Recording:
-    """One decoded recording.
-
-    Attributes:
-      number: its place in the input. Those that cannot be used count too: who makes a recording
-        need not know what became of those before it.
-      audio: int16 [samples] at the dataset's rate, or None.
-      label: as a manifest's.
-      subject: as a manifest's.
-      reason: why there is no audio.
-      alone: whether nobody said whose it is.
-      rate: at which it was recorded, in hertz; 0 is not known.
-    """
-
-    number: int
-    audio: np.ndarray | None
-    label: str = ""
-    subject: str = ""
-    reason: str = ""
-    alone: bool = False
-    rate: int = 0
 
 
 def cut(
@@ -130,62 +105,6 @@ def recordings(items: Sequence[Item], sample_rate: int, workers: int) -> Iterato
             yield waiting.popleft().result()
             for item in itertools.islice(remaining, 1):
                 waiting.append(pool.submit(work, item))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Account:
-    """What became of a recording. Fields as in `Recording`, and what was cut out of it."""
-
-    number: int
-    label: str
-    subject: str
-    reason: str  # '' if it is used
-    alone: bool
-    rate: int
-    digest: str  # of its audio, '' for none
-    examples: int
-    samples: int
-
-    @classmethod
-    def of(cls, recording: Recording, examples: Sequence[tuple[str, dict[str, Any]]]) -> "Account":
-        return cls(
-            recording.number,
-            recording.label,
-            recording.subject,
-            recording.reason,
-            recording.alone,
-            recording.rate,
-            "" if recording.audio is None else duplicates.digest(recording.audio),
-            len(examples),
-            sum(len(example["audio"]) for _, example in examples),
-        )
-
-
-@dataclasses.dataclass
-class Tally:
-    """What went into one split."""
-
-    examples: int = 0
-    samples: int = 0
-    subjects: set[str] = dataclasses.field(default_factory=set)
-    labels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    recordings: int = 0
-
-    def add(self, account: Account) -> None:
-        self.recordings += 1
-        self.examples += account.examples
-        self.samples += account.samples
-        self.subjects.add(account.subject)
-        self.labels.update(filter(None, account.label.split(";")))
-
-    def summary(self, sample_rate: int) -> dict[str, Any]:
-        return {
-            "examples": self.examples,
-            "recordings": self.recordings,
-            "subjects": len(self.subjects),
-            "hours": round(self.samples / sample_rate / 3600, 4),
-            "labels": dict(sorted(self.labels.items())),
-        }
 
 
 class Preparation:

@@ -13,6 +13,7 @@ import programs
 from cryjax.command.errors import UserError
 from cryjax.data import preparing, records
 from cryjax.data.manifest import Row
+from cryjax.data.recording import Account, Recording
 from cryjax.data.synthetic.clips import of_cries
 
 pytest.importorskip("apache_beam", reason='Apache Beam is missing: pip install "cryjax[beam]"')
@@ -153,7 +154,7 @@ def test_an_unknown_runner_or_a_wrong_option(capfd):
 
 
 def test_counts_survive_the_way_through_a_line():
-    recording = preparing.Recording(3, np.ones(20, np.int16), "a;b", "s")
-    account = preparing.Account.of(recording, preparing.cut(recording, 10, 1.0))
+    recording = Recording(3, np.ones(20, np.int16), "a;b", "s")
+    account = Account.of(recording, preparing.cut(recording, 10, 1.0))
     assert (account.examples, account.samples) == (2, 20)
-    assert account == preparing.Account(*json.loads(json.dumps(dataclasses.astuple(account))))
+    assert account == Account(*json.loads(json.dumps(dataclasses.astuple(account))))

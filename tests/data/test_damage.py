@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryjax.data import decode as decoding
-from cryjax.data.decode import Unusable, decode, to_int16
-from recordings import RATE, chirp, encoded, needs_ffmpeg, noise, pcm16, unusable
+from cryjax.data.decode import Unusable, to_int16
+from recordings import RATE, chirp, decode, encoded, needs_ffmpeg, noise, pcm16, unusable
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.raw", "a.txt", "a"])

@@ -9,8 +9,8 @@ import soundfile
 import soxr
 
 from cryjax.data import decode as decoding
-from cryjax.data.decode import Unusable, decode, to_int16
-from recordings import RATE, chirp, encoded, needs_ffmpeg, noise, pcm16, sine, unusable
+from cryjax.data.decode import Unusable, to_int16
+from recordings import RATE, chirp, decode, encoded, needs_ffmpeg, noise, pcm16, sine, unusable
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import recordings
 from cryjax.data import decode, guard
 
 # Of the decoding process: what a decoder's fault would do, by the name of the file.
@@ -45,7 +46,7 @@ def test_the_same_as_without(files, tmp_path):
     with guard.Decoder() as decoder:
         for _ in range(2):
             found = decoder.decode(path, 16_000)
-            np.testing.assert_array_equal(found, decode.decode(path, 16_000))
+            np.testing.assert_array_equal(found, recordings.decode(path, 16_000))
             assert decoder.own_rate == soundfile.info(path).samplerate
         (tmp_path / "bad.wav").write_bytes(b"nonsense")
         for bad, said in ((tmp_path / "bad.wav", "decode it"), (tmp_path / "none", "no such")):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cryjax.data import loader, preparing, records
+from cryjax.data.recording import Recording
 
 
 class Source:
@@ -87,7 +88,7 @@ def test_processes_share_the_global_batch(clips, processes):
 @pytest.mark.parametrize("processes", [2, 3])
 def test_each_host_reads_only_its_share_of_a_dataset_in_shards(tmp_path, processes):
     audio = np.random.default_rng(0).integers(-999, 999, (24, 100)).astype(np.int16)
-    recordings = [preparing.Recording(i, audio[i], subject=f"s{i}") for i in range(24)]
+    recordings = [Recording(i, audio[i], subject=f"s{i}") for i in range(24)]
     preparing.Preparation(1_000, 1.0, inputs={}, synthetic=False, shards=4).run(
         tmp_path / "data", {"train": recordings}, total=None
     )

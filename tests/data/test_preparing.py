@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from cryjax.command.errors import UserError
 from cryjax.data import preparing, records
 from cryjax.data.manifest import Row
-from cryjax.data.preparing import Recording
+from cryjax.data.recording import Recording
 from cryjax.data.synthetic.clips import of_cries
 
 RATE = 1_000
@@ -366,9 +366,9 @@ def test_neither_writing_nor_reading_imports_tensorflow(tmp_path):
     program = """
 import sys
 import numpy as np
-from cryjax.data import loader, preparing, records
+from cryjax.data import loader, preparing, recording, records
 audio = np.arange(1000, dtype=np.int16)
-recordings = [preparing.Recording(i, audio + np.int16(i), "x", "s") for i in range(2)]
+recordings = [recording.Recording(i, audio + np.int16(i), "x", "s") for i in range(2)]
 preparation = preparing.Preparation(1000, 1.0, inputs={}, synthetic=False)
 preparation.run(__import__("pathlib").Path(sys.argv[1]), {"train": recordings}, total=None)
 source = records.open_prepared(sys.argv[1]).source("train")

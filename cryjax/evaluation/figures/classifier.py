@@ -1,7 +1,8 @@
 """What a classifier takes for what: its confusion matrix and, of a detector, its ROC curve."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -100,3 +101,30 @@ def roc_figure(
     ax.legend(loc="lower right", fontsize=8, frameon=False)
     plain(ax)
     return save(figure, path, note)
+
+
+def draw(
+    figure: Callable[[str], pathlib.Path],
+    result: Mapping[str, Any],
+    true: np.ndarray,
+    scores: np.ndarray,
+    subjects: np.ndarray,
+) -> None:
+    """Both figures of a result.json, where a recording has one label; the curve of two classes.
+
+    Args:
+      figure: gives the path of a figure by its name.
+      result: the content of result.json.
+      true: int [recordings], indices into its labels; or bool [recordings, classes].
+      scores: [recordings, classes].
+      subjects: [recordings].
+    """
+    if true.ndim > 1:
+        return
+    labels, note = result["labels"], "synthetic data" if result["synthetic"] else ""
+    scored = f"{result['scored']} " if "scored" in result else ""
+    title = f"{result['n_recordings']} {scored}recordings of {result['n_subjects']} subjects"
+    confusion_figure(figure("confusion"), result["confusion"], labels, title, note=note)
+    if len(labels) == 2 and len(np.unique(true)) == 2:
+        score, title = scores[:, 1] - scores[:, 0], f"'{labels[1]}', {title}"
+        roc_figure(figure("roc"), true, score, subjects, title, note=note)
