@@ -47,13 +47,23 @@ def holds(interval: list[float], truth: float) -> bool:
 
 
 def accuracy(seed: int, subjects: int, each: int = 20) -> Outcome:
-    """Subjects are told right to shares that vary around 0.7."""
+    """Subjects are told right to shares that vary around 0.7; two encoders, by 0.05 each more."""
     rng = np.random.default_rng(seed)
-    share = np.repeat(rng.beta(7, 3, subjects), each)
-    right = rng.random(len(share)) < share
+    share = rng.beta(7, 3, subjects)
     people = np.repeat(np.arange(subjects), each)
-    found = summary(np.ones(len(share), int), of_two(np.where(right, 1.0, -1.0)), people, seed)
-    return {"holds the truth": holds(found["intervals"]["accuracy"], 0.7)}
+    true = np.ones(len(people), int)
+
+    def scores(spread: float) -> np.ndarray:
+        own = np.clip(share + spread * rng.normal(size=subjects), 0, 1)
+        return of_two(np.where(rng.random(len(people)) < own[people], 1.0, -1.0))
+
+    found = summary(true, scores(0.0), people, seed)
+    one, other = scores(0.05), scores(0.05)
+    gap = bootstrap.differences(true, one, other, people, resamples=RESAMPLES, seed=seed)
+    return {
+        "holds the truth": holds(found["intervals"]["accuracy"], 0.7),
+        "difference leaves out 0": not holds(gap["accuracy"]["interval"], 0.0),
+    }
 
 
 def rare(seed: int, positive: int, distance: float, subjects: int = 100) -> Outcome:

@@ -88,14 +88,14 @@ class Progress:
         self.note(text)
         self._show(now=True, speed=False)
 
-    def update(self, count: int = 1) -> None:
-        """So many more are done."""
+    def update(self, count: int = 1, *, speed: bool = True) -> None:
+        """So many more are done; whether their speed says anything of the rest."""
         self.done += count
         if self._bar is not None:
-            self._bar.set_postfix_str(self._words(), refresh=False)
+            self._bar.set_postfix_str(self._words(speed=speed), refresh=False)
             self._bar.update(count)
         elif self.done != self._total:  # of which `close` tells
-            self._show()
+            self._show(speed=speed)
 
     def _words(self, *, speed: bool = True, ended: bool = False) -> str:
         """The note, how fast it goes, and how long the rest takes."""

@@ -338,7 +338,7 @@ def train(
                 jax.block_until_ready(metrics)
                 late.read()
                 window.restart()
-                bar.update()
+                bar.update(speed=False)
                 bar.restart()
             else:
                 bar.update()

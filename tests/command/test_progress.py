@@ -24,7 +24,7 @@ def run(steps, seconds_each, **how):
     with Progress("step", steps, stream=stream, clock=clock, **how) as progress:
         progress.say("compiling")
         clock.now += 60
-        progress.update()
+        progress.update(speed=False)
         progress.restart()
         for step in range(1, steps):
             clock.now += seconds_each
@@ -39,6 +39,7 @@ def test_a_log_gets_lines_without_carriage_returns():
     assert "\r" not in said and said.endswith("\n")
     assert "step 0 of 2000 (0 %), compiling" in lines[0] and "clips/s" not in lines[0]
     assert 5 < len(lines) < 40
+    assert "step 1 of 2000" in lines[1] and "left" not in lines[1]
     for line in lines[2:-1]:
         done, loss, speed = re.search(
             r"step (\d+) of 2000 .*loss (\d+), (\S+) clips/s", line
