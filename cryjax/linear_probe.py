@@ -121,7 +121,7 @@ def scored_subjects(prepared: Prepared, config: Any) -> np.ndarray:
 
 def main(config: Any, folder: str) -> None:
     prepared = open_prepared(pathlib.Path(config.data))
-    warnings = tasks.without_subjects(prepared)
+    warnings = [*prepared.cautions]
     if config.init != "random":
         warnings += leakage.check(config.init, prepared, scored_subjects(prepared, config))
     pretrained = load_encoder(config)

@@ -329,6 +329,7 @@ def main(_: list[str]) -> None:
             inputs=inputs,
             synthetic=bool(_SYNTHETIC.value),
             subject_key=inputs.get("subject_key", ""),
+            alike=len(remarks.alike_subjects(rows)),
             shards=_SHARDS.value,
         )
         if _BEAM_RUNNER.value:

@@ -89,7 +89,8 @@ def of_recordings(splits=("train",), people=30, each=4):
         np.char.mod("s%d", group),
     )  # fmt: skip
     return types.SimpleNamespace(
-        sample_rate=8000, label_names=("ill", "well"), directory="DATA", synthetic=False, alone=0,
+        sample_rate=8000, label_names=("ill", "well"), directory="DATA", synthetic=False,
+        cautions=("mixed rates",),
         index=lambda: index, at=lambda index: index,
     )  # fmt: skip
 
@@ -141,7 +142,10 @@ def test_result_holds_what_it_was_made_by(monkeypatch, tmp_path, capsys):
     assert (result["n_train"], result["n_train_subjects"]) == (48, 12)
     assert [result[name] for name in ("label_fraction", "seed", "label_seed")] == [0.5, 0, 3]
     assert result["subjects_per_class"] == {"well": 20, "ill": 10}
-    assert result["versions"]["numpy"] == np.__version__ and result["warnings"] == ["heard"]
+    assert result["versions"]["numpy"] == np.__version__ and result["warnings"] == [
+        "mixed rates",
+        "heard",
+    ]
     # By its scores anybody can count again.
     with (tmp_path / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

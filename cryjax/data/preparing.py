@@ -116,6 +116,7 @@ class Preparation:
       inputs: what the dataset is made of, to be known again by.
       synthetic: whether the audio is made rather than recorded.
       subject_key: fingerprint of the key of `data.subjects`; '' for subjects under their own names.
+      alike: how many subjects have names that differ from another's in spelling only.
       shards: files of each split; None lets TFDS choose by size.
     """
 
@@ -127,6 +128,7 @@ class Preparation:
         inputs: Mapping[str, Any],
         synthetic: bool,
         subject_key: str = "",
+        alike: int = 0,
         shards: int | None = None,
     ):
         self.sample_rate = sample_rate
@@ -134,6 +136,7 @@ class Preparation:
         self._inputs = inputs
         self._synthetic = synthetic
         self._subject_key = subject_key
+        self._alike = alike
         self._shards = shards
         self._accounts: dict[int, tuple[str, Account]] = {}  # number -> split and account
 
@@ -229,6 +232,7 @@ class Preparation:
             "low_rates": {str(rate): count for rate, count in sorted(low.items())},
             "contradicting": contradicting,
             "content": content.hexdigest(),
+            "alike": self._alike,
             "alone": sum(account.alone for _, account in used),
             "labels": sorted(set().union(*(tally.labels for tally in tallies.values()))),
             "splits": {s: tally.summary(self.sample_rate) for s, tally in tallies.items()},

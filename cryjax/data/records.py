@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 
 from cryjax.command import progress
 from cryjax.command.errors import UserError
-from cryjax.data import tf_example
+from cryjax.data import remarks, tf_example
 
 INFO_FILE = "prepared.json"
 
@@ -120,7 +120,7 @@ class Prepared:
       synthetic: whether the audio was made rather than recorded.
       counts: split -> examples, recordings, subjects, hours, labels.
       subject_key: fingerprint of the key that its subjects are named by; '' for their own names.
-      alone: recordings whose subject nobody said, each a subject of its own.
+      cautions: what a reader of any number by it should know.
     """
 
     directory: pathlib.Path
@@ -131,7 +131,7 @@ class Prepared:
     synthetic: bool
     counts: dict[str, Any]
     subject_key: str
-    alone: int
+    cautions: tuple[str, ...]
 
     def source(self, split: str) -> Source:
         """Random access to a split. Raises UserError where there is no such split."""
@@ -218,5 +218,5 @@ def open_prepared(directory: str | pathlib.Path) -> Prepared:
         info["synthetic"],
         info["splits"],
         info.get("subject_key", ""),
-        info.get("alone", 0),
+        tuple(remarks.cautions(info)),
     )

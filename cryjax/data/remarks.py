@@ -25,6 +25,11 @@ def alike(names: Iterable[str]) -> list[list[str]]:
     return [sorted(group) for group in groups.values() if len(group) > 1]
 
 
+def alike_subjects(rows: Iterable[Row]) -> list[list[str]]:
+    """`alike` of the subjects of a manifest, which still have their names."""
+    return alike(row.subject for row in rows if not row.alone)
+
+
 def of_rows(rows: Sequence[Row], label_column: str) -> list[str]:
     """Of the rows of a manifest, whose subjects still have their names.
 
@@ -33,7 +38,7 @@ def of_rows(rows: Sequence[Row], label_column: str) -> list[str]:
       label_column: that labels were taken from.
     """
     said = []
-    if groups := alike(row.subject for row in rows if not row.alone):
+    if groups := alike_subjects(rows):
         named = "; ".join(", ".join(map(repr, group[:3])) for group in groups[:3])
         more = f"; and {len(groups) - 3} more" * (len(groups) > 3)
         said.append(
@@ -51,27 +56,24 @@ def of_rows(rows: Sequence[Row], label_column: str) -> list[str]:
     return said
 
 
-def of_dataset(info: Mapping[str, Any]) -> list[str]:
-    """Of a dataset: what is not in it, and likely slips.
+def cautions(info: Mapping[str, Any]) -> list[str]:
+    """Of a dataset: what a reader of any number by it should know.
 
     Args:
       info: of the dataset, of old ones too.
     """
     said = []
-    if info["skipped"]:
-        counted = [f"{count} x {reason}" for reason, count in info.get("reasons", {}).items()]
-        why = f" ({'; '.join(counted[:4])}{'; ...' * (len(counted) > 4)})" if counted else ""
-        said.append(f"skipped {info['skipped']} recordings{why}")
-    if info.get("contradicting"):
-        said.append(
-            f"of these, {info['contradicting']} are the same audio under different labels or "
-            "subjects, and none is used: mend the manifest, or leave out all but one of each"
-        )
     if info.get("alone"):
         said.append(
             f"{info['alone']} recordings have no 'subject': each counts as a subject of its own, "
-            "so splits and folds may divide whoever is in several of them; give the column that "
-            "says whose they are the name 'subject', or name it by --subject_column"
+            "so whoever is in several may be both trained on and scored, and intervals are too "
+            "narrow; give the column that says whose they are the name 'subject', or name it by "
+            "--subject_column"
+        )
+    if info.get("alike"):
+        said.append(
+            f"{info['alike']} subjects may be two each, as their names differ in capitals, blanks "
+            "or leading zeros only: who is one under two names may be both trained on and scored"
         )
     if low := info.get("low_rates"):
         used = sum(split["recordings"] for split in info["splits"].values())
@@ -82,6 +84,22 @@ def of_dataset(info: Mapping[str, Any]) -> list[str]:
             "and a classifier can hear that; where it goes with a label, numbers mean nothing: "
             f"--sample_rate={min(map(int, low))} makes all alike"
         )
+    return said
+
+
+def of_dataset(info: Mapping[str, Any]) -> list[str]:
+    """Of a dataset: what is not in it, its cautions, and likely slips; arguments as `cautions`."""
+    said = []
+    if info["skipped"]:
+        counted = [f"{count} x {reason}" for reason, count in info.get("reasons", {}).items()]
+        why = f" ({'; '.join(counted[:4])}{'; ...' * (len(counted) > 4)})" if counted else ""
+        said.append(f"skipped {info['skipped']} recordings{why}")
+    if info.get("contradicting"):
+        said.append(
+            f"of these, {info['contradicting']} are the same audio under different labels or "
+            "subjects, and none is used: mend the manifest, or leave out all but one of each"
+        )
+    said += cautions(info)
     counts: collections.Counter[str] = collections.Counter()
     for split in info["splits"].values():
         counts.update(split["labels"])

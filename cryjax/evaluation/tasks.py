@@ -155,23 +155,13 @@ def divide(index: Index, config: Any) -> Division:
     return Division(examples(train), examples(validation), examples(test))
 
 
-def without_subjects(prepared: Prepared) -> list[str]:
-    """A warning where a dataset does not say whose all of its recordings are."""
-    if not prepared.alone:
-        return []
-    return [
-        f"of {prepared.alone} recordings nobody said whose they are, and each counts as a subject: "
-        "whoever is in several may be both trained on and scored, and intervals are too narrow"
-    ]
-
-
 def missing(task: Task, division: Division) -> list[str]:
     """What a reader of the numbers should know of the division.
 
     Raises:
       UserError: where there is but one class to learn.
     """
-    said = without_subjects(task.prepared)
+    said = [*task.prepared.cautions]
     has = np.any(targets_of(division.train.labels, task.classes), axis=0)
     if has.sum() < 2:
         raise TooFewLabels(

@@ -57,4 +57,11 @@ def test_recordings_of_a_lower_rate_and_reasons_are_counted():
     skipped, low = remarks.of_dataset(info)
     assert skipped == "skipped 3 recordings (2 x silent; 1 x no such file)"
     assert "5 of 9 recordings were made at less than 16000 Hz (4 at 8000 Hz, 1 at 11025" in low
-    assert "--sample_rate=8000" in low
+    assert "--sample_rate=8000" in low and remarks.cautions(info) == [low]
+
+
+def test_who_nobody_knows_is_a_caution_of_every_number():
+    alone, alike = remarks.cautions(INFO | {"alone": 3, "alike": 2})
+    assert alone.startswith("3 recordings have no 'subject'") and "--subject_column" in alone
+    assert alike.startswith("2 subjects may be two each")
+    assert not remarks.cautions(INFO | {"alone": 0, "alike": 0})

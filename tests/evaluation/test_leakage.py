@@ -1,6 +1,5 @@
 """Whom an encoder has heard in training: told, and refused where labels were learnt."""
 
-import numpy as np
 import pytest
 
 import programs
@@ -73,10 +72,3 @@ def test_names_by_another_key_cannot_be_compared(prepared, runs):
     found = leakage.heard("tuned", "another")
     assert not found.labelled | found.unlabelled
     assert sum("by another key" in why for why in found.unknown) == 2
-
-
-def test_recordings_of_nobody_are_told():
-    prepared = type("Prepared", (), {"alone": 3})
-    assert "of 3 recordings nobody said" in tasks.without_subjects(prepared)[0]
-    prepared.alone = np.int64(0)
-    assert not tasks.without_subjects(prepared)

@@ -81,7 +81,7 @@ def test_class_weights_make_classes_count_the_same():
 
 def labelled(*names):
     """Stands for a prepared dataset that has these labels."""
-    return types.SimpleNamespace(label_names=names, directory="DATA", alone=0)
+    return types.SimpleNamespace(label_names=names, directory="DATA", cautions=("mixed rates",))
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,9 @@ def test_classes_that_a_part_lacks_are_told():
     task = tasks.Task(labelled("hurt", "ill", "well"), ("hurt", "ill", "well"), False)
     found = tasks.divide(whole, recipe())
     said = tasks.missing(task, found)
-    assert len(said) == 2 and "no training recording has class hurt" in said[0]
-    assert "no scored recording has class hurt" in said[1]
+    assert len(said) == 3 and said[0] == "mixed rates"
+    assert "no training recording has class hurt" in said[1]
+    assert "no scored recording has class hurt" in said[2]
     ill = {
         name: part[part.labels == "ill"]
         for name, part in (("train", found.train), ("validation", found.validation))
