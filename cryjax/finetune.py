@@ -134,8 +134,10 @@ def result_of(config: Any, data: Data, found: Embeddings, best_step: int | None)
             "there is no test set: the scores are of the validation recordings, which chose the "
             "step, and so are optimistic"
         )
-    summary = summarise(found, data.task, config)
+    learnt = tasks.learnt(data.task, division)
+    summary = summarise(found, data.task, config, learnt)
     return summary | {
+        "learnt": [name for name, has in zip(data.task.classes, learnt, strict=True) if has],
         "init": config.init,
         "multi_label": data.task.multi_label,
         "scored": "test" if len(division.test) else "validation",
@@ -211,7 +213,7 @@ def run(
     targets = tasks.targets_of(division.train.labels, task.classes)
     parts = supervised.build(config, targets, multi_label=task.multi_label)
     workdir = start.open_workdir(workdir_path, config, task.prepared.fingerprint)
-    judge = Judge(task, parts, config, devices)
+    judge = Judge(task, parts, config, devices, tasks.learnt(task, division))
     best_step = train(config, data, parts, spread, workdir, judge, devices, stop)
     found = judge.of_run(workdir_path, division.scored)
     result = result_of(config, data, found, best_step)

@@ -19,7 +19,7 @@ from cryjax import __version__
 from cryjax.command.errors import UserError
 from cryjax.command.files import whole
 from cryjax.data.records import Prepared
-from cryjax.evaluation import bootstrap, results, tasks
+from cryjax.evaluation import bootstrap, metrics, results, tasks
 
 
 def save_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
@@ -87,10 +87,11 @@ class Found:
         true, people = task.true(np.array(labels)), np.array(subjects)
         # Of all folds together there may be subjects enough.
         of_fold = bootstrap.cautions(true, people, task.classes)
+        learnt = np.isin(task.classes, result.get("learnt", task.classes))  # of older code
         return cls(
             np.array(recordings, int),
             true,
-            np.array(scores, float).T,
+            metrics.scores_of(np.array(scores, float).T, learnt),
             people,
             float(result["n_train"]),
             np.array([said for said in result["warnings"] if said not in of_fold], str),

@@ -17,10 +17,22 @@ from cryjax.training.trained import load_trained
 
 
 class Judge:
-    """Scores recordings with a state."""
+    """Scores recordings with a state.
 
-    def __init__(self, task: tasks.Task, parts: supervised.Supervised, config: Any, devices: Any):
+    Attributes:
+      learnt: bool [classes], which it is trained on.
+    """
+
+    def __init__(
+        self,
+        task: tasks.Task,
+        parts: supervised.Supervised,
+        config: Any,
+        devices: Any,
+        learnt: np.ndarray,
+    ):
         self._task = task
+        self.learnt = learnt
         self._embedder = Embedder(
             functools.partial(
                 steps.classify,
@@ -51,11 +63,11 @@ class Judge:
             "head": {"params": live["params"]["head"]},
         }
         found = self.probabilities(variables, index)
-        true = self._task.true(found.labels)
+        true, scores = self._task.true(found.labels), metrics.scores_of(found.features, self.learnt)
         once = np.ones((1, len(found.labels)))
         named = metrics.headlines(true, len(self._task.classes), probabilities=True)
         return {
-            f"validation_{name}": float(metric(true, found.features, once)[0])
+            f"validation_{name}": float(metric(true, scores, once)[0])
             for name, metric in named.items()
         }
 
@@ -72,8 +84,16 @@ def write_predictions(
             table.writerow([recording, subject, label, *(f"{score:.9g}" for score in scores)])
 
 
-def summarise(found: Embeddings, task: tasks.Task, config: Any) -> dict[str, Any]:
+def summarise(
+    found: Embeddings, task: tasks.Task, config: Any, learnt: np.ndarray
+) -> dict[str, Any]:
     """The metrics of recordings and, where a subject has one label, of subjects; and 'warnings'.
+
+    Args:
+      found: probabilities.
+      task: of which classes.
+      config: of the run.
+      learnt: bool [classes].
 
     Raises:
       UserError: where a probability is not finite.
@@ -82,7 +102,7 @@ def summarise(found: Embeddings, task: tasks.Task, config: Any) -> dict[str, Any
     true = task.true(found.labels)
     result = bootstrap.summarise_both(
         true,
-        found.features,
+        metrics.scores_of(found.features, learnt),
         task.classes,
         found.subjects,
         resamples=config.resamples,

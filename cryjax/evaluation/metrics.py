@@ -53,6 +53,15 @@ def check_finite(values: np.ndarray, what: str, recordings: np.ndarray | None = 
         )
 
 
+def scores_of(probabilities: np.ndarray, learnt: np.ndarray) -> np.ndarray:
+    """[recordings, classes] by which classes are told apart: NaN of those that were not learnt.
+
+    Training made their probability low for everybody; pooled with those of a fold that learnt them,
+    it would rank recordings by fold.
+    """
+    return np.where(learnt, probabilities, np.nan)
+
+
 def winners(scores: np.ndarray) -> np.ndarray:
     """int [recordings]: the class with the highest of [recordings, classes]; -1 if all are NaN."""
     silent = np.isnan(scores)
@@ -225,7 +234,7 @@ def calibration_error(true: np.ndarray, scores: np.ndarray, weights: np.ndarray)
     more so the fewer the recordings, and again in a resample: the interval of a well-calibrated
     classifier may lie above its value. Single-label, of probabilities; shapes as `accuracy`.
     """
-    confidence = scores.max(axis=1).astype(float)
+    confidence = np.nanmax(scores, axis=1).astype(float)
     edges = np.arange(1, CALIBRATION_BINS) / CALIBRATION_BINS
     inside = memberships(np.digitize(confidence, edges, right=True), CALIBRATION_BINS)
     gaps = weights @ (inside * (_hits(true, scores) - confidence)[:, None])

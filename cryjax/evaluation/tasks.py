@@ -155,6 +155,11 @@ def divide(index: Index, config: Any) -> Division:
     return Division(examples(train), examples(validation), examples(test))
 
 
+def learnt(task: Task, division: Division) -> np.ndarray:
+    """bool [classes]: which a training recording has."""
+    return np.any(targets_of(division.train.labels, task.classes), axis=0)
+
+
 def missing(task: Task, division: Division) -> list[str]:
     """What a reader of the numbers should know of the division.
 
@@ -162,7 +167,7 @@ def missing(task: Task, division: Division) -> list[str]:
       UserError: where there is but one class to learn.
     """
     said = [*task.prepared.cautions]
-    has = np.any(targets_of(division.train.labels, task.classes), axis=0)
+    has = learnt(task, division)
     if has.sum() < 2:
         raise TooFewLabels(
             f"the training recordings have {has.sum()} of the {len(task.classes)} classes; take "
@@ -171,7 +176,8 @@ def missing(task: Task, division: Division) -> list[str]:
     absent = [name for name, found in zip(task.classes, has, strict=True) if not found]
     if absent:
         said.append(
-            f"no training recording has class {', '.join(absent)}, so it is never predicted"
+            f"no training recording has class {', '.join(absent)}, so it is never predicted, and "
+            "no AUC or average precision counts it"
         )
     if len(division.validation):
         chosen_by = targets_of(division.validation.labels, task.classes).any(axis=0)

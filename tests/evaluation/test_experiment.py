@@ -48,7 +48,8 @@ def test_few_subjects_of_a_fold_are_not_few_of_all(tmp_path):
     true = np.arange(8) % 2
     few = bootstrap.cautions(true, subjects, ("ill", "well"))
     assert len(few) == 1
-    result = {"scored": "test", "n_train": 5, "warnings": ["no class hurt", *few]}
+    warnings = ["no class hurt", *few]
+    result = {"scored": "test", "n_train": 5, "warnings": warnings, "learnt": ["ill", "well"]}
     (tmp_path / "result.json").write_text(json.dumps(result))
     with (tmp_path / "predictions.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
@@ -59,3 +60,7 @@ def test_few_subjects_of_a_fold_are_not_few_of_all(tmp_path):
     loaded = Found.of_run(tmp_path, task)
     assert loaded.warnings.tolist() == ["no class hurt"]
     np.testing.assert_array_equal(loaded.true, true)
+    np.testing.assert_array_equal(loaded.scores, [[0.25, 0.75]] * 8)
+    # Of another fold, in which nobody is ill: its low probabilities are no scores.
+    (tmp_path / "result.json").write_text(json.dumps(result | {"learnt": ["well"]}))
+    np.testing.assert_array_equal(Found.of_run(tmp_path, task).scores, [[np.nan, 0.75]] * 8)
