@@ -20,7 +20,7 @@ def _spelling(name: str) -> str:
 def alike(names: Iterable[str]) -> list[list[str]]:
     """Groups of names that differ in capitals, blanks or leading zeros only, each sorted."""
     groups = collections.defaultdict(set)
-    for name in names:
+    for name in dict.fromkeys(names):
         groups[_spelling(name)].add(name)
     return [sorted(group) for group in groups.values() if len(group) > 1]
 
