@@ -11,7 +11,7 @@ Each may be a download instead, as `--config.general="--corpus=fsd50k --corpus_d
 so there is one task. The labels of donateacry are their uploaders' guesses, 84 % of them
 'hungry'; its subjects are app installations.
 
-Cost: 23 minutes of two cores, beside other work.
+Cost: 28 minutes of two cores, beside other work.
 Number to expect: chance, a macro AUC of 0.43 to 0.53 in every row; cryjax/evaluation/README.md has
 them all.
 Values: pretrain_small.py and finetune.py, cut to the time.

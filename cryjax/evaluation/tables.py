@@ -29,7 +29,8 @@ SYNTHETIC = (
 )
 
 
-# Of fewer scored subjects no difference is starred: 9 to 38 % would be, of encoders of equal worth.
+# Of fewer scored subjects no difference is starred: 8 to 38 % would be, of encoders of equal worth
+# (tests/simulations.py).
 FEWEST_FOR_A_CLAIM = 6
 
 
