@@ -190,7 +190,9 @@ def test_weights_come_in_and_go_out(tmp_path):
     )  # fmt: skip
     assert "cnn6 of width 0.0625, front end panns_16k (16000 Hz), 2 classes" in done.stdout
     out = tmp_path / "out.safetensors"
-    programs.succeed("export", f"--model={folder}", "--format=safetensors", f"--out={out}")
+    out.touch()
+    done = programs.succeed("export", f"--model={folder}", "--format=safetensors", f"--out={out}")
+    assert "in place of the file that was there" in done.stdout
     back = panns.read_tensors(out)
     for name, tensor in panns.read_tensors(tmp_path / "in.safetensors").items():
         np.testing.assert_array_equal(back[name], tensor)
@@ -204,8 +206,6 @@ def test_weights_come_in_and_go_out(tmp_path):
         "--weights=int8",
     )  # fmt: skip
     assert "tried on noise alone" in done.stdout and "probabilities" not in done.stdout
-    done = programs.succeed("export", f"--model={folder}", "--format=safetensors", f"--out={out}")
-    assert "in place of the file that was there" in done.stdout
     soundfile.write(tmp_path / "a.flac", lively.waveform(44_100)[1], 44_100)
     said = programs.refuse("predict", f"--model={encoder}", f"--out={tmp_path / 'o.csv'}", "a.flac")
     assert "no classifier" in said and "--embeddings" in said

@@ -44,8 +44,8 @@ def small():
 
 def test_eval_mode_treats_each_example_alone(small):
     encoder, variables, x = small
-    whole = encoder.apply(variables, x)
-    np.testing.assert_allclose(encoder.apply(variables, x[:1]), whole[:1], atol=1e-5)
+    apply = jax.jit(encoder.apply)
+    np.testing.assert_allclose(apply(variables, x[:1]), apply(variables, x)[:1], atol=1e-5)
 
 
 def test_train_mode_updates_statistics_towards_the_batch(small):
@@ -60,7 +60,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(small):
     low = make_encoder("cnn6", width=1 / 16, dtype="bfloat16")
     init = jax.eval_shape(low.init, jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(init)} == {np.dtype(np.float32)}
-    exact, rough = encoder.apply(variables, x), low.apply(variables, x)
+    exact, rough = (jax.jit(each.apply)(variables, x) for each in (encoder, low))
     assert rough.dtype == np.float32
     assert np.linalg.norm(exact - rough) < 0.03 * np.linalg.norm(exact)
 
@@ -78,7 +78,7 @@ def test_mistakes_are_named(arguments, named):
 def test_frozen_blocks_get_no_gradient_and_keep_their_statistics(frozen):
     encoder = make_encoder("cnn6", width=1 / 16).clone(frozen=frozen)
     x = np.random.default_rng(0).normal(size=(4, 32, 24)).astype(np.float32)
-    variables = encoder.init(jax.random.key(0), x)
+    variables = jax.jit(encoder.init)(jax.random.key(0), x)
 
     def loss(params):
         out, changed = encoder.apply(
@@ -86,7 +86,7 @@ def test_frozen_blocks_get_no_gradient_and_keep_their_statistics(frozen):
         )
         return (out**2).mean(), changed["batch_stats"]
 
-    gradients, stats = jax.grad(loss, has_aux=True)(variables["params"])
+    gradients, stats = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
     assert jax.tree.structure(stats) == jax.tree.structure(variables["batch_stats"])
     depth = {"norm0": 1, "block1": 1, "block2": 2, "block3": 3, "block4": 4, "dense": 5}
     for name, block in depth.items():

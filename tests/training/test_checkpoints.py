@@ -1,5 +1,6 @@
 """Checkpoints give back what was saved, part by part, and name what does not fit."""
 
+import functools
 import time
 
 import jax
@@ -28,8 +29,10 @@ META = {
 def make_state(seed):
     encoder, head = make_encoder(**ENCODER), ProjectionHead(8, 4)
     optimizer = optimizers.make_optimizer("adamw", 1e-3, weight_decay=0.0)
-    state = steps.init_state(jax.random.key(seed), encoder, head, optimizer, 40)
-    return parallel.Parallel().replicate(state)
+    init = functools.partial(
+        steps.init_state, encoder=encoder, head=head, optimizer=optimizer, mels=40
+    )
+    return parallel.Parallel().replicate(jax.jit(init)(jax.random.key(seed)))
 
 
 @pytest.fixture(scope="module")

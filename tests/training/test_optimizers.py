@@ -13,7 +13,7 @@ from cryjax.training import optimizers
 @pytest.fixture(scope="module")
 def params():
     encoder = make_encoder("cnn6", 1 / 32)
-    return encoder.init(jax.random.key(0), jnp.ones((1, 32, 16)))["params"]
+    return jax.jit(encoder.init)(jax.random.key(0), jnp.ones((1, 32, 16)))["params"]
 
 
 @pytest.mark.parametrize("name", optimizers.NAMES)

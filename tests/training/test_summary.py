@@ -1,5 +1,7 @@
 """The table of a run says what the model really is: its shapes, and all of its parameters."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,12 +11,13 @@ from cryjax.models import ENCODERS, Classifier, ProjectionHead, make_encoder
 from cryjax.training import steps, summary
 
 INPUTS = (70, 40)
+KEY = jax.eval_shape(lambda: jax.random.key(0))  # shapes are all that is asked for
 
 
 def made(name, head, *, remat=False):
     encoder = make_encoder(name, width=1 / 16).clone(remat=remat)
-    state = steps.init_state(jax.random.key(0), encoder, head, optax.sgd(0.1), INPUTS[1])
-    return encoder, state
+    init = functools.partial(steps.init_state, encoder=encoder, head=head, mels=INPUTS[1])
+    return encoder, jax.eval_shape(functools.partial(init, optimizer=optax.sgd(0.1)), KEY)
 
 
 @pytest.mark.parametrize("remat", [False, True])
@@ -29,12 +32,12 @@ def test_shapes_are_those_of_a_call_and_no_parameter_is_missing(name, remat):
     assert sum(layer.parameters for layer in found) == sum(
         x.size for x in jax.tree.leaves(state.params["encoder"])
     )
-    _, kept = encoder.apply(
-        variables,
-        jnp.zeros((2, *INPUTS)),
+    call = functools.partial(
+        encoder.apply,
         capture_intermediates=lambda module, _: len(module.path) == 1,
         mutable=["intermediates"],
     )
+    _, kept = jax.eval_shape(call, variables, jax.ShapeDtypeStruct((2, *INPUTS), jnp.float32))
     real = {name: part["__call__"][0].shape[1:] for name, part in kept["intermediates"].items()}
     assert {layer.name: layer.output for layer in found} == real
     blocks = [f"block{n}" for n in range(1, len(ENCODERS[name][0]) + 1)]
