@@ -93,7 +93,10 @@ def run(
     rate = {"sgd": 0.1, "adamw": 1e-3, "lars": 1.0}[optimizer_name]
     optimizer = optimizers.make_optimizer(optimizer_name, rate, weight_decay=1e-3)
     spread = parallel.Parallel(kind, jax.devices()[:devices])
-    state = steps.init_state(jax.random.key(0), encoder, head, optimizer, 40)
+    init = functools.partial(
+        steps.init_state, encoder=encoder, head=head, optimizer=optimizer, mels=40
+    )
+    state = jax.jit(init)(jax.random.key(0))  # compiled as one, which is quicker
     if labelled:
         step = supervised(encoder, head, optimizer, state.params)
         state = state.replace(average=state.live)
