@@ -86,6 +86,7 @@ def main(_: list[str]) -> None:
         pathlib.Path(folder), encoder, width, front_end, window, variables, labels,
         multi_label=said.multi_label if said else True,
         synthetic=bool(said and said.synthetic),
+        segment_seconds=said.segment_seconds if said else max(window, 10.0),
     )  # fmt: skip
     print(
         f"{folder}: {encoder} of width {width:g}, front end {front_end} ({settings.sample_rate} "

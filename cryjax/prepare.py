@@ -91,9 +91,9 @@ _BEAM_OPTIONS = flags.DEFINE_list("beam_options", [], "Of the runner: key=value,
 _SOURCES = _MANIFEST, _CORPUS, _TFDS, _SYNTHETIC
 # A TFDS dataset has its own splits.
 _ONLY_FOR = {
-    ("manifest",): ("label_column", "subject_column", "path_column", "allow_dir"),
+    ("manifest",): ("label_column", "allow_dir"),
     ("corpus",): ("corpus_dir", "write_manifest"),
-    ("manifest", "corpus"): ("exclude", "mapping"),
+    ("manifest", "corpus"): ("exclude", "mapping", "subject_column", "path_column"),
     ("synthetic",): ("examples", "synthetic_seed"),
     ("tfds",): ("source_rate", "tfds_data_dir"),
     ("manifest", "corpus", "synthetic"): ("splits", "split_seed", "beam_runner", "beam_options"),
@@ -123,8 +123,12 @@ def read_corpus() -> list[Row]:
     return corpora.read_corpus(corpus.name, folder)
 
 
-def from_rows() -> tuple[dict[str, Any], list[Row], list[str]]:
-    """What the dataset is made of: its inputs, the rows, and the split of each."""
+def from_rows() -> tuple[dict[str, Any], list[Row], list[str], int]:
+    """What the dataset is made of: its inputs, the rows, and the split of each.
+
+    And how many subjects have a name that differs from another's in spelling only.
+    """
+    alike: list[list[str]] = []
     columns = Columns(path=_PATH_COLUMN.value, subject=_SUBJECT_COLUMN.value)
     if _CORPUS.value:
         rows, source = read_corpus(), program.required(_CORPUS_DIR)
@@ -132,7 +136,8 @@ def from_rows() -> tuple[dict[str, Any], list[Row], list[str]]:
         source = program.required(_MANIFEST)
         rows = read_manifest(source, dataclasses.replace(columns, label=_LABEL_COLUMN.value))
         check_inside(rows, source, _ALLOW_DIR.value)
-        for remark in remarks.of_rows(rows, _LABEL_COLUMN.value):
+        alike = remarks.alike(row.subject for row in rows if not row.alone)
+        for remark in remarks.of_rows(rows, alike, _LABEL_COLUMN.value):
             print(remark)
     others = [row for other in _EXCLUDE.value for row in read_manifest(other, columns)]
     excluded = {row.subject_id for row in others}
@@ -160,7 +165,7 @@ def from_rows() -> tuple[dict[str, Any], list[Row], list[str]]:
     inputs = {"manifest": preparing.fingerprint(kept)}
     if _CORPUS.value:
         inputs["corpus"] = _CORPUS.value
-    return inputs, kept, chosen
+    return inputs, kept, chosen, len(alike)
 
 
 def read_key() -> bytes:
@@ -174,8 +179,10 @@ def read_key() -> bytes:
     return key
 
 
-def write_mapping(rows: list[Row], renamed: list[Row], out: pathlib.Path) -> None:
+def write_mapping(rows: list[Row], out: pathlib.Path) -> None:
     """Which recording of the dataset is which file, and which subject is who."""
+    index = open_prepared(out).index()
+    pseudonyms = dict(zip(index.recordings, index.subjects, strict=True))
     with (out / "skipped.csv").open(encoding="utf-8", newline="") as file:
         reasons = {int(line["recording"]): line["reason"] for line in csv.DictReader(file)}
     with pathlib.Path(program.required(_MAPPING)).open(
@@ -184,9 +191,9 @@ def write_mapping(rows: list[Row], renamed: list[Row], out: pathlib.Path) -> Non
         os.chmod(file.fileno(), 0o600)  # noqa: PTH101
         table = csv.writer(file)
         table.writerow(["recording", "path", "subject", "pseudonym", "skipped"])
-        for number, (row, other) in enumerate(zip(rows, renamed, strict=True)):
-            line = number, row.name, row.subject, other.subject, reasons.get(number, "")
-            table.writerow(line)
+        for number, row in enumerate(rows):
+            named = row.name, row.subject, pseudonyms.get(number, "")
+            table.writerow([number, *named, reasons.get(number, "")])
     print(f"{_MAPPING.value}: which recording and subject are which; not to be given away")
 
 
@@ -213,7 +220,9 @@ def from_tfds() -> tuple[dict[str, Any], int, dict[str, Iterable[Recording]]]:
 
     def renamed(recordings: Iterable[Recording]) -> Iterable[Recording]:
         for recording in recordings:
-            yield dataclasses.replace(recording, subject=subjects.pseudonym(recording.subject, key))
+            named = recording.subject
+            other = named if recording.alone else subjects.pseudonym(named, key)
+            yield dataclasses.replace(recording, subject=other)
 
     streams, total = {}, 0
     for split, info in builder.info.splits.items():
@@ -290,14 +299,14 @@ def main(_: list[str]) -> None:
             raise UserError(
                 f"--mapping={_MAPPING.value} cannot be written ({error.strerror})"
             ) from error
-    rows, renamed = [], []
+    rows, alike = [], 0
     if _TFDS.value:
         inputs, total, streams = from_tfds()
     else:
         if _SYNTHETIC.value:
             inputs, items = from_synthetic()
         else:
-            inputs, rows, chosen = from_rows()
+            inputs, rows, chosen, alike = from_rows()
             key = read_key()
             renamed = [
                 dataclasses.replace(row, subject=subjects.pseudonym(row.subject_id, key))
@@ -329,7 +338,7 @@ def main(_: list[str]) -> None:
             inputs=inputs,
             synthetic=bool(_SYNTHETIC.value),
             subject_key=inputs.get("subject_key", ""),
-            alike=len(remarks.alike_subjects(rows)),
+            alike=alike,
             shards=_SHARDS.value,
         )
         if _BEAM_RUNNER.value:
@@ -340,7 +349,7 @@ def main(_: list[str]) -> None:
     open_prepared(out).index()  # once, or each host that trains would read all of it
     report(out, info, rows)
     if _MAPPING.value:
-        write_mapping(rows, renamed, out)
+        write_mapping(rows, out)
 
 
 if __name__ == "__main__":

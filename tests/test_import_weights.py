@@ -55,7 +55,9 @@ def test_a_file_that_tells_no_front_end_needs_one():
 def test_what_was_exported_comes_back_as_it_was(tmp_path):
     """Labels, window, how probabilities are made, and that it is of synthetic audio."""
     source = lively.source("cnn6", "small_8k", ("ill", "well"))
-    described = dataclasses.replace(source.description, synthetic=True, window_samples=6_400)
+    described = dataclasses.replace(
+        source.description, synthetic=True, window_samples=6_400, segment_seconds=5.0
+    )
     tensors = panns.to_state_dict(source.variables, "cnn6", described.front_end)
     panns.write_tensors(tmp_path / "m.safetensors", tensors, "float32", cryjax=described.to_json())
     with flagsaver.flagsaver(
@@ -70,3 +72,7 @@ def test_what_was_exported_comes_back_as_it_was(tmp_path):
         jax.jit(each.function)(each.variables, waveform)["probabilities"] for each in (source, back)
     )
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+    for said in ("hello", '{"encoder": "cnn6"}', "[1]"):
+        panns.write_tensors(tmp_path / "odd.safetensors", tensors, "float32", cryjax=said)
+        with pytest.raises(UserError, match="what it says of itself"):
+            panns.read_description(tmp_path / "odd.safetensors")

@@ -158,7 +158,7 @@ def stream(
     try:
         if not path.is_file():
             windows = "; write '/' between folders, not '\\'" if "\\" in path.name else ""
-            if re.match(r"[A-Za-z]:\\", path.name):
+            if re.search(r"(^|/)[A-Za-z]:[\\/]", str(path)):
                 windows = "; a path of Windows: write it from the manifest's folder on, with '/'"
             raise Unusable(f"no such file{windows}")
         if path.stat().st_size == 0:

@@ -21,7 +21,7 @@ from cryjax.command.progress import Progress
 from cryjax.data import cutting, duplicates, guard, records, writing
 from cryjax.data.decode import Unusable, to_int16
 from cryjax.data.manifest import Row
-from cryjax.data.recording import Account, Recording, Tally
+from cryjax.data.recording import Account, Recording, Tally, own_subject
 from cryjax.data.synthetic import Clip
 
 _AHEAD = 4  # files in flight a worker
@@ -78,7 +78,8 @@ def make(item: Item, sample_rate: int) -> Recording:
         audio = _decoder().decode(source.path, sample_rate)
     except Unusable as error:
         return dataclasses.replace(recording, reason=str(error))
-    return dataclasses.replace(recording, audio=audio, rate=_decoder().own_rate)
+    subject = own_subject(audio) if source.alone else source.subject
+    return dataclasses.replace(recording, audio=audio, subject=subject, rate=_decoder().own_rate)
 
 
 def _pool(items: Sequence[Item], workers: int) -> concurrent.futures.Executor:
@@ -247,7 +248,7 @@ class Preparation:
 
 def _kind(reason: str) -> str:
     """A reason without the numbers in it, of which every recording has its own."""
-    return re.sub(r"[0-9.]+", "N", reason)
+    return re.sub(r"[0-9]+(\.[0-9]+)?", "N", reason)
 
 
 def fingerprint(rows: Sequence[Row]) -> str:

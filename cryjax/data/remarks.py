@@ -13,37 +13,45 @@ _NO_LABELS = {"?", "-", "n/a", "na", "nan", "none", "null", "unknown", "unlabell
 
 def _spelling(name: str) -> str:
     """The same of names that a reader would take for one: '007' and '7', 'Pain' and 'pain '."""
-    plain = " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFKC", name).casefold()))
-    return re.sub(r"(?<![0-9])0+(?=[0-9])", "", plain)
+    plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+    return re.sub(r"(?<![0-9.])0+(?=[0-9])", "", plain)
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:
-    """Groups of names that differ in capitals, blanks or leading zeros only, each sorted."""
-    groups = collections.defaultdict(set)
-    for name in dict.fromkeys(names):
-        groups[_spelling(name)].add(name)
-    return [sorted(group) for group in groups.values() if len(group) > 1]
+    """Groups of names that differ in spelling only, each sorted.
+
+    That is in capitals, blanks, hyphens, underscores or leading zeros. There may be millions of
+    names, so what most of them need is one entry in a table.
+    """
+    first: dict[str, str] = {}
+    groups: dict[str, set[str]] = {}
+    before = None
+    for name in names:
+        if name == before:  # rows of one subject stand together
+            continue
+        before, key = name, _spelling(name)
+        known = first.setdefault(name if key == name else key, name)
+        if known != name:
+            groups.setdefault(key, {known}).add(name)
+    return [sorted(group) for group in groups.values()]
 
 
-def alike_subjects(rows: Iterable[Row]) -> list[list[str]]:
-    """`alike` of the subjects of a manifest, which still have their names."""
-    return alike(row.subject for row in rows if not row.alone)
-
-
-def of_rows(rows: Sequence[Row], label_column: str) -> list[str]:
+def of_rows(rows: Sequence[Row], subjects: Sequence[Sequence[str]], label_column: str) -> list[str]:
     """Of the rows of a manifest, whose subjects still have their names.
 
     Args:
       rows: all of them.
+      subjects: those that are `alike`.
       label_column: that labels were taken from.
     """
     said = []
-    if groups := alike_subjects(rows):
-        named = "; ".join(", ".join(map(repr, group[:3])) for group in groups[:3])
-        more = f"; and {len(groups) - 3} more" * (len(groups) > 3)
+    if subjects:
+        named = "; ".join(", ".join(map(repr, group[:3])) for group in subjects[:3])
+        more = f"; and {len(subjects) - 3} more" * (len(subjects) > 3)
         said.append(
-            "subjects that differ in capitals, blanks or leading zeros only, and count as several: "
-            f"{named}{more}. If they are one, write them alike, or splits and folds divide them"
+            "subjects that differ in capitals, blanks, hyphens or leading zeros only, and count as "
+            f"several: {named}{more}. If they are one, write them alike, or splits and folds "
+            "divide them"
         )
     bare = sum(not row.label for row in rows)
     if bare == len(rows):
@@ -65,15 +73,16 @@ def cautions(info: Mapping[str, Any]) -> list[str]:
     said = []
     if info.get("alone"):
         said.append(
-            f"{info['alone']} recordings have no 'subject': each counts as a subject of its own, "
-            "so whoever is in several may be both trained on and scored, and intervals are too "
-            "narrow; give the column that says whose they are the name 'subject', or name it by "
-            "--subject_column"
+            f"recordings without a 'subject': {info['alone']}; each counts as a subject of its "
+            "own, so whoever is in several may be both trained on and scored, and intervals are "
+            "too narrow; give the column that says whose they are the name 'subject', or name it "
+            "by --subject_column"
         )
     if info.get("alike"):
         said.append(
-            f"{info['alike']} subjects may be two each, as their names differ in capitals, blanks "
-            "or leading zeros only: who is one under two names may be both trained on and scored"
+            f"subjects whose names differ from another's in capitals, blanks, hyphens or leading "
+            f"zeros only: {info['alike']}; who is one under two names may be both trained on and "
+            "scored"
         )
     if low := info.get("low_rates"):
         used = sum(split["recordings"] for split in info["splits"].values())
@@ -105,7 +114,7 @@ def of_dataset(info: Mapping[str, Any]) -> list[str]:
         counts.update(split["labels"])
     for group in [] if info["synthetic"] else alike(counts):
         shown = ", ".join(f"{label!r} {counts[label]}" for label in group)
-        said.append(f"labels that differ in capitals, blanks or leading zeros only: {shown}")
+        said.append(f"labels that differ in capitals, blanks, hyphens or leading zeros: {shown}")
     empty = [label for label in counts if label.casefold() in _NO_LABELS]
     if empty:
         said.append(

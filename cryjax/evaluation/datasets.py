@@ -188,7 +188,7 @@ class Datasets:
 
     def _recognise(self, used: Mapping[str, Prepared]) -> None:
         """Raises UserError where a dataset is no longer what the folder's cells were made of."""
-        file = self._folder / "datasets.json"
+        file = self._folder / "recordings.json"
         before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         now = {}
         for name, prepared in used.items():

@@ -226,7 +226,14 @@ def subjects_of(text: str) -> set[str]:
         folder, _, split = entry.rpartition(":")
         fold = _FOLD.fullmatch(split)
         if entry.endswith(".csv"):
-            found |= _also_renamed({row.subject_id for row in read_manifest(entry)})
+            rows = read_manifest(entry)
+            if unknown := sum(row.alone for row in rows):
+                raise UserError(
+                    f"{entry}: {unknown} of its {len(rows)} rows have no 'subject', so nobody can "
+                    "tell who is left out; fill the column in, or prepare the manifest and name "
+                    "the dataset, DATA or DATA:test"
+                )
+            found |= _also_renamed({row.subject for row in rows})
         elif pathlib.Path(entry).is_dir():
             found |= set(open_prepared(entry).index().subjects)
         elif folder and pathlib.Path(folder).is_dir():

@@ -49,6 +49,8 @@ def heard(run: str, key: str) -> Heard:
             found.unknown.append(f"{run} is gone")
             break
         config = ml_collections.ConfigDict(meta["config"])
+        if meta["program"] == "import_weights":
+            found.unknown.append(f"{run} has weights from elsewhere")
         for entry in filter(None, config.get("data", "").split(",")):
             try:
                 _add(found, meta["program"], config, open_prepared(entry.partition(":")[0]), key)

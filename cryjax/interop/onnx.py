@@ -91,7 +91,8 @@ def _filled(graph: _Graph, waveform: str, description: Description) -> str:
     window = max(description.window_samples, description.least_samples)
     wanted = graph.add("Where", short, graph.integers(window), size)
     one = graph.integers(1)
-    rounds = graph.add("Div", graph.add("Sub", graph.add("Add", wanted, size), one), size)
+    some = graph.add("Max", size, one)  # nothing is to be divided by no sample
+    rounds = graph.add("Div", graph.add("Sub", graph.add("Add", wanted, some), one), some)
     tiled = graph.add("Tile", waveform, graph.add("Concat", one, rounds, axis=0))
     return graph.add("Slice", tiled, graph.integers(0), wanted, one)
 

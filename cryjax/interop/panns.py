@@ -239,7 +239,13 @@ def read_description(path: pathlib.Path) -> Description | None:
 
     with safetensors.safe_open(path, "numpy") as file:
         said = (file.metadata() or {}).get("cryjax")
-    return Description.from_json(said) if said else None
+    try:
+        return Description.from_json(said) if said else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: what it says of itself under 'cryjax' is not that of cryjax.export "
+            f"({type(error).__name__}); export it again"
+        ) from error
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -26,6 +26,7 @@ def write(
     *,
     multi_label: bool = True,
     synthetic: bool = False,
+    segment_seconds: float = 10.0,
 ) -> None:
     """Makes a run with one checkpoint, as a training run's, to probe, fine-tune or export.
 
@@ -39,6 +40,7 @@ def write(
       labels: of the classifier.
       multi_label: whether each is told by itself, or one of all.
       synthetic: whether synthetic audio went into it.
+      segment_seconds: a longer recording is cut into such segments.
 
     Raises:
       UserError: where the folder holds a run.
@@ -68,6 +70,7 @@ def write(
         "labels": list(labels),
         "multi_label": multi_label,
         "synthetic": synthetic,
+        "segment_seconds": segment_seconds,
     }
     saved = checkpoints.Checkpoints(workdir.path)
     saved.save_model(state, 0, meta)

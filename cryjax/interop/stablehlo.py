@@ -66,8 +66,8 @@ def open_file(path: pathlib.Path) -> tuple[Description, Function]:
         exported = jax.export.deserialize(bytearray(path.read_bytes()))
     except OSError as error:
         raise UserError(
-            f"{error.filename}: cannot be read ({error.strerror}); the .stablehlo and the .json "
-            "of python -m cryjax.export belong together"
+            f"{error.filename}: cannot be read ({error.strerror}); the NAME.stablehlo and "
+            "NAME.stablehlo.json of python -m cryjax.export belong together"
         ) from error
     except Exception as error:  # flatbuffers raises what struct and indexing raise
         raise UserError(

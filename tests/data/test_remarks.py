@@ -22,30 +22,30 @@ def with_labels(**labels):
 
 
 def test_what_is_as_it_should_be_is_not_remarked_on():
-    assert not remarks.of_rows([row("s1"), row("s10"), row("s2"), row("100"), row("10")], "label")
+    assert not remarks.alike(["s1", "s1", "s10", "s2", "s1", "100", "10", "1.05", "1.5"])
+    assert not remarks.of_rows([row("s1"), row("s2")], [], "label")
     assert not remarks.of_dataset(INFO)
-    # One who has no name is nobody's other spelling.
-    alone = Row(pathlib.Path("/"), "a.wav", "x", "A.WAV", "", alone=True)
-    assert not remarks.of_rows([alone, row("a.wav")], "label")
 
 
 def test_names_that_a_spreadsheet_or_a_hand_spelt_in_two_ways():
-    subjects = ["007", "7", "B02", "b2", "Ann Lee", "ann_lee", "s1"]
+    subjects = ["007", "7", "B02", "b2", "Ann Lee", "ann_lee", "ann-lee ", "s1", "7"]
     groups = remarks.alike(subjects)
-    assert groups == [["007", "7"], ["B02", "b2"], ["Ann Lee", "ann_lee"]]
-    (said,) = remarks.of_rows([*map(row, subjects)], "label")
+    assert groups == [["007", "7"], ["B02", "b2"], ["Ann Lee", "ann-lee ", "ann_lee"]]
+    (said,) = remarks.of_rows([*map(row, subjects)], groups, "label")
     assert "'007', '7'; 'B02', 'b2'" in said and "write them alike" in said
 
 
 def test_recordings_without_a_label_are_counted():
-    assert remarks.of_rows([row(), row(label="")], "label") == ["1 of 2 recordings have no label"]
-    (said,) = remarks.of_rows([row(label=""), row(label="")], "reason")
+    assert remarks.of_rows([row(), row(label="")], [], "label") == [
+        "1 of 2 recordings have no label"
+    ]
+    (said,) = remarks.of_rows([row(label=""), row(label="")], [], "reason")
     assert "--label_column" in said and "'reason'" in said
 
 
 def test_labels_that_are_alike_or_say_nothing():
     said = "\n".join(remarks.of_dataset(with_labels(hungry=7, Hungry=2, **{"n/a": 3})))
-    assert "only: 'Hungry' 2, 'hungry' 7" in said and "say nothing: 'n/a'" in said
+    assert "zeros: 'Hungry' 2, 'hungry' 7" in said and "say nothing: 'n/a'" in said
 
 
 def test_recordings_of_a_lower_rate_and_reasons_are_counted():
@@ -62,6 +62,6 @@ def test_recordings_of_a_lower_rate_and_reasons_are_counted():
 
 def test_who_nobody_knows_is_a_caution_of_every_number():
     alone, alike = remarks.cautions(INFO | {"alone": 3, "alike": 2})
-    assert alone.startswith("3 recordings have no 'subject'") and "--subject_column" in alone
-    assert alike.startswith("2 subjects may be two each")
+    assert alone.startswith("recordings without a 'subject': 3;") and "--subject_column" in alone
+    assert "leading zeros only: 2; who is one under two names" in alike
     assert not remarks.cautions(INFO | {"alone": 0, "alike": 0})

@@ -183,3 +183,21 @@ def test_figures_are_light_and_keep_their_colours(tmp_path):
     # The map of colours is dark at one end and pale at the other.
     found = pixels(path)[:, :, :3].mean(axis=2)
     assert found.min() < 0.05 and found.max() > 0.95
+
+
+def test_two_that_are_both_nearly_sure_do_not_tie(tmp_path, monkeypatch):
+    """Softmaxes in float32 that differ by less than the difference of two of them can."""
+    sure = np.float32([1e-9, 3e-9, 2e-9, 4e-9])
+    drawn = []
+    monkeypatch.setattr(
+        classifier, "roc_figure", lambda path, true, score, *_, **__: drawn.append(score)
+    )
+    result = {
+        "labels": ["a", "b"], "synthetic": False, "n_recordings": 4, "n_subjects": 4,
+        "confusion": [[2, 0], [2, 0]],
+    }  # fmt: skip
+    scores = np.stack([np.ones(4, np.float32) - sure, sure], axis=1)
+    classifier.draw(
+        lambda name: tmp_path / f"{name}.png", result, np.array([0, 0, 1, 1]), scores, np.arange(4)
+    )
+    assert len(set(drawn[0])) == 4

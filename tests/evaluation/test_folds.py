@@ -122,6 +122,9 @@ def test_names_subjects_in_all_their_ways(prepared, tmp_path):
     manifest.write_text("path,subject\na.wav,carl\n")
     named = {"carl", "dora", *(subjects.pseudonym(name, key) for name in ("carl", "dora"))}
     assert folds.subjects_of(f"{manifest},dora") == named
+    manifest.with_name("blank.csv").write_text("path,subject\na.wav,carl\nb.wav,\n")
+    with pytest.raises(UserError, match="1 of its 2 rows have no 'subject'"):
+        folds.subjects_of(str(manifest.with_name("blank.csv")))
     # What a config keeps names nobody, and means the same.
     kept = folds.renamed_entries(f"{manifest},dora,{prepared}:train")
     assert "dora" not in kept and folds.renamed_entries(kept) == kept

@@ -68,6 +68,13 @@ def test_a_run_whose_folder_its_origin_has_now_is_told_and_not_followed_for_ever
     assert found.unknown == ["old began from a run whose folder it has now"]
 
 
+def test_of_weights_from_elsewhere_nobody_can_tell(prepared, monkeypatch):
+    monkeypatch.setattr(
+        leakage, "read_meta", lambda run: {"program": "import_weights", "config": {}}
+    )
+    assert leakage.heard("PANNS", "key").unknown == ["PANNS has weights from elsewhere"]
+
+
 def test_names_by_another_key_cannot_be_compared(prepared, runs):
     found = leakage.heard("tuned", "another")
     assert not found.labelled | found.unlabelled

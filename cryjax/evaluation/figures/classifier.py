@@ -126,5 +126,7 @@ def draw(
     title = f"{result['n_recordings']} {scored}recordings of {result['n_subjects']} subjects"
     confusion_figure(figure("confusion"), result["confusion"], labels, title, note=note)
     if len(labels) == 2 and len(np.unique(true)) == 2:
-        score, title = scores[:, 1] - scores[:, 0], f"'{labels[1]}', {title}"
+        # In float64, or two that are both nearly sure tie, and the AUC is another.
+        score = np.subtract(scores[:, 1], scores[:, 0], dtype=float)
+        title = f"'{labels[1]}', {title}"
         roc_figure(figure("roc"), true, score, subjects, title, note=note)
