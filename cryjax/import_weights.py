@@ -79,15 +79,14 @@ def main(_: list[str]) -> None:
     labels: tuple[str, ...] = ()
     if classifier:
         labels = read_labels(classifier["params"]["classifier"]["kernel"].shape[1], said)
-    window = _WINDOW.value
-    if said and not flags.FLAGS["window_seconds"].present:
-        window = said.window_samples / said.sample_rate
-    run.write(
-        pathlib.Path(folder), encoder, width, front_end, window, variables, labels,
-        multi_label=said.multi_label if said else True,
-        synthetic=bool(said and said.synthetic),
-        segment_seconds=said.segment_seconds if said else max(window, 10.0),
-    )  # fmt: skip
+    window, told = _WINDOW.value, {}
+    if said:
+        if not flags.FLAGS["window_seconds"].present:
+            window = said.window_samples / said.sample_rate
+        told = {
+            name: getattr(said, name) for name in ("multi_label", "synthetic", "segment_seconds")
+        }
+    run.write(pathlib.Path(folder), encoder, width, front_end, window, variables, labels, **told)
     print(
         f"{folder}: {encoder} of width {width:g}, front end {front_end} ({settings.sample_rate} "
         f"Hz), {len(labels) or 'no'} classes"

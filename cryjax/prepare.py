@@ -34,7 +34,7 @@ from cryjax.data import catalogue, corpora, preparing, remarks, splits, subjects
 from cryjax.data.manifest import Columns, Row, check_inside, read_manifest
 from cryjax.data.preparing import Item
 from cryjax.data.recording import Recording
-from cryjax.data.records import open_prepared
+from cryjax.data.records import Index, open_prepared
 
 _MANIFEST = flags.DEFINE_string("manifest", None, "CSV file: path, and label, subject, split.")
 _CORPUS = flags.DEFINE_enum(
@@ -179,9 +179,8 @@ def read_key() -> bytes:
     return key
 
 
-def write_mapping(rows: list[Row], out: pathlib.Path) -> None:
+def write_mapping(rows: list[Row], index: Index, out: pathlib.Path) -> None:
     """Which recording of the dataset is which file, and which subject is who."""
-    index = open_prepared(out).index()
     pseudonyms = dict(zip(index.recordings, index.subjects, strict=True))
     with (out / "skipped.csv").open(encoding="utf-8", newline="") as file:
         reasons = {int(line["recording"]): line["reason"] for line in csv.DictReader(file)}
@@ -220,9 +219,7 @@ def from_tfds() -> tuple[dict[str, Any], int, dict[str, Iterable[Recording]]]:
 
     def renamed(recordings: Iterable[Recording]) -> Iterable[Recording]:
         for recording in recordings:
-            named = recording.subject
-            other = named if recording.alone else subjects.pseudonym(named, key)
-            yield dataclasses.replace(recording, subject=other)
+            yield dataclasses.replace(recording, subject=subjects.pseudonym(recording.subject, key))
 
     streams, total = {}, 0
     for split, info in builder.info.splits.items():
@@ -346,10 +343,10 @@ def main(_: list[str]) -> None:
             info = beam.run(preparation, out, items, runner)
         else:
             info = preparation.run(out, streams, total=total)
-    open_prepared(out).index()  # once, or each host that trains would read all of it
+    index = open_prepared(out).index()  # once, or each host that trains would read all of it
     report(out, info, rows)
     if _MAPPING.value:
-        write_mapping(rows, out)
+        write_mapping(rows, index, out)
 
 
 if __name__ == "__main__":

@@ -276,8 +276,8 @@ def assemble(study: Study, cells: Mapping[Cell, Found]) -> results.Experiment:
             described.append(experiment.task_of(name, task, found[0]))
             few = bootstrap.cautions(found[0].true, found[0].subjects, task.classes)
             told = [*few, *(warning for one in found for warning in one.warnings)]
-            told = [warning for warning in told if warning not in task.prepared.cautions]  # said
-            notes |= dict.fromkeys(f"{name}: {warning}" for warning in told)
+            known = task.prepared.cautions  # among the notes of the datasets
+            notes |= dict.fromkeys(f"{name}: {warning}" for warning in told if warning not in known)
     first = {key: next(iter(found.values())) for key, found in seeds.items() if key[3] == 1}
     runs = sorted((folder / "runs").glob("*"))
     return results.Experiment(

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from cryjax.command.errors import UserError
 from cryjax.data.decode import Unusable, check_usable, to_int16
-from cryjax.data.recording import Recording, own_subject
+from cryjax.data.recording import Recording
 
 
 def _audio_feature(features: Any, source_rate: int) -> tuple[str, int]:
@@ -85,9 +85,6 @@ def recordings(
         # -1 is TFDS's own mark of an example without a label.
         labelled = label_name is not None and example[label_name] >= 0
         label = features[label_name].int2str(example[label_name]) if labelled else ""
-        if subject_name is None:
-            subject = "" if usable is None else own_subject(usable)
-        else:
-            subject = example[subject_name]
-            subject = subject.decode() if isinstance(subject, bytes) else str(subject)
+        subject = "" if subject_name is None else example[subject_name]
+        subject = subject.decode() if isinstance(subject, bytes) else str(subject)
         yield Recording(first + index, usable, label, subject, reason, subject_name is None, rate)

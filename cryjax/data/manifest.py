@@ -151,13 +151,16 @@ def _places(path: pathlib.Path, header: list[str], columns: Columns) -> list[int
     names = [_column(name) for name in header]
     found = ", ".join(names[:30])[:1000]
     for field, wanted in dataclasses.asdict(columns).items():
-        if names.count(wanted) > 1:
-            raise UserError(f"{path}: {names.count(wanted)} columns {wanted!r}; rename all but one")
-        if wanted in names or (wanted == field != "path"):
-            continue
-        named = "" if field == "path" else f" for --{field}_column"
-        remedy = "; add one, or name that of files by --path_column" if field == "path" else ""
-        raise UserError(f"{path}: no column {wanted!r}{named} (found: {found}){remedy}")
+        count = names.count(wanted)
+        if count > 1:
+            raise UserError(f"{path}: {count} columns {wanted!r}; rename all but one")
+        if not count and field == "path":
+            raise UserError(
+                f"{path}: no column {wanted!r} (found: {found}); add one, or name that of files by "
+                "--path_column"
+            )
+        if not count and field != wanted:
+            raise UserError(f"{path}: no column {wanted!r} for --{field}_column (found: {found})")
     wanted = dataclasses.astuple(columns)
     return [names.index(name) if name in names else len(names) for name in wanted]
 

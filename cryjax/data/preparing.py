@@ -21,7 +21,7 @@ from cryjax.command.progress import Progress
 from cryjax.data import cutting, duplicates, guard, records, writing
 from cryjax.data.decode import Unusable, to_int16
 from cryjax.data.manifest import Row
-from cryjax.data.recording import Account, Recording, Tally, own_subject
+from cryjax.data.recording import Account, Recording, Tally
 from cryjax.data.synthetic import Clip
 
 _AHEAD = 4  # files in flight a worker
@@ -48,7 +48,7 @@ def cut(
             {
                 "audio": audio,
                 "label": recording.label,
-                "subject": recording.subject,
+                "subject": recording.subject_id,
                 "recording": recording.number,
                 "segment": segment,
             }
@@ -78,8 +78,7 @@ def make(item: Item, sample_rate: int) -> Recording:
         audio = _decoder().decode(source.path, sample_rate)
     except Unusable as error:
         return dataclasses.replace(recording, reason=str(error))
-    subject = own_subject(audio) if source.alone else source.subject
-    return dataclasses.replace(recording, audio=audio, subject=subject, rate=_decoder().own_rate)
+    return dataclasses.replace(recording, audio=audio, rate=_decoder().own_rate)
 
 
 def _pool(items: Sequence[Item], workers: int) -> concurrent.futures.Executor:

@@ -2,11 +2,17 @@
 
 import collections
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+
+def digest(audio: np.ndarray) -> str:
+    """By which the same int16 [samples] are known again, 24 hexadecimal digits of BLAKE2b."""
+    return hashlib.blake2b(np.ascontiguousarray(audio).data, digest_size=12).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,19 +38,19 @@ class Recording:
     alone: bool = False
     rate: int = 0
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of the audio; '' for none."""
+        return "" if self.audio is None else digest(self.audio)
 
-def digest(audio: np.ndarray) -> str:
-    """By which the same int16 [samples] are known again."""
-    return hashlib.blake2b(np.ascontiguousarray(audio).data, digest_size=12).hexdigest()
+    @property
+    def subject_id(self) -> str:
+        """By which subjects are told apart in all datasets.
 
-
-def own_subject(audio: np.ndarray) -> str:
-    """The subject of a recording of which nobody said whose it is, int16 [samples].
-
-    In the form of `subjects.pseudonym`, but of the audio: the same wherever the file lies and
-    whatever it is called, and another for another 'a.wav'.
-    """
-    return f"s-{digest(audio)[:16]}"
+        Where nobody said whose it is, in the form of `subjects.pseudonym`, but of the audio: the
+        same wherever the file lies and whatever it is called, and another for another 'a.wav'.
+        """
+        return f"s-{self.digest[:16]}" if self.alone else self.subject
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,11 +72,11 @@ class Account:
         return cls(
             recording.number,
             recording.label,
-            recording.subject,
+            recording.subject_id,
             recording.reason,
             recording.alone,
             recording.rate,
-            "" if recording.audio is None else digest(recording.audio),
+            recording.digest,
             len(examples),
             sum(len(example["audio"]) for _, example in examples),
         )

@@ -30,6 +30,7 @@ def alike(names: Iterable[str]) -> list[list[str]]:
         if name == before:  # rows of one subject stand together
             continue
         before, key = name, _spelling(name)
+        # The name's own text where it is the same: millions of copies would take much memory.
         known = first.setdefault(name if key == name else key, name)
         if known != name:
             groups.setdefault(key, {known}).add(name)

@@ -298,7 +298,7 @@ def table(result: dict[str, Any], head: str) -> str:
     width = max(map(len, names)) + 2
     floor = result.get("floor")
     heads = [head, "untrained (floor)", "difference"] if floor else [head]
-    lines = [" " * (width + 2) + "".join(f"{head:<26}" for head in heads).rstrip()]
+    lines = [" " * (width + 2) + "".join(f"{name:<26}" for name in heads).rstrip()]
     for name in names:
         cells = [cell(result[name], result["intervals"][name])]
         if floor:

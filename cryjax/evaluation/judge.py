@@ -17,11 +17,7 @@ from cryjax.training.trained import load_trained
 
 
 class Judge:
-    """Scores recordings with a state.
-
-    Attributes:
-      learnt: bool [classes], which it is trained on.
-    """
+    """Scores recordings with a state that is trained on the classes of `learnt`, [classes]."""
 
     def __init__(
         self,
@@ -32,7 +28,7 @@ class Judge:
         learnt: np.ndarray,
     ):
         self._task = task
-        self.learnt = learnt
+        self._learnt = learnt
         self._embedder = Embedder(
             functools.partial(
                 steps.classify,
@@ -63,7 +59,10 @@ class Judge:
             "head": {"params": live["params"]["head"]},
         }
         found = self.probabilities(variables, index)
-        true, scores = self._task.true(found.labels), metrics.scores_of(found.features, self.learnt)
+        true, scores = (
+            self._task.true(found.labels),
+            metrics.scores_of(found.features, self._learnt),
+        )
         once = np.ones((1, len(found.labels)))
         named = metrics.headlines(true, len(self._task.classes), probabilities=True)
         return {

@@ -187,8 +187,18 @@ def macro_auc(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.n
     return _one_against_rest(auc, true, scores, weights)
 
 
-def _detection(true: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which recordings are of the second of two classes, and by how much it scores more."""
+def detection(true: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which recordings are of the second of two classes, and by how much it scores more.
+
+    In float64: of two probabilities in float32 that are both nearly sure the differences tie.
+
+    Args:
+      true: int [recordings].
+      scores: [recordings, 2].
+
+    Returns:
+      bool [recordings] and float64 [recordings].
+    """
     return true == 1, np.subtract(scores[:, 1], scores[:, 0], dtype=float)
 
 
@@ -201,7 +211,7 @@ def average_precision(true: np.ndarray, scores: np.ndarray, weights: np.ndarray)
     that one is lacking. Shapes as `accuracy`.
     """
     if true.ndim == 1 and scores.shape[1] == 2:
-        return _precision(*_detection(true, scores), weights)
+        return _precision(*detection(true, scores), weights)
     return _one_against_rest(_precision, true, scores, weights)
 
 
@@ -220,7 +230,7 @@ def sensitivity(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np
     Returns:
       [resamples], in [0, 1]; NaN where there are no positives or no negatives.
     """
-    up, down = _curve(*_detection(true, scores), weights)
+    up, down = _curve(*detection(true, scores), weights)
     allowed = down <= (1 - SPECIFICITY) * down[:, -1:] + 1e-9
     caught = np.max(np.where(allowed, up, 0.0), axis=1)
     return _ratio(caught, up[:, -1] * (down[:, -1] > 0))

@@ -20,8 +20,8 @@ from cryjax.data import cutting
 from cryjax.training import checkpoints, steps
 from cryjax.training.trained import load_pretrained, load_trained
 
-# Of datasets that did not say how long their segments were.
-_SEGMENT_SECONDS = 10.0
+# Of models of which nobody said how long the segments of their recordings are.
+SEGMENT_SECONDS = 10.0
 _MOST_AT_A_TIME = 16
 # Above it a waveform is not in [-1, 1] with a little clipping, but in another unit.
 _LOUDEST = 2.0
@@ -119,7 +119,7 @@ def read_run(run: str, *, encoder_only: bool = False) -> Source:
         # Frames enough that every pooling halves two at least.
         least_samples=max(2**encoder.pooled - 1, 1) * pretrained.settings.hop_length,
         segment_seconds=max(
-            meta.get("segment_seconds", _SEGMENT_SECONDS),
+            meta.get("segment_seconds", SEGMENT_SECONDS),
             pretrained.window_samples / pretrained.settings.sample_rate,
         ),
         labels=tuple(meta["labels"]) if classifies else (),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from cryjax import __version__
 from cryjax.audio import frontend
 from cryjax.command.errors import UserError
+from cryjax.interop.model import SEGMENT_SECONDS
 from cryjax.training import checkpoints
 from cryjax.training.steps import TrainState
 from cryjax.training.workdir import Workdir
@@ -26,7 +27,7 @@ def write(
     *,
     multi_label: bool = True,
     synthetic: bool = False,
-    segment_seconds: float = 10.0,
+    segment_seconds: float = SEGMENT_SECONDS,
 ) -> None:
     """Makes a run with one checkpoint, as a training run's, to probe, fine-tune or export.
 
@@ -40,7 +41,8 @@ def write(
       labels: of the classifier.
       multi_label: whether each is told by itself, or one of all.
       synthetic: whether synthetic audio went into it.
-      segment_seconds: a longer recording is cut into such segments.
+      segment_seconds: a longer recording is cut into such segments, or into windows if those are
+        longer.
 
     Raises:
       UserError: where the folder holds a run.

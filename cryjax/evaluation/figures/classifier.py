@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from cryjax.evaluation import bootstrap
+from cryjax.evaluation import bootstrap, metrics
 from cryjax.evaluation.figures.style import BLUE, GREY, plain, save
 
 _GRID = np.linspace(0, 1, 201)  # of 1 − specificity
@@ -126,7 +126,6 @@ def draw(
     title = f"{result['n_recordings']} {scored}recordings of {result['n_subjects']} subjects"
     confusion_figure(figure("confusion"), result["confusion"], labels, title, note=note)
     if len(labels) == 2 and len(np.unique(true)) == 2:
-        # In float64, or two that are both nearly sure tie, and the AUC is another.
-        score = np.subtract(scores[:, 1], scores[:, 0], dtype=float)
+        _, score = metrics.detection(true, scores)
         title = f"'{labels[1]}', {title}"
         roc_figure(figure("roc"), true, score, subjects, title, note=note)
