@@ -46,15 +46,15 @@ def _per_channel(x: jax.Array) -> jax.Array:
     return x[None, None, None]
 
 
-def _windows(x: jax.Array) -> tuple[int, int]:
+def _windows(shape: tuple[int, ...]) -> tuple[int, int]:
     """Height and width of what is pooled together: an axis of one element is left alone."""
-    return min(2, x.shape[1]), min(2, x.shape[2])
+    return min(2, shape[1]), min(2, shape[2])
 
 
 def _by_window(x: jax.Array) -> jax.Array:
     """[batch, height, width, channels] -> [batch, height / 2, 2, width / 2, 2, channels]."""
     batch, height, width, channels = x.shape
-    down, across = _windows(x)
+    down, across = _windows(x.shape)
     x = x[:, : height // down * down, : width // across * across]
     return x.reshape(batch, height // down, down, width // across, across, channels)
 
@@ -68,13 +68,28 @@ def average_pool(x: jax.Array) -> jax.Array:
     return _by_window(x).mean((2, 4))
 
 
-def _unpool(pooled: jax.Array, like: jax.Array) -> jax.Array:
-    """[batch, height / 2, width / 2, channels] to all elements; zero at dropped edges."""
-    spread = jnp.broadcast_to(pooled[:, :, None, :, None], _by_window(like).shape)
-    batch, height, down, width, across, channels = spread.shape
-    spread = spread.reshape(batch, height * down, width * across, channels)
-    missing = (like.shape[axis] - spread.shape[axis] for axis in (1, 2))
-    return jnp.pad(spread, ((0, 0), *((0, more) for more in missing), (0, 0)))
+def _unpool(pooled: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """[batch, height / 2, width / 2, channels] to all of `shape`; zero at dropped edges."""
+    batch, height, width, channels = pooled.shape
+    down, across = _windows(shape)
+    spread = jnp.broadcast_to(
+        pooled[:, :, None, :, None], (batch, height, down, width, across, channels)
+    ).reshape(batch, height * down, width * across, channels)
+    return jnp.pad(spread, [(0, size - n) for size, n in zip(shape, spread.shape, strict=True)])
+
+
+def _unpool_by_index(pooled: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The same. What XLA for a GPU pads it reads element by element, each behind a branch."""
+    for axis, window in zip((1, 2), _windows(shape), strict=True):
+        size, known = shape[axis], pooled.shape[axis]
+        if size == window * known:
+            pooled = jnp.repeat(pooled, window, axis)
+        else:
+            place = jnp.arange(size) // window
+            pooled = jnp.take(pooled, jnp.minimum(place, known - 1), axis, mode="clip")
+            inside = jnp.expand_dims(place < known, [other for other in range(4) if other != axis])
+            pooled = jnp.where(inside, pooled, 0)
+    return pooled
 
 
 def relu_of(x: jax.Array, factor: jax.Array, term: jax.Array) -> jax.Array:
@@ -137,7 +152,7 @@ def _sums_of_pooled(
     x: jax.Array, gradient: jax.Array, mean: jax.Array, factor: jax.Array, term: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The same of a gradient by what is pooled, not yet divided among the elements."""
-    return _sums(x, _unpool(gradient, x), mean, factor, term)
+    return _sums(x, _unpool(gradient, x.shape), mean, factor, term)
 
 
 def _sums_of_windows(
@@ -148,7 +163,7 @@ def _sums_of_windows(
     A GPU is spared the arithmetic of indices, which takes longer than the memory. A TPU would
     write the four parts.
     """
-    windows, (down, across) = _by_window(x), _windows(x)
+    windows, (down, across) = _by_window(x), _windows(x.shape)
     parts = [windows[:, :, i, :, j] for i in range(down) for j in range(across)]
 
     def added(of: Callable[[jax.Array], jax.Array]) -> jax.Array:
@@ -171,18 +186,26 @@ def gradients(
         d_bias, centred = lax.platform_dependent(
             x, gradient, mean, factor, term, cuda=_sums_of_windows, default=_sums_of_pooled
         )
-        gradient, share = _unpool(gradient, x), 1 / math.prod(_windows(x))
+        gradient = lax.platform_dependent(
+            gradient,
+            cuda=functools.partial(_unpool_by_index, shape=x.shape),
+            default=functools.partial(_unpool, shape=x.shape),
+        )
+        share = 1 / math.prod(_windows(x.shape))
     else:
         d_bias, centred = _sums(x, gradient, mean, factor, term)
     d_bias, d_scale = share * d_bias, share * inverse * centred
     count = x.size // x.shape[-1] * total(jnp.ones(()), axis_name)
     shift, along = total(jnp.stack([d_bias, d_scale]), axis_name) / count
-    # factor * (passed - shift - normalised * along), a line in x where ReLU is closed.
+    # factor * (passed - shift - normalised * along), a line in x where ReLU is closed. The share, a
+    # power of two, goes into factor and term, by which ReLU is open where it was.
     slope = factor * inverse * along
+    offset = slope * mean - factor * shift
+    factor, term = share * factor, share * term
     d_x = (
-        _passed(x, gradient, factor, term) * _per_channel(share * factor)
+        _passed(x, gradient, factor, term) * _per_channel(factor)
         - x.astype(jnp.float32) * _per_channel(slope)
-        + _per_channel(slope * mean - factor * shift)
+        + _per_channel(offset)
     )
     return d_x.astype(x.dtype), d_scale, d_bias
 

@@ -80,6 +80,14 @@ def _own_moments(copies: jax.Array, places: np.ndarray) -> jax.Array:
     return _exact("pqk,pr,rql->kl", places, _products(copies, copies), places)
 
 
+def _weights(
+    kernel: jax.Array, factor: jax.Array, term: jax.Array, places: np.ndarray, dtype: jnp.dtype
+) -> jax.Array:
+    """W, [columns, tile * channels]: P W is what the convolution gives, normalised."""
+    normalising = _with_term(kernel * factor[None], term)
+    return _exact("pqk,kc->pqc", places, normalising).reshape(len(places), -1).astype(dtype)
+
+
 def _as_products(
     x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array, axis_name: str | None
 ) -> tuple[jax.Array, ...]:
@@ -91,21 +99,26 @@ def _as_products(
     square = _exact("kc,kl,lc->c", flat, moments[:-1, :-1], flat)
     var = jnp.maximum(0.0, square - jnp.square(mean))
     _, factor, term = norm.affine(mean, var, scale, bias)
-    weights = _exact("pqk,kc->pqc", places, _with_term(flat * factor[None], term))
-    y = nn.relu(copies @ weights.reshape(len(places), -1).astype(x.dtype))
+    y = nn.relu(copies @ _weights(flat, factor, term, places, x.dtype))
     y = y.reshape(*x.shape[:3], -1)
     return y, mean, var, y
 
 
 def _gradients_as_products(
     x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array,
-    mean: jax.Array, var: jax.Array, y: jax.Array, cotangent: jax.Array, axis_name: str | None,
+    mean: jax.Array, var: jax.Array, _: jax.Array, cotangent: jax.Array, axis_name: str | None,
 ) -> tuple[jax.Array, ...]:  # fmt: skip
     copies, pull = jax.vjp(functools.partial(_copies, size=len(kernel)), x)
     places = _places(len(kernel), _tile(x.shape[2]))
     flat = kernel.reshape(-1, kernel.shape[-1]).astype(jnp.float32)
-    inverse, factor, _ = norm.affine(mean, var, scale, bias)
-    passed = jnp.where(y > 0, cotangent, 0).reshape(*copies.shape[:2], -1)
+    inverse, factor, term = norm.affine(mean, var, scale, bias)
+    # Where ReLU is open is computed again, in the product that takes the gradient there: P is a
+    # sixteenth of y. The barrier keeps forward and backward from sharing, so writing, P W.
+    weights = _weights(flat, factor, term, places, x.dtype)
+    weights, cotangent = lax.optimization_barrier((weights, cotangent))
+    rows = copies.reshape(-1, len(places))
+    passed = jnp.where(rows @ weights > 0, cotangent.reshape(len(rows), -1), 0)
+    passed = passed.reshape(*copies.shape[:2], -1)
     by_place = _products(copies, passed).reshape(*places.shape[:2], -1)
     products = _exact("pqk,pqc->kc", places, by_place)
     d_bias = products[-1]

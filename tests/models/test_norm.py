@@ -95,9 +95,17 @@ def test_norm_and_relu(shape):
 
 # Odd edges, which count for the statistics and are dropped, and axes that are left alone.
 @pytest.mark.parametrize("shape", [(3, 6, 8, 4), (2, 5, 7, 3), (4, 1, 6, 3), (2, 5, 1, 3)])
-@pytest.mark.parametrize("sums", [norm._sums_of_pooled, norm._sums_of_windows])
-def test_pooled_norm_and_relu(sums, shape, monkeypatch):
-    monkeypatch.setattr(norm, "_sums_of_pooled", sums)  # what a CPU takes
+@pytest.mark.parametrize(
+    ("sums", "unpool"),
+    [
+        (norm._sums_of_pooled, norm._unpool),
+        (norm._sums_of_windows, norm._unpool_by_index),
+    ],
+)
+def test_pooled_norm_and_relu(sums, unpool, shape, monkeypatch):
+    # What a CPU takes.
+    monkeypatch.setattr(norm, "_sums_of_pooled", sums)
+    monkeypatch.setattr(norm, "_unpool", unpool)
     *inputs, _ = drawn(shape, 5, 3)
     maps = [max(1, n // 2) for n in shape[1:3]]
     cotangent = np.random.default_rng(1).normal(size=(shape[0], *maps, 5))
@@ -161,6 +169,20 @@ def test_the_form_is_chosen_at_lowering():
     traced = jax.jit(gradients).trace(x, kernel, scale, bias)
     assert "convolution" not in traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "convolution" in traced.lower(lowering_platforms=("tpu",)).as_text()
+
+
+def test_dropped_edges_are_padded_but_on_nvidias_gpus():
+    def gradient(x):
+        layer = functools.partial(norm.norm_relu, pooled=True, axis_name=None)
+        return jax.grad(lambda x: layer(x, jnp.ones(2), jnp.ones(2))[0].sum())(x)
+
+    traced = jax.jit(gradient).trace(jnp.ones((1, 5, 8, 2)))
+    for platform in ("cuda", "tpu", "cpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("gather" in text, "stablehlo.pad" in text) == (
+            platform == "cuda",
+            platform != "cuda",
+        )
 
 
 def test_a_kernels_gradient_is_turned_on_nvidias_gpus_alone():
