@@ -1,17 +1,17 @@
-"""Packaging. Each dependency is bounded: below by what is tested, above by what is not yet."""
+"""Packaging. Dependencies are bounded below by what is tested, above by what is not yet."""
 
 import pathlib
 
 from setuptools import find_packages, setup
 
-# On CPUs a Fourier transform of JAX 0.11 waits for threads that other transforms may all hold:
-# where several run at once, as in `log_mel` or on several devices, it stops for ever. That was seen
-# of 0.11.2, the last of them; 0.10.2 and 0.12 do not.
+# On CPUs, a Fourier transform of JAX 0.11 waits for threads that other transforms may all hold:
+# when several run at once, as in `log_mel` or on several devices, they deadlock. Seen in 0.11.2,
+# the last 0.11 release, but not in 0.10.2 and 0.12.
 JAX = ">=0.10.2,!=0.11.*,<0.13"
 TPU = f"jax[tpu]{JAX}"
 BEAM = "apache-beam>=2.77,<3"
 EXPORT = [
-    "flatbuffers>=25.1.21,<27",  # jax.export writes with it, and JAX does not install it
+    "flatbuffers>=25.1.21,<27",  # jax.export needs it, and JAX does not install it
     "onnx>=1.18,<2",
     "onnxruntime>=1.20,<2",
     "safetensors>=0.5,<1",
@@ -31,7 +31,7 @@ setup(
         "array_record>=0.8.1,<0.9",
         "flax>=0.12.2,<0.13",
         "grain>=0.2.12,<0.3",
-        # TFDS imports it to find the package of a builder, and does not declare it.
+        # TFDS imports it to find a builder's package, but does not declare it.
         "importlib_resources>=6,<8",
         f"jax{JAX}",
         "librosa>=0.11,<2",
@@ -53,7 +53,7 @@ setup(
     extras_require={
         # To prepare a dataset on a cluster.
         "beam": [BEAM],
-        # To export models, and to import PANNs' as safetensors.
+        # To export models, and to import PANNs' weights as safetensors.
         "export": EXPORT,
         "test": [
             "pytest>=8,<10",
@@ -69,7 +69,7 @@ setup(
             f"{TPU}; sys_platform == 'linux' and platform_machine == 'x86_64'",
         ],
         "cuda": [f"jax[cuda12]{JAX}"],
-        # Compiles for TPUs, on a machine without one too.
+        # Compiles for TPUs, even on a machine without one.
         "tpu": [TPU],
         # Only to convert a TFDS catalogue dataset whose features use `tfds.features.Audio`.
         "tfds-audio": ["tensorflow>=2.18,<3", "pydub>=0.25,<1"],

@@ -3,14 +3,13 @@
     python -m cryjax.linear_probe --config=configs/linear_probe.py --workdir=PROBE \\
         --config.init=RUN --config.data=DATA
 
-Cost: two cores embedded 3000 spoken digits in 5 s with the encoder below, compilation included, and
-do so twice.
-Number to expect: more than the one printed beside it, that of the same encoder untrained, which is
-the floor that any pre-training must beat. On spoken digits of unseen speakers 0.688 and 0.488
-(chance 0.100) after the 600 steps of configs/pretrain_small.py; cryjax/evaluation/README.md has
-the commands.
-Values: a ridge classifier in closed form, its penalty chosen inside the training subjects; five
-folds and 1000 resamples are customary. Encoder, front end and window are those of the run.
+Cost: two cores embedded 3000 spoken digits in 5 s with the encoder below, compilation included; the
+untrained encoder takes as long again.
+Number to expect: more than that of the same encoder untrained, printed beside it, the floor that
+any pre-training must beat. On spoken digits of unseen speakers 0.688 against 0.488 (chance 0.100)
+after 600 steps of configs/pretrain_small.py; cryjax/evaluation/README.md has the commands.
+Values: a closed-form ridge classifier, its penalty chosen within the training subjects; five folds
+and 1000 resamples are customary. Encoder, front end and window are those of the run.
 """
 
 import ml_collections
@@ -23,25 +22,25 @@ def get_config() -> ml_collections.ConfigDict:
     config.data = ""
     # Work directory of a training run, or 'random' for an untrained encoder.
     config.init = ""
-    # Of two classes, the one to be found, to which sensitivity and average precision belong; '' is
-    # the second by name.
+    # The positive one of two classes, to which sensitivity and average precision refer; '' is the
+    # second by name.
     config.positive = ""
     # Whether to probe the same encoder untrained as well.
     config.floor = True
     # With init=random: the run whose encoder, front end and window to use; '' takes those below.
     config.like = ""
-    # 'ridge', in closed form, or 'logistic', multinomial.
+    # 'ridge' (closed form) or 'logistic' (multinomial).
     config.classifier = "ridge"
     # Grouped, stratified folds over the subjects of all splits; 0 takes the dataset's own splits:
-    # fitted on 'train' (and 'validation'), scored on 'test'; or its 'fold1', 'fold2', ... in turn.
+    # fits on 'train' (and 'validation'), scores on 'test'; or its 'fold1', 'fold2', ... in turn.
     config.folds = 5
-    # Share of the training subjects to fit on, with their recordings: stratified, and a smaller
-    # share lies within a larger one; the seed chooses which.
+    # Share of the training subjects to fit on, with their recordings: stratified, chosen by the
+    # seed; a smaller share lies within a larger one.
     config.label_fraction = 1.0
     config.label_seed = 0
-    # Of folds, bootstrap and random initialisation.
+    # Seed of folds, bootstrap and random initialisation.
     config.seed = 0
-    # Resamples of the subjects behind each 95 % interval.
+    # Bootstrap resamples of subjects per 95 % interval.
     config.resamples = 1000
     # Windows embedded at a time.
     config.batch_size = 64

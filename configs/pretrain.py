@@ -4,16 +4,16 @@
     python -m cryjax.plan --config=configs/pretrain.py --topology=v5e:16x16
     python -m cryjax.pretrain --config=configs/pretrain.py --workdir=RUN --config.data=DATA
 
-Cost, as `plan` says, on v5e:16x16 (256 chips on 64 hosts): 4.50 of 15.75 GiB a chip, 3.32
-TFLOP a chip and step. No step takes less than 21 ms, nor 100 epochs of two million clips less than
-8 minutes; a real run takes some times that, and is held up by its input if a host reads fewer than
-6,000 clips (1.9 GB) a second.
-Number to expect: none, since it has not been run at this scale. What it has to beat is the
-untrained encoder, which configs/linear_probe.py prints beside it, and a loss of
-log(2 x 8192 - 1) = 9.70, which is guessing.
+Cost, according to `plan`, on v5e:16x16 (256 chips on 64 hosts): 4.50 of 15.75 GiB per chip, 3.32
+TFLOP per chip and step. Lower bounds are 21 ms per step and 8 minutes for 100 epochs of two million
+clips; a real run takes several times that, and is limited by its input if a host reads fewer than
+6,000 clips (1.9 GB) per second.
+Number to expect: none, since it has not been run at this scale. It has to beat the untrained
+encoder, which configs/linear_probe.py prints beside it, and the loss of guessing,
+log(2 x 8192 - 1) = 9.70.
 Values: front end, crops and kinds of masks are those of zhepeiw/cssl_sound (a co-author's SimCLR
-with CNN14), the sizes of the masks SpeechBrain's defaults; LARS, its rate, temperature and schedule
-are those of SimCLR (Chen et al., 2020, section B) for large batches.
+with CNN14), mask sizes SpeechBrain's defaults; LARS, its rate, temperature and schedule are those
+of SimCLR (Chen et al., 2020, section B) for large batches.
 """
 
 import ml_collections
@@ -22,31 +22,31 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
-    # Prepared datasets, separated by commas; 'FOLDER:3' draws from one three times as often as by
-    # its number of examples.
+    # Prepared datasets, comma-separated; 'FOLDER:3' is drawn from three times as often as its
+    # number of examples alone would give.
     config.data = ""
     # Split to train on.
     config.split = "train"
-    # Subjects to leave out, so that none is adapted to and tested on: names, a manifest, a prepared
-    # dataset 'DATA', a split 'DATA:test' or a fold 'DATA:0/5' of one; several with commas.
+    # Subjects to leave out, so that none is both trained and tested on: names, a manifest, a
+    # prepared dataset 'DATA', its split 'DATA:test' or fold 'DATA:0/5'; comma-separated.
     config.exclude_subjects = ""
-    # Work directory of another run whose encoder to start from; '' starts fresh.
+    # Work directory of a run whose encoder to start from; '' starts from scratch.
     config.init = ""
     # Length of the run: '20000 steps', '100 epochs' or '5e6 examples'.
     config.total = "100 epochs"
-    # Global batch, over all devices of all processes.
+    # Global batch size, over all devices of all processes.
     config.batch_size = 8192
-    # How often TensorBoard gets pairs of views as spectrograms, always of the same few clips, and
-    # embeddings of labelled examples, beside the start and the end; '0' leaves all pictures of
-    # recordings out, figures/views.png too.
+    # How often to log spectrograms of view pairs, always of the same few clips, and embeddings of
+    # labelled examples to TensorBoard, besides at the start and the end; '0' omits all pictures of
+    # recordings, including figures/views.png.
     config.pictures_every = "10 epochs"
-    # How often to save, and to log the means since the last time; the seed of all that is random.
+    # How often to save, and to log means since the last log; the seed of all randomness.
     config.checkpoint_every = "5 epochs"
     config.log_every = "50 steps"
     config.seed = 0
-    # An update whose loss or gradient is not finite: 'stop' there, or 'skip' and count it.
+    # On a non-finite loss or gradient: 'stop', or 'skip' and count the update.
     config.nonfinite = "stop"
-    # 'auto' and 'jit': jit, of shard_map over several devices; 'pmap': pmap.
+    # 'auto' and 'jit': jit, with shard_map over several devices; 'pmap': pmap.
     config.parallel = "auto"
 
     # 'cnn6', 'cnn10' or 'cnn14' of PANNs; width multiplies the channels.
@@ -60,8 +60,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.clip_seconds = 10.0
     # A view's length, and the range of speeds at which it is played.
     config.crop = ml_collections.ConfigDict({"seconds": 4.0, "speed": (1.0, 1.0)})
-    # Transforms in order, waveforms' before spectrograms'; each has its arguments below, described
-    # in cryjax/audio/augment.py. 'probability' applies one to that share of the views.
+    # Transforms in order, those of waveforms before those of spectrograms. Their arguments are
+    # below, described in cryjax/audio/augment.py; 'probability' is the share of views transformed.
     config.transforms = (
         "mix",
         "gain",
@@ -78,7 +78,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.band_pass = ml_collections.ConfigDict(
         {"low": 0.1, "high": 0.2, "slope": 6.0, "probability": 0.3}
     )
-    # SpecAugment as SpeechBrain has it: 5 frames of warp, masks of up to 20 bands and 100 frames.
+    # SpecAugment as in SpeechBrain: 5 frames of warp, masks of up to 20 bands and 100 frames.
     config.time_warp = ml_collections.ConfigDict({"most": 0.0125, "probability": 1.0})
     config.frequency_mask = ml_collections.ConfigDict(
         {"count": 2, "most": 0.25, "probability": 1.0}
@@ -87,8 +87,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Temperature of NT-Xent.
     config.temperature = 0.1
-    # 'sgd', 'adamw' or 'lars'; scaling 'none', 'linear' (rate per 256 examples) or 'sqrt' (rate per
-    # square root of an example: 0.075 is its equal at small batches).
+    # 'sgd', 'adamw' or 'lars'; scaling 'none', 'linear' (x batch size / 256) or 'sqrt' (x square
+    # root of the batch size: 0.075 is its equivalent for small batches).
     config.optimizer = ml_collections.ConfigDict(
         {
             "name": "lars",
@@ -100,12 +100,12 @@ def get_config() -> ml_collections.ConfigDict:
         }
     )
 
-    # Online check on labelled data: accuracy of the nearest neighbours of other subjects. '0' is
-    # never; `most` examples of `split` of the first dataset are embedded.
+    # Online check on labelled data: accuracy of nearest neighbours from other subjects. '0' is
+    # never; up to `most` examples of `split` of the first dataset are embedded.
     config.neighbours = ml_collections.ConfigDict({"every": "0", "split": "train", "most": 1000})
-    # To fit a larger batch: encode each device's share in so many chunks (the loss keeps all its
-    # negatives; batch statistics become a chunk's), and compute the inside of blocks twice.
+    # To fit a larger batch: encode each device's share in this many chunks (the loss keeps all its
+    # negatives; batch statistics become a chunk's), and recompute blocks in the backward pass.
     config.memory = ml_collections.ConfigDict({"chunks": 1, "remat": False})
-    # Threads that read, and batches read ahead, in each process.
+    # Reader threads and prefetched batches of each process.
     config.loader = ml_collections.ConfigDict({"threads": 16, "buffer": 16})
     return config

@@ -2,14 +2,14 @@
 
     python -m cryjax.pretrain --config=configs/pretrain_small.py --workdir=RUN --config.data=DATA
 
-Cost: 200 steps of 128 clips took 3 minutes of two cores, beside other work.
+Cost: 200 steps of 128 clips took 3 minutes on two cores under other load.
 Number to expect: the loss starts at log(2 x 128 - 1) = 5.54, which is guessing, and falls. A probe
-of spoken digits of unseen speakers (chance 0.100) has 0.691 after 200 steps and 0.688 after 600,
-of the untrained encoder 0.488; cryjax/evaluation/README.md has the commands and intervals.
-Values: crops, speeds, learning rate and temperature are those of a first try on spoken digits, no
-search stands behind them. The views move pitch and tempo together, add noise and other clips, and
-change the channel's colour: what must not matter when the same sound is heard through another
-phone. Loss and head are SimCLR's (Chen et al., 2020), the encoder PANNs' CNN6 at a quarter of its
+of spoken digits of unseen speakers (chance 0.100) has 0.691 after 200 steps, 0.688 after 600, and
+0.488 with the untrained encoder; cryjax/evaluation/README.md has the commands and intervals.
+Values: crops, speeds, learning rate and temperature are those of a first try on spoken digits,
+without a search. The views shift pitch and tempo together, add noise and other clips, and change
+the channel's colour: none of it should matter when the same sound is heard through another phone.
+Loss and head are SimCLR's (Chen et al., 2020), the encoder is PANNs' CNN6 at a quarter of its
 width.
 """
 
@@ -19,31 +19,31 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
-    # Prepared datasets, separated by commas; 'FOLDER:3' draws from one three times as often as by
-    # its number of examples.
+    # Prepared datasets, comma-separated; 'FOLDER:3' is drawn from three times as often as its
+    # number of examples alone would give.
     config.data = ""
     # Split to train on.
     config.split = "train"
-    # Subjects to leave out, so that none is adapted to and tested on: names, a manifest, a prepared
-    # dataset 'DATA', a split 'DATA:test' or a fold 'DATA:0/5' of one; several with commas.
+    # Subjects to leave out, so that none is both trained and tested on: names, a manifest, a
+    # prepared dataset 'DATA', its split 'DATA:test' or fold 'DATA:0/5'; comma-separated.
     config.exclude_subjects = ""
-    # Work directory of another run whose encoder to start from; '' starts fresh.
+    # Work directory of a run whose encoder to start from; '' starts from scratch.
     config.init = ""
     # Length of the run: '20000 steps', '100 epochs' or '5e6 examples'.
     config.total = "40 epochs"
-    # Global batch, over all devices of all processes.
+    # Global batch size, over all devices of all processes.
     config.batch_size = 128
-    # How often TensorBoard gets pairs of views as spectrograms, always of the same few clips, and
-    # embeddings of labelled examples, beside the start and the end; '0' leaves all pictures of
-    # recordings out, figures/views.png too.
+    # How often to log spectrograms of view pairs, always of the same few clips, and embeddings of
+    # labelled examples to TensorBoard, besides at the start and the end; '0' omits all pictures of
+    # recordings, including figures/views.png.
     config.pictures_every = "10 epochs"
-    # How often to save, and to log the means since the last time; the seed of all that is random.
+    # How often to save, and to log means since the last log; the seed of all randomness.
     config.checkpoint_every = "5 epochs"
     config.log_every = "10 steps"
     config.seed = 0
-    # An update whose loss or gradient is not finite: 'stop' there, or 'skip' and count it.
+    # On a non-finite loss or gradient: 'stop', or 'skip' and count the update.
     config.nonfinite = "stop"
-    # 'auto' and 'jit': jit, of shard_map over several devices; 'pmap': pmap.
+    # 'auto' and 'jit': jit, with shard_map over several devices; 'pmap': pmap.
     config.parallel = "auto"
 
     # 'cnn6', 'cnn10' or 'cnn14' of PANNs; width multiplies the channels.
@@ -57,8 +57,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.clip_seconds = 3.0
     # A view's length, and the range of speeds at which it is played.
     config.crop = ml_collections.ConfigDict({"seconds": 0.8, "speed": (0.75, 1.33)})
-    # Transforms in order, waveforms' before spectrograms'; each has its arguments below, described
-    # in cryjax/audio/augment.py. 'probability' applies one to that share of the views.
+    # Transforms in order, those of waveforms before those of spectrograms. Their arguments are
+    # below, described in cryjax/audio/augment.py; 'probability' is the share of views transformed.
     config.transforms = (
         "mix",
         "gain",
@@ -82,8 +82,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Temperature of NT-Xent.
     config.temperature = 0.2
-    # 'sgd', 'adamw' or 'lars'; scaling 'none', 'linear' (rate per 256 examples) or 'sqrt' (rate per
-    # square root of an example).
+    # 'sgd', 'adamw' or 'lars'; scaling 'none', 'linear' (x batch size / 256) or 'sqrt' (x square
+    # root of the batch size).
     config.optimizer = ml_collections.ConfigDict(
         {
             "name": "adamw",
@@ -95,12 +95,12 @@ def get_config() -> ml_collections.ConfigDict:
         }
     )
 
-    # Online check on labelled data: accuracy of the nearest neighbours of other subjects. '0' is
-    # never; `most` examples of `split` of the first dataset are embedded.
+    # Online check on labelled data: accuracy of nearest neighbours from other subjects. '0' is
+    # never; up to `most` examples of `split` of the first dataset are embedded.
     config.neighbours = ml_collections.ConfigDict({"every": "0", "split": "train", "most": 1000})
-    # To fit a larger batch: encode each device's share in so many chunks (the loss keeps all its
-    # negatives; batch statistics become a chunk's), and compute the inside of blocks twice.
+    # To fit a larger batch: encode each device's share in this many chunks (the loss keeps all its
+    # negatives; batch statistics become a chunk's), and recompute blocks in the backward pass.
     config.memory = ml_collections.ConfigDict({"chunks": 1, "remat": False})
-    # Threads that read, and batches read ahead.
+    # Reader threads and prefetched batches.
     config.loader = ml_collections.ConfigDict({"threads": 4, "buffer": 8})
     return config

@@ -7,10 +7,10 @@
         --config.tasks.injury.positive=injured \\
         --config.tasks.triggers.data="--manifest=CLINIC/labelled.csv --label_column=trigger"
 
-Cost: for eight GPUs on one host; never run at this scale, so neither time nor number is known.
-Values: the paper's own hyper-parameters are not public in text. Front end, crops and masks are
+Cost: for eight GPUs on one host; never run at this scale, so time and results are unknown.
+Values: the paper's own hyper-parameters are not public as text. Front end, crops and masks are
 those of zhepeiw/cssl_sound, a co-author's SimCLR with CNN14 on VGGSound; the rest is
-configs/pretrain.py and configs/finetune.py, shorter.
+configs/pretrain.py and configs/finetune.py, shortened.
 """
 
 import pathlib
@@ -25,28 +25,28 @@ _HERE = pathlib.Path(__file__).parent
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
-    # Over the report.
+    # Title of the report.
     config.title = "Self-supervised learning for infant cry analysis"
-    # General audio to pre-train on; labelled recordings for the supervised rows ('': general has
-    # labels); unlabelled cries to adapt to. Each is a prepared dataset, or flags of `prepare`.
+    # General audio to pre-train on; labelled recordings for the supervised rows ('': general, which
+    # has labels); unlabelled cries to adapt to. Each is a prepared dataset or flags of `prepare`.
     config.general = ""
     config.labelled = ""
     config.unlabelled = ""
-    # Tasks by name: labelled cries, and of two classes the one to be found ('': the second).
+    # Tasks by name: labelled cries, and the positive one of two classes ('': the second).
     config.tasks = ml_collections.ConfigDict(
         {
             "injury": {"data": "", "positive": ""},
             "triggers": {"data": "", "positive": ""},
         }
     )
-    # 'scratch', 'supervised', 'simclr', and the last two with '+adapted'.
+    # Rows: 'scratch', 'supervised', 'simclr', and the last two with '+adapted'.
     config.rows = ("scratch", "supervised", "simclr", "supervised+adapted", "simclr+adapted")
     # Grouped, stratified folds, each tested once; 0 takes the tasks' own splits.
     config.folds = 5
     config.fold_seed = 0
-    # Shares of the training subjects, and the seeds that choose them and initialise what is
-    # trained: of the linear probe, which is cheap, and of fine-tuning. Without shares, (), a method
-    # is left out.
+    # Shares of the training subjects, and the seeds that choose them and initialise training: for
+    # the linear probe, which is cheap, and for fine-tuning. Without shares, (), a method is left
+    # out.
     config.probe = ml_collections.ConfigDict(
         {
             "fractions": (0.01, 0.05, 0.1, 0.2, 0.5, 1.0),
@@ -55,7 +55,7 @@ def get_config() -> ml_collections.ConfigDict:
         }
     )
     config.finetune = ml_collections.ConfigDict({"fractions": (0.1, 0.5, 1.0), "seeds": (0, 1, 2)})
-    # Resamples of the subjects behind each 95 % interval.
+    # Bootstrap resamples of subjects per 95 % interval.
     config.resamples = 2000
 
     # Recipes: SimCLR on general audio; adaptation to the unlabelled cries; supervised pre-training
@@ -81,7 +81,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def _of_cnn14(pretrain: ml_collections.ConfigDict, **fields) -> ml_collections.ConfigDict:
-    """The recipe for fine-tuning with the encoder, the front end and the crops of pre-training."""
+    """The fine-tuning recipe with the encoder, front end and crops of pre-training."""
     config = config_lib.load(_HERE / "finetune.py")
     config.encoder = pretrain.encoder
     config.front_end = pretrain.front_end

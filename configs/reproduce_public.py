@@ -7,14 +7,14 @@
         --config.tasks.triggers.data=--manifest=donateacry-triggers.csv
 
 Each may be a download instead, as `--config.general="--corpus=fsd50k --corpus_dir=FSD50K"`
-(and `--config.labelled=` then: it has labels). No public set has injuries apart from the infants,
-so there is one task. The labels of donateacry are their uploaders' guesses, 84 % of them
-'hungry'; its subjects are app installations.
+(then with `--config.labelled=`: it has labels). No public set separates injury from infant
+identity, so there is one task. The labels of donateacry are its uploaders' guesses, 84 %
+of them 'hungry'; its subjects are app installations.
 
-Cost: 28 minutes of two cores, beside other work.
-Number to expect: chance, a macro AUC of 0.43 to 0.53 in every row; cryjax/evaluation/README.md has
-them all.
-Values: pretrain_small.py and finetune.py, cut to the time.
+Cost: 28 minutes on two cores under other load.
+Number to expect: chance, a macro AUC of 0.40 to 0.51 in every row; cryjax/evaluation/README.md has
+the table.
+Values: pretrain_small.py and finetune.py, shortened.
 """
 
 import pathlib
@@ -29,28 +29,28 @@ _HERE = pathlib.Path(__file__).parent
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
-    # Over the report.
+    # Title of the report.
     config.title = "The paper's experiment on public recordings"
-    # General audio to pre-train on; labelled recordings for the supervised rows ('': general has
-    # labels); unlabelled cries to adapt to. Each is a prepared dataset, or flags of `prepare`.
+    # General audio to pre-train on; labelled recordings for the supervised rows ('': general, which
+    # has labels); unlabelled cries to adapt to. Each is a prepared dataset or flags of `prepare`.
     config.general = ""
     config.labelled = ""
     config.unlabelled = ""
-    # Tasks by name: labelled cries, and of two classes the one to be found ('': the second).
+    # Tasks by name: labelled cries, and the positive one of two classes ('': the second).
     config.tasks = ml_collections.ConfigDict({"triggers": {"data": "", "positive": ""}})
-    # 'scratch', 'supervised', 'simclr', and the last two with '+adapted'.
+    # Rows: 'scratch', 'supervised', 'simclr', and the last two with '+adapted'.
     config.rows = ("scratch", "supervised", "simclr", "supervised+adapted", "simclr+adapted")
     # Grouped, stratified folds, each tested once; 0 takes the tasks' own splits.
     config.folds = 5
     config.fold_seed = 0
-    # Shares of the training subjects, and the seeds that choose them and initialise what is
-    # trained: of the linear probe, which is cheap, and of fine-tuning. Without shares, (), a method
-    # is left out.
+    # Shares of the training subjects, and the seeds that choose them and initialise training: for
+    # the linear probe, which is cheap, and for fine-tuning. Without shares, (), a method is left
+    # out.
     config.probe = ml_collections.ConfigDict(
         {"fractions": (0.1, 0.3, 1.0), "seeds": (0, 1, 2, 3, 4), "classifier": "ridge"}
     )
     config.finetune = ml_collections.ConfigDict({"fractions": (1.0,), "seeds": (0,)})
-    # Resamples of the subjects behind each 95 % interval.
+    # Bootstrap resamples of subjects per 95 % interval.
     config.resamples = 1000
 
     # Recipes: SimCLR on general audio; adaptation to the unlabelled cries; supervised pre-training;
@@ -69,6 +69,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.supervised.evaluate_every = "100 steps"
     config.tune = config_lib.load(_HERE / "finetune.py")
     config.tune.total = "50 steps"
-    # Few labels: none is held out to choose a step by.
+    # Few labels: none are held out to choose a step.
     config.tune.validation = 0.0
     return config

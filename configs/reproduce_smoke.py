@@ -1,17 +1,17 @@
-"""The paper's experiment on synthetic data, small: a quarter of an hour on two cores.
+"""The paper's experiment, small, on synthetic data: a quarter of an hour on two cores.
 
     python -m cryjax.reproduce --config=configs/reproduce_smoke.py --workdir=TABLE
 
-General sounds with the kinds of their events, a large unlabelled set of cries, and labelled cries
-of other newborns for two tasks: injury (one newborn in ten) and triggers. It shows that all of it
-works; no number of it is about infants.
+General sounds labelled by kind of event, a large unlabelled set of cries (a fifth by newborns that
+have labels too), and labelled cries for two tasks: injury (one newborn in ten) and triggers. It
+shows that all works; no number is about infants.
 
-Cost: 19 minutes of two cores beside other work.
+Cost: 19 minutes on two cores under other load.
 Number to expect: macro AUC of a probe of triggers with 5 % of the labels 0.664 from scratch, 0.677
-supervised, 0.737 SimCLR, 0.836 and 0.842 adapted; with all of them 0.849, 0.865, 0.903, 0.917,
-0.918. cryjax/evaluation/README.md has the intervals, and what does not follow the paper.
-Values: pretrain_small.py and finetune.py, cut to the time; both ways of pre-training see the same
-number of views.
+supervised, 0.737 SimCLR, 0.836 and 0.842 adapted; with all labels 0.849, 0.865, 0.903, 0.917,
+0.918. cryjax/evaluation/README.md has the intervals, and where they differ from the paper.
+Values: pretrain_small.py and finetune.py, shortened; both ways of pre-training see the same number
+of views.
 """
 
 import pathlib
@@ -26,15 +26,15 @@ _HERE = pathlib.Path(__file__).parent
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
-    # Over the report.
+    # Title of the report.
     config.title = "The paper's experiment on a synthetic clinical set"
-    # General audio to pre-train on; the same with labels, for the supervised rows ('': general has
-    # them); unlabelled cries to adapt to. Each is a prepared dataset, or flags of `prepare` from
-    # which to make one.
+    # General audio to pre-train on; the same with labels, for the supervised rows ('': general,
+    # which has them); unlabelled cries to adapt to. Each is a prepared dataset, or flags of
+    # `prepare` that make one.
     config.general = "--synthetic=sounds --examples=1200"
     config.labelled = ""
     config.unlabelled = "--synthetic=clinical-unlabelled --examples=1200"
-    # Tasks by name: labelled cries, and of two classes the one to be found ('': the second).
+    # Tasks by name: labelled cries, and the positive one of two classes ('': the second).
     config.tasks = ml_collections.ConfigDict(
         {
             "injury": {
@@ -47,19 +47,19 @@ def get_config() -> ml_collections.ConfigDict:
             },
         }
     )
-    # 'scratch', 'supervised', 'simclr', and the last two with '+adapted'.
+    # Rows: 'scratch', 'supervised', 'simclr', and the last two with '+adapted'.
     config.rows = ("scratch", "supervised", "simclr", "supervised+adapted", "simclr+adapted")
     # Grouped, stratified folds, each tested once; 0 takes the tasks' own splits.
     config.folds = 0
     config.fold_seed = 0
-    # Shares of the training subjects, and the seeds that choose them and initialise what is
-    # trained: of the linear probe, which is cheap, and of fine-tuning. Without shares, (), a method
-    # is left out.
+    # Shares of the training subjects, and the seeds that choose them and initialise training: for
+    # the linear probe, which is cheap, and for fine-tuning. Without shares, (), a method is left
+    # out.
     config.probe = ml_collections.ConfigDict(
         {"fractions": (0.05, 0.1, 0.2, 0.5, 1.0), "seeds": (0, 1, 2, 3, 4), "classifier": "ridge"}
     )
     config.finetune = ml_collections.ConfigDict({"fractions": (0.1, 1.0), "seeds": (0,)})
-    # Resamples of the subjects behind each 95 % interval.
+    # Bootstrap resamples of subjects per 95 % interval.
     config.resamples = 1000
 
     # Recipes: SimCLR on general audio; adaptation to the unlabelled cries; supervised pre-training
@@ -78,6 +78,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.supervised.evaluate_every = "50 steps"
     config.tune = config_lib.load(_HERE / "finetune.py")
     config.tune.total = "60 steps"
-    # Few labels: none is held out to choose a step by.
+    # Few labels: none are held out to choose a step.
     config.tune.validation = 0.0
     return config

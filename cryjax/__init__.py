@@ -9,20 +9,20 @@ __version__ = "0.1.0"
 
 
 def load(path: str) -> "Model":
-    """A model to use from Python.
+    """Loads a model for use from Python.
 
         model = cryjax.load("RUN")
         embeddings = model.embed(waveform, sample_rate)
 
     Args:
-      path: work directory of a training run, or what `python -m cryjax.export` made of one: a
-        StableHLO file, an ONNX file or a model folder.
+      path: work directory of a training run, or the StableHLO or ONNX file or model folder that
+        `python -m cryjax.export` made from one.
 
     Returns:
       The model, with `sample_rate`, `labels`, `embed` and `predict`.
 
     Raises:
-      cryjax.command.errors.UserError: where there is no model, in one line.
+      cryjax.command.errors.UserError: if there is no model, in one line.
     """
     from cryjax.interop.model import load as load_model
 

@@ -1,14 +1,14 @@
-"""A run's model for others: StableHLO, ONNX, PyTorch's safetensors, or a folder for a model hub.
+"""Exports a run's model: StableHLO, ONNX, PyTorch's safetensors, or a folder for a model hub.
 
     python -m cryjax.export --model=TUNED --format=onnx --out=model.onnx
     python -m cryjax.export --model=RUN --format=stablehlo --out=encoder.stablehlo
     python -m cryjax.export --model=RUN --format=safetensors --out=encoder.safetensors
     python -m cryjax.export --model=TUNED --format=folder --out=FOLDER
 
-Waveforms in (float32 [batch, samples] in [-1, 1], any batch and length), 'embedding' out and, of a
-fine-tuned run, 'probabilities'. What was written is read back and run in a process of its own, on
-noise and on recordings, before it gets its name: the largest difference is printed, and above the
-tolerance there is no file. A file of that name is replaced then, a folder is not.
+Input: waveforms (float32 [batch, samples] in [-1, 1], any batch, any length above a minimum).
+Output: 'embedding' and, for a fine-tuned run, 'probabilities'. Before an export gets its name, it
+is read back and run in a separate process, on noise and on recordings: the largest difference is
+printed, and above the tolerance no file is left. An existing file is replaced, a folder is not.
 """
 
 import json
@@ -25,7 +25,7 @@ from cryjax.interop import card, model, onnx, panns, stablehlo, verify, weights
 from cryjax.training import checkpoints
 
 FORMATS = ("stablehlo", "onnx", "safetensors", "folder")
-# As a share of the largest value, of what is computed from weights of that kind.
+# As a share of the largest output value, by kind of weights.
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 1e-1}
 
 _MODEL = flags.DEFINE_string("model", None, "The --workdir of a training run.")
@@ -45,7 +45,7 @@ _LICENSE = flags.DEFINE_string("license", "", "Of the weights, for the card of a
 
 
 def recordings(meta: dict[str, Any], sample_rate: int) -> Prepared | None:
-    """The dataset to try the export on, or None."""
+    """The dataset to test the export on, or None."""
     if _DATA.value:
         prepared = open_prepared(_DATA.value)
         if prepared.sample_rate != sample_rate:
@@ -70,7 +70,7 @@ def write_safetensors(source: model.Source, path: pathlib.Path, kind: str) -> No
     panns.write_tensors(path, tensors, kind, cryjax=description.to_json())
 
 
-# The file's weights in our own network, whose equality with PyTorch's the tests show.
+# The file's weights in our own network, which the tests show to equal PyTorch's.
 _CHECK_SAFETENSORS = """
 import pathlib, sys, jax, numpy as np
 from cryjax.interop import model, panns
@@ -86,7 +86,7 @@ np.savez(sys.argv[5], **found)
 
 
 def written(source: model.Source, folder: pathlib.Path, name: str) -> list[tuple[str, list[str]]]:
-    """Writes files of a format under `folder`; gives how each is checked: script and arguments."""
+    """Writes a format's files to `folder`; returns the check of each: script and arguments."""
     kind = _WEIGHTS.value
     own = [program.required(_MODEL), str(_ENCODER_ONLY.value)]
     if _FORMAT.value == "folder":
@@ -108,9 +108,9 @@ def written(source: model.Source, folder: pathlib.Path, name: str) -> list[tuple
 
 
 def fill_folder(source: model.Source, meta: dict[str, Any], folder: pathlib.Path) -> None:
-    """What a model folder has beside its weights."""
+    """Writes what a model folder has besides weights."""
     file = pathlib.Path(program.required(_MODEL)) / "result.json"
-    measured = file.is_file() and not _ENCODER_ONLY.value  # a result is the classifier's
+    measured = file.is_file() and not _ENCODER_ONLY.value  # results are the classifier's
     result = json.loads(file.read_text(encoding="utf-8")) if measured else {}
     texts = {
         "config.json": card.config(source.description),
@@ -122,7 +122,7 @@ def fill_folder(source: model.Source, meta: dict[str, Any], folder: pathlib.Path
 
 
 def check(source: model.Source, meta: dict[str, Any], checks: list[tuple[str, list[str]]]) -> str:
-    """Runs the checks; a table of differences. Raises UserError above the tolerance."""
+    """Runs the checks; returns a table of differences. Raises UserError above tolerance."""
     tolerance = TOLERANCES[_WEIGHTS.value] if _TOLERANCE.value is None else _TOLERANCE.value
     prepared = recordings(meta, source.description.sample_rate)
     inputs = verify.waveforms(source.description, prepared)

@@ -4,10 +4,10 @@
         --config.init=RUN --config.data=DATA
 
 With `config.init`, the encoder, its front end and its window are those of that run, whose head is
-not used; without, those of the config, and that is training from scratch, or supervised
-pre-training where DATA is a large labelled set. The recordings of the test subjects are scored by
-what did best on validation, or else by what there is at the end. SIGTERM or Ctrl-C saves and exits
-with status 75: the same command goes on.
+not used; without it, those of the config: training from scratch, or supervised pre-training if
+DATA is a large labelled set. The test subjects' recordings are scored by the best step on
+validation, or else by the last. SIGTERM or Ctrl-C saves and exits with status 75; the same command
+resumes.
 """
 
 import dataclasses
@@ -45,9 +45,9 @@ from cryjax.training.workdir import Workdir
 
 
 def origin(config: Any, workdir: str) -> dict[str, Any] | None:
-    """The meta that tells of the encoder that a run begins from; None from scratch.
+    """The meta of the encoder that a run starts from; None from scratch.
 
-    That of its own checkpoint, where it has one: `config.init` may be gone when it goes on.
+    Taken from its own checkpoint, if any: `config.init` may be gone when it resumes.
     """
     if not config.init:
         return None
@@ -60,8 +60,8 @@ def origin(config: Any, workdir: str) -> dict[str, Any] | None:
 def as_trained(config: Any, meta: dict[str, Any] | None) -> Any:
     """The config with the encoder, front end and window of `origin`.
 
-    Without one, with the encoder's rates those of the head: nothing was learnt that a low rate
-    would keep.
+    Without one, the encoder's learning rates become the head's: nothing was learnt that a low
+    rate would keep.
     """
     if not config.init and config.freeze.blocks:
         raise UserError(
@@ -80,7 +80,7 @@ def as_trained(config: Any, meta: dict[str, Any] | None) -> Any:
 
 
 def training_sources(prepared: Prepared, train: Index, classes: Any, balance: str) -> list[Any]:
-    """What to draw training examples from, and how often: all alike, or each class as often."""
+    """Sources of training examples, with weights: all alike, or each class equally often."""
     if balance != "sampling":
         return [(loader.Labelled(prepared.at(train), classes), 1.0)]
     has = tasks.targets_of(train.labels, classes)
@@ -90,12 +90,12 @@ def training_sources(prepared: Prepared, train: Index, classes: Any, balance: st
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What a run is trained on, chosen by and scored by.
+    """What a run is trained, selected and scored on.
 
     Attributes:
-      task: what is to be told apart.
+      task: the classes to tell apart.
       division: the examples for training, validation and testing.
-      synthetic: whether any of the audio, `config.init`'s included, was made rather than recorded.
+      synthetic: whether any audio, `config.init`'s included, was synthesised, not recorded.
       warnings: what a reader of the numbers should know.
     """
 
@@ -106,7 +106,7 @@ class Data:
 
 
 def described(config: Any, data: Data) -> list[str]:
-    """What there is for training, validation and testing, in lines."""
+    """What there is for training, validation and testing, as lines."""
     task, division = data.task, data.division
     parts = {
         "for training": division.train,
@@ -127,7 +127,7 @@ def described(config: Any, data: Data) -> list[str]:
 
 
 def result_of(config: Any, data: Data, found: Embeddings, best_step: int | None) -> dict[str, Any]:
-    """The content of result.json: what was found of the scored recordings, and by what."""
+    """The content of result.json: scores of the recordings, and what they come from."""
     division, warnings = data.division, [*data.warnings]
     if not len(division.test):
         warnings.append(
@@ -151,14 +151,14 @@ def result_of(config: Any, data: Data, found: Embeddings, best_step: int | None)
 
 
 def open_data(config: Any, meta: dict[str, Any] | None) -> Data:
-    """The task of `config.data`, and who is trained on, chosen by and scored.
+    """The task of `config.data`, and its training, validation and test examples.
 
     Args:
-      config: as of `as_trained`.
-      meta: as of `origin`.
+      config: from `as_trained`.
+      meta: from `origin`.
 
     Raises:
-      UserError: where the dataset does not suit the config.
+      UserError: if the dataset does not suit the config.
     """
     prepared = open_prepared(config.data)
     settings = frontend.resolve(config.front_end)
@@ -192,13 +192,13 @@ def run(
     devices: list[jax.Device] | None = None,
     stop: Stop | None = None,
 ) -> dict[str, Any]:
-    """Trains, or goes on training, in a work directory, and scores the test recordings.
+    """Trains, or resumes, in a work directory; scores the test (else validation) set.
 
     Args:
       config: validated.
-      workdir_path: of the run.
-      devices: to train on; all of all processes if None.
-      stop: of a program that runs several; one of its own if None.
+      workdir_path: the run's.
+      devices: to train on; None for all of all processes.
+      stop: that of a program with several runs; None makes one.
 
     Returns:
       The content of result.json.
@@ -230,7 +230,7 @@ def pictures_of(
     workdir: Workdir,
     devices: list[jax.Device] | None,
 ) -> Callable[[steps.TrainState, int], None]:
-    """What a run shows of a state at a step: embeddings of the validation examples, if any."""
+    """Returns what draws a state's embeddings of validation (if none, training) examples."""
     division, settings = data.division, parts.plan.settings
     return functools.partial(
         pictures.of_state,
@@ -257,7 +257,7 @@ def train(
     devices: list[jax.Device] | None,
     stop: Stop | None,
 ) -> int | None:
-    """Trains, from where the work directory is, to the end; as `run`. Gives the best step."""
+    """Trains from the work directory's state, as in `run`; returns the best step."""
     task, division, plan = data.task, data.division, parts.plan
     lines, averaged = described(config, data), config.average_decay > 0
     state, saved = start.begin(
@@ -327,10 +327,10 @@ def train(
 
 
 def report(workdir: Workdir, result: dict[str, Any], found: Embeddings, task: tasks.Task) -> None:
-    """result.json, predictions.csv and figures."""
+    """Writes result.json, predictions.csv and figures."""
     note = "synthetic data" if result["synthetic"] else ""
     write_predictions(workdir.path / "predictions.csv", found, task.classes)
-    workdir.result(result)  # before figures, of which one that fails would leave no number
+    workdir.result(result)  # before figures: a failing one must not lose the numbers
     training_figure(workdir.figure("training"), workdir.metrics(), names=SUPERVISED, note=note)
     classifier.draw(workdir.figure, result, task.true(found.labels), found.features, found.subjects)
 

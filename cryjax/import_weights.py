@@ -1,10 +1,10 @@
-"""PANNs' weights, or speechbrain's CNN14, as a run to probe, fine-tune, adapt or export.
+"""Imports PANNs' weights, or speechbrain's CNN14, as a run to probe, fine-tune, adapt or export.
 
     python -m cryjax.import_weights --weights=Cnn14_16k_mAP=0.438.pth --workdir=PANNS
 
-Reads .safetensors, and .pth and .ckpt where PyTorch is installed, weights only. The rate follows
+Reads .safetensors and, if PyTorch is installed, .pth and .ckpt, weights only. The rate follows
 from the file's own filters: 32 kHz for Cnn14, Cnn10 and Cnn6, 16 kHz for Cnn14_16k. speechbrain's
-files have none: give --front_end=cssl_sound. A file of cryjax.export says all of this itself.
+files have none: give --front_end=cssl_sound. A file of cryjax.export states all of this.
 """
 
 import csv
@@ -34,7 +34,7 @@ _LABELS = flags.DEFINE_string(
 
 
 def choose_front_end(tensors: Mapping[str, np.ndarray], said: Description | None) -> str:
-    """The preset of --front_end, or else by what the file says or by its mel filters."""
+    """The preset: from --front_end, else the file's description or mel filters."""
     if _FRONT_END.value:
         return _FRONT_END.value
     for name, preset in frontend.PRESETS.items():
@@ -47,7 +47,7 @@ def choose_front_end(tensors: Mapping[str, np.ndarray], said: Description | None
 
 
 def read_labels(classes: int, said: Description | None) -> tuple[str, ...]:
-    """Names of the classes: those of --labels, or the file's own, or their numbers."""
+    """Names of the classes: from --labels, else the file's own, else numbers."""
     if not _LABELS.value:
         return said.labels if said and said.labels else tuple(map(str, range(classes)))
     path = pathlib.Path(_LABELS.value)

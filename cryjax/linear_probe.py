@@ -1,10 +1,10 @@
-"""A frozen encoder, its embeddings, a linear classifier, and an honest number with its interval.
+"""Linear probe of a frozen encoder: metrics on held-out subjects, with intervals.
 
     python -m cryjax.linear_probe --config=configs/linear_probe.py --workdir=PROBE \\
         --config.init=RUN --config.data=DATA
 
-Reads only `encoder` and `meta` of the run's newest checkpoint. Embeds whole recordings, fits on
-some subjects and scores others, and writes result.json, predictions.csv and figures.
+Reads only `encoder` and `meta` of the run's newest checkpoint. Embeds whole recordings, fits the
+probe on some subjects, scores others, and writes result.json, predictions.csv and figures.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ RULES = {
 
 
 def load_encoder(config: Any) -> Pretrained:
-    """The encoder that `config.init` names, with its own front end and window."""
+    """The encoder named by `config.init`, with its own front end and window."""
     if config.init != "random":
         return load_pretrained(config.init)
     if config.like:
@@ -73,7 +73,7 @@ def embed(
     batch_size: int,
     devices: list[jax.Device] | None = None,
 ) -> tuple[Embeddings, np.ndarray]:
-    """The labelled recordings of every split, in the order of their numbers, and their splits."""
+    """Embeds the labelled recordings of all splits, in order of number; also gives their splits."""
     if prepared.sample_rate != pretrained.settings.sample_rate:
         raise UserError(
             f"{prepared.directory} is at {prepared.sample_rate} Hz and the encoder was trained at "
@@ -112,7 +112,7 @@ def digest(variables: Any) -> str:
 
 
 def scored_subjects(prepared: Prepared, config: Any) -> np.ndarray:
-    """Those of the recordings that the config has scored."""
+    """Subjects of the recordings that the config scores."""
     index = prepared.index()
     index = index[index.labels != ""]
     every = config.folds or folds.has_own_folds(index.splits)

@@ -1,14 +1,14 @@
-"""Compiles a config's training step for a TPU slice that is not here: does it fit, what is asked?
+"""Compiles a config's training step for an absent TPU slice: does it fit, what does it need?
 
     python -m cryjax.plan --config=configs/pretrain.py --topology=v5e:16x16
     python -m cryjax.plan --config=configs/pretrain.py --compare=v5e:16x16,v4:4x4x8,v6e:8x8
 
 Needs libtpu (pip install "cryjax[tpu]") and no TPU. The step is the one that `cryjax.pretrain`
-takes, so what is counted is what would run. Times are bounds from published peak rates: no step is
-faster, and how much slower it is only a TPU can tell.
+runs, so the counts are those of a real run. Times are bounds from published peak rates: no step is
+faster, and only a TPU can tell how much slower it is.
 
-Exits with status 0 if the step fits (on every slice that is compared), 3 if it does not, and 2 if
-what is asked makes no sense.
+Exits with status 0 if the step fits (on every slice compared), 3 if it does not, and 2 if the
+request makes no sense.
 """
 
 import dataclasses
@@ -36,12 +36,12 @@ _EXAMPLES = flags.DEFINE_integer(
 _PER_CHIP = flags.DEFINE_integer(
     "per_chip", None, "Examples a chip on every slice, instead of config.batch_size in all.", 1
 )
-_DOES_NOT_FIT = 3  # 1 is how Python ends on a fault of ours
+_DOES_NOT_FIT = 3  # 1 is Python's status for an exception
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A run on a slice: its config, with the batch that it has there, and its parts."""
+    """A run on a slice: its config, with the batch size there, and its parts."""
 
     where: Slice
     config: Any
@@ -49,17 +49,17 @@ class Job:
 
     @property
     def each(self) -> int:
-        """Examples a chip."""
+        """Examples per chip."""
         return self.config.batch_size // len(self.where.devices)
 
     def input_rate(self, seconds: float) -> tuple[float, float]:
-        """What a host reads at so many seconds a step: clips a second, MB a second of int16."""
+        """What a host reads at `seconds` per step: clips, and MB of int16, per second."""
         clips = self.config.batch_size / self.where.hosts / seconds
         return clips, clips * self.parts.plan.clip_samples * 2 / 1e6
 
 
 def count_examples(config: Any) -> int:
-    """Examples of an epoch: of the datasets if they are given, else as the flag says."""
+    """Examples per epoch: those of the datasets if given, else the flag's."""
     if not config.data:
         return _EXAMPLES.value
     rate = frontend.resolve(config.front_end).sample_rate
@@ -68,7 +68,7 @@ def count_examples(config: Any) -> int:
 
 
 def make_job(config: Any, examples: int, where: Slice) -> Job:
-    """Raises UserError where the config does not suit the slice."""
+    """Raises UserError if the config does not suit the slice."""
     config = config.copy_and_resolve_references()
     if _PER_CHIP.value:
         config.batch_size = _PER_CHIP.value * len(where.devices)
@@ -88,7 +88,7 @@ def compile_job(job: Job) -> Plan:
 
 
 def remedies(job: Job, plan: Plan) -> str:
-    """What to change where the step does not fit; the batch is by proportion, so to be tried."""
+    """What to change if the step does not fit; the batch is an estimate by proportion."""
     config, chips = job.config, len(job.where.devices)
     unit = augment.MIX_GROUP if "mix" in config.transforms else 1
     fitting = int(job.each * plan.fitting_share) // unit * unit
@@ -107,7 +107,7 @@ def remedies(job: Job, plan: Plan) -> str:
 
 
 def report(job: Job, plan: Plan) -> None:
-    """Prints all that was found out for one slice."""
+    """Prints all results for one slice."""
     where, config, memory, chip = job.where, job.config, plan.memory, job.where.chip
     chips = len(where.devices)
     print(
@@ -158,7 +158,7 @@ _COLUMNS = (
 
 
 def row(job: Job, plan: Plan) -> str:
-    """A line of the table of slices, in Markdown."""
+    """A row of the table of slices, in Markdown."""
     needed, has = plan.memory.needed / GIB, job.where.chip.memory / GIB
     cells = [job.where.name, len(job.where.devices), job.where.hosts, job.config.batch_size]
     cells += [f"{needed:.2f} of {has:.2f}", "yes" if plan.fits else "no"]
@@ -180,14 +180,14 @@ def row(job: Job, plan: Plan) -> str:
 
 def main(_: list[str]) -> None:
     topology.use_cpu()
-    # Data may be left out: they only tell how long an epoch is.
+    # Data may be left out: they only give the length of an epoch.
     config = config_lib.checked(_CONFIG.value, simclr.RULES | {"data": config_lib.text()})
     if config.parallel == "pmap":
         raise UserError("config.parallel='pmap' is for one host: plan with 'auto'")
     names = _COMPARE.value or [program.required(_TOPOLOGY)]
     slices = [topology.find_slice(name) for name in names]
     examples = count_examples(config)
-    # All of them first: what is wrong with one is told before another has compiled for minutes.
+    # All of them first: an error in one is reported before another compiles for minutes.
     jobs = [make_job(config, examples, where) for where in slices]
     if _COMPARE.value:
         print(f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}", flush=True)

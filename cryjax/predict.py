@@ -1,4 +1,4 @@
-"""Recordings to probabilities or embeddings, by a run or by what was exported from one.
+"""Computes probabilities or embeddings of recordings, with a run or an export of one.
 
     python -m cryjax.predict --model=TUNED --out=predictions.csv RECORDING...
     python -m cryjax.predict --model=TUNED --out=predictions.jsonl --windows=windows.csv FOLDER
@@ -6,12 +6,12 @@
     cat cry.wav | python -m cryjax.predict --model=model.onnx --out=predictions.csv -
 
 A recording is a file, '-' (standard input), a folder (all audio under it) or a pattern. It is read
-block by block, so its length (up to 24 hours) does not matter, cut as `prepare` cuts it, and scored
-by the mean over its windows. One that cannot be used is a row with the reason, and the exit status
-is then 1.
+block by block, so its length (up to 24 hours) does not matter, cut as in `prepare`, and scored by
+the mean over its windows. An unusable one becomes a row with the reason, and the exit status is
+then 1.
 
-Probabilities hold where classes are as common as in training, which `finetune` balances by default
-(config.balance): where a class is rarer, its probabilities are too high. They are no patient's
+Probabilities hold if classes are as common as in training, which `finetune` balances by default
+(config.balance): where a class is rarer, its probabilities are too high. They are not a patient's
 risk.
 """
 
@@ -65,15 +65,15 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Windows at a time.", lower
 
 @dataclasses.dataclass
 class Score:
-    """What is known of a recording so far.
+    """What is known about a recording so far.
 
     Attributes:
       name: as it was given.
-      windows: that were cut from it.
-      starts: of the windows whose outputs are there, in seconds.
+      windows: how many were cut from it.
+      starts: in seconds, of the windows that have outputs.
       probabilities: of those, [classes] each.
-      totals: over those, {name of the output: float64 [n]}.
-      samples: that were decoded.
+      totals: sums over those, {output name: float64 [n]}.
+      samples: how many were decoded.
       error: why it cannot be used; '' if it can.
       read: whether its end was reached.
       spectrum: log-mel columns, [frames, mels] each, if a figure is wanted.
@@ -94,7 +94,7 @@ class Score:
         return self.read and len(self.starts) == self.windows
 
     def add(self, start: float, outputs: dict[str, np.ndarray]) -> None:
-        """Counts a window; of its embedding only the sum is kept, for a recording may be long."""
+        """Adds a window; only the sum of embeddings is kept, as a recording may be long."""
         self.starts.append(start)
         for name, values in outputs.items():
             self.totals[name] = self.totals.get(name, 0.0) + values.astype(np.float64)
@@ -106,16 +106,16 @@ class Score:
 
 
 def _matches(pattern: str) -> list[str]:
-    """Files of a pattern, which may be absolute; pathlib's own globs may not."""
+    """Files of a pattern, which may be absolute, unlike in pathlib's globs."""
     return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
 
 
 def recordings(arguments: Sequence[str], folder: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
-    """What the arguments name: (name, file), files of a folder or pattern in order.
+    """What the arguments name: (name, file), sorted within a folder or pattern.
 
     Args:
       arguments: of the command line.
-      folder: where standard input is kept.
+      folder: where standard input is saved.
     """
     found = []
     for argument in arguments:
@@ -138,12 +138,12 @@ def recordings(arguments: Sequence[str], folder: pathlib.Path) -> list[tuple[str
 
 
 class Table:
-    """Rows into a .csv or .jsonl file."""
+    """Writes rows to a .csv or .jsonl file."""
 
     def __init__(self, files: contextlib.ExitStack, path: pathlib.Path, columns: Sequence[str]):
-        """Opens a file, which gets its name, with all rows in it, when `files` ends."""
+        """Opens a file, which gets its name, with all rows, when `files` closes."""
         self._columns = columns
-        # Names of recordings may have bytes that are no text.
+        # Names of recordings may contain bytes that are not text.
         how = {"errors": "backslashreplace", "newline": ""}
         self._file = files.enter_context(whole(path, **how))
         self._csv = csv.writer(self._file) if path.suffix == ".csv" else None
@@ -159,12 +159,12 @@ class Table:
 
 
 def _numbers(values: np.ndarray) -> list[float]:
-    """float32 to the shortest decimals that give it back."""
+    """float32 as the shortest decimals that round-trip."""
     return [float(str(value)) for value in values.astype(np.float32)]
 
 
 class Predictor:
-    """Scores recordings one after another, windows of several in one batch."""
+    """Scores recordings one after another, batching windows across them."""
 
     def __init__(self, model: Model, batch_size: int, *, upsample: bool, spectra: bool):
         self._model = model
@@ -188,7 +188,7 @@ class Predictor:
         return cutting.segments(blocks(), round(seconds * rate), shortest)
 
     def scores(self, named: Sequence[tuple[str, pathlib.Path]]) -> Iterator[Score]:
-        """The score of each recording, in order, each as soon as it is complete."""
+        """Yields each recording's score, in order, as soon as it is complete."""
         rate, samples = self._model.sample_rate, self._model.description.window_samples
         waiting: collections.deque[Score] = collections.deque()
         for name, path in named:
@@ -226,14 +226,14 @@ class Predictor:
 
 
 def spectrum(segment: np.ndarray, model: Model) -> np.ndarray:
-    """Log-mel columns of a segment for a figure, float16 [columns, mels], about 50 a second."""
+    """Log-mel columns of a segment for a figure, float16 [columns, mels], about 50 per second."""
     import jax.numpy as jnp
 
     from cryjax.audio import frontend
 
     settings = model.description.front_end
     full = round(model.description.segment_seconds * settings.sample_rate)
-    padded = np.zeros(full, np.int16)  # of one length, so that one program serves all
+    padded = np.zeros(full, np.int16)  # of one length, so that it compiles only once
     padded[: len(segment)] = segment
     power = np.asarray(frontend.mel_power(jnp.asarray(padded[None]), settings))[0]
     step = max(1, round(0.02 / settings.hop_seconds))
@@ -244,7 +244,7 @@ def spectrum(segment: np.ndarray, model: Model) -> np.ndarray:
 
 
 def check_places(out: str) -> None:
-    """Makes the folders of what is to be written. Raises UserError where that cannot be."""
+    """Checks the output paths and makes their folders. Raises UserError if unusable."""
     for file in filter(None, (out, _WINDOWS.value)):
         if pathlib.Path(file).suffix not in (".csv", ".jsonl"):
             raise UserError(f"{file}: name it .csv or .jsonl")
@@ -314,7 +314,7 @@ def main(argv: list[str]) -> None:
 
 
 def write_windows(table: Table, score: Score, model: Model) -> None:
-    """A row for each window."""
+    """Writes one row per window."""
     length = model.description.window_samples / model.sample_rate
     end = score.samples / model.sample_rate
     for place, start in enumerate(score.starts):
@@ -323,14 +323,14 @@ def write_windows(table: Table, score: Score, model: Model) -> None:
 
 
 def write_embeddings(path: pathlib.Path, rows: list[np.ndarray], model: Model) -> None:
-    """[recordings, features] as .npy."""
+    """Writes [recordings, features] as .npy."""
     stacked = np.stack(rows) if rows else np.zeros((0, model.description.features), np.float32)
     with whole(path, "wb") as file:
         np.save(file, stacked, allow_pickle=False)
 
 
 def draw(score: Score, model: Model, folder: pathlib.Path, place: int) -> None:
-    """FOLDER/0001-NAME.png"""
+    """Draws FOLDER/0001-NAME.png."""
     from cryjax.evaluation.figures.spectrograms import scores_figure
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,20 +1,20 @@
-"""Recordings to a prepared dataset, which training and probing read.
+"""Converts recordings to a prepared dataset for training and probing.
 
     python -m cryjax.prepare --manifest=M.csv --out=DATA
     python -m cryjax.prepare --corpus=esc50 --corpus_dir=ESC-50 --out=DATA  # as it is published
     python -m cryjax.prepare --tfds=NAME --out=DATA        # a TFDS catalogue dataset with audio
     python -m cryjax.prepare --synthetic=cries --out=DATA  # no recordings needed
 
-Files are decoded, mixed down to mono, brought to one sample rate and cut into segments. A file that
-cannot be used is listed by its number with its reason in DATA/skipped.csv. The same command again
-does nothing. Neither names of files nor of subjects get into DATA: subjects are renamed by a key of
-yours (cryjax.data.subjects), and --mapping=FILE.csv says, for you, which is which.
+Files are decoded, mixed down to mono, resampled to one rate and cut into segments. Files that
+cannot be used are listed by number, with the reason, in DATA/skipped.csv. Repeating the command
+does nothing. Neither file names nor subject names get into DATA: subjects are renamed with your key
+(cryjax.data.subjects), and --mapping=FILE.csv records, for you, which is which.
 
     python -m cryjax.prepare --manifest=M.csv --out=DATA --beam_runner=FlinkRunner \\
         --beam_options=flink_master=HOST:8081,environment_type=EXTERNAL
 
 makes the same dataset, record for record, on Apache Beam (pip install "cryjax[beam]"). All workers
-must see the recordings and DATA by the same paths, as on a shared or a mounted file system, and
+must see the recordings and DATA under the same paths, as on a shared or mounted file system, and
 have cryjax installed.
 """
 
@@ -116,7 +116,7 @@ def by_split(sources: Iterable[Any], chosen: Iterable[str]) -> dict[str, list[It
 
 
 def read_corpus() -> list[Row]:
-    """The rows of the --corpus; says whose it is and what is wrong with it."""
+    """Reads the rows of --corpus; prints its source, licence and caveat."""
     folder = program.required(_CORPUS_DIR)
     corpus = corpora.CORPORA[program.required(_CORPUS)]
     print(f"{corpus.name}, {corpus.url}\nlicence: {corpus.licence}\ncaveat: {corpus.caveat}")
@@ -124,9 +124,9 @@ def read_corpus() -> list[Row]:
 
 
 def from_rows() -> tuple[dict[str, Any], list[Row], list[str], int]:
-    """What the dataset is made of: its inputs, the rows, and the split of each.
+    """Returns the dataset's inputs, its rows, and the split of each.
 
-    And how many subjects have a name that differs from another's in spelling only.
+    Also the number of groups of subjects whose names differ in spelling only.
     """
     alike: list[list[str]] = []
     columns = Columns(path=_PATH_COLUMN.value, subject=_SUBJECT_COLUMN.value)
@@ -142,7 +142,7 @@ def from_rows() -> tuple[dict[str, Any], list[Row], list[str], int]:
     others = [row for other in _EXCLUDE.value for row in read_manifest(other, columns)]
     excluded = {row.subject_id for row in others}
     files = {os.path.normpath(row.path) for row in others}
-    # A subject of whom one file is excluded is excluded, whatever it is called there.
+    # Excluding one file of a subject excludes the subject, whatever its name there.
     excluded |= {row.subject_id for row in rows if os.path.normpath(row.path) in files}
     kept = [row for row in rows if row.subject_id not in excluded]
     if _EXCLUDE.value:
@@ -169,7 +169,7 @@ def from_rows() -> tuple[dict[str, Any], list[Row], list[str], int]:
 
 
 def read_key() -> bytes:
-    """The key that subjects are renamed by; says so where it had to be made."""
+    """The key that subjects are renamed with; prints where it is if it was just made."""
     key, made = subjects.read_or_make_key()
     if made:
         print(
@@ -180,7 +180,7 @@ def read_key() -> bytes:
 
 
 def write_mapping(rows: list[Row], index: Index, out: pathlib.Path) -> None:
-    """Which recording of the dataset is which file, and which subject is who."""
+    """Writes which recording is which file, and which subject is who."""
     pseudonyms = dict(zip(index.recordings, index.subjects, strict=True))
     with (out / "skipped.csv").open(encoding="utf-8", newline="") as file:
         reasons = {int(line["recording"]): line["reason"] for line in csv.DictReader(file)}
@@ -213,7 +213,7 @@ def from_synthetic() -> tuple[dict[str, Any], dict[str, list[Item]]]:
 
 
 def from_tfds() -> tuple[dict[str, Any], int, dict[str, Iterable[Recording]]]:
-    """What the dataset is made of, how many recordings, and those of each split, made when read."""
+    """Returns the inputs, the number of recordings, and those of each split, made lazily."""
     builder = catalogue.open_built(program.required(_TFDS), _TFDS_DIR.value)
     key = read_key()
 
@@ -235,7 +235,7 @@ def from_tfds() -> tuple[dict[str, Any], int, dict[str, Iterable[Recording]]]:
 
 
 def open_beam() -> tuple[Any, dict[str, Any]]:
-    """The module that prepares on Beam, and the runner."""
+    """Returns the module that prepares on Beam, and the runner."""
     try:
         from cryjax.data import beam
     except ImportError as error:
@@ -246,7 +246,7 @@ def open_beam() -> tuple[Any, dict[str, Any]]:
 
 
 def check_flags() -> None:
-    """Raises UserError where flags contradict each other."""
+    """Raises UserError if flags contradict each other."""
     if sum(bool(flag.value) for flag in _SOURCES) != 1:
         raise UserError("give one of --manifest, --corpus, --tfds and --synthetic")
     used = next(flag.name for flag in _SOURCES if flag.value)
@@ -265,12 +265,12 @@ def check_flags() -> None:
 
 
 def report(out: pathlib.Path, info: dict[str, Any], rows: list[Row]) -> None:
-    """Says what the dataset holds, and what a reader of its numbers should know.
+    """Prints what the dataset holds, and what a reader of its numbers should know.
 
     Args:
       out: the dataset.
-      info: of it.
-      rows: that it was made of, where it was made of files.
+      info: of the dataset.
+      rows: those it was made from, if any.
     """
     what = "synthetic, " if info["synthetic"] else ""
     print(f"{out}: {what}{info['sample_rate']} Hz\n{preparing.summary_table(info)}")
@@ -291,7 +291,7 @@ def main(_: list[str]) -> None:
     out = pathlib.Path(program.required(_OUT))
     if _MAPPING.value:
         try:
-            pathlib.Path(_MAPPING.value).touch(0o600)  # before hours of decoding
+            pathlib.Path(_MAPPING.value).touch(0o600)  # fails before hours of decoding
         except OSError as error:
             raise UserError(
                 f"--mapping={_MAPPING.value} cannot be written ({error.strerror})"
@@ -343,7 +343,7 @@ def main(_: list[str]) -> None:
             info = beam.run(preparation, out, items, runner)
         else:
             info = preparation.run(out, streams, total=total)
-    index = open_prepared(out).index()  # once, or each host that trains would read all of it
+    index = open_prepared(out).index()  # once, or each training host would read it all
     report(out, info, rows)
     if _MAPPING.value:
         write_mapping(rows, index, out)

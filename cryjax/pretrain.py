@@ -2,9 +2,9 @@
 
     python -m cryjax.pretrain --config=configs/pretrain_small.py --workdir=RUN --config.data=DATA
 
-Training starts from a checkpoint in the work directory (it goes on), else from the encoder of
-`config.init`, else fresh; the log says which. SIGTERM or Ctrl-C saves and exits with status 75: the
-same command goes on. `--views` draws pairs of views to figures/views.png and does not train.
+Training resumes from a checkpoint in the work directory, else starts from the encoder of
+`config.init`, else fresh; the log says which. SIGTERM or Ctrl-C saves and exits with status 75; the
+same command resumes. `--views` draws pairs of views to figures/views.png and does not train.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ class Data:
 
     Attributes:
       datasets: with their weights.
-      sources: as of `sources_of`.
+      sources: from `sources_of`.
     """
 
     datasets: list[tuple[Prepared, float]]
@@ -74,32 +74,32 @@ class Data:
 
     @property
     def examples(self) -> int:
-        """Of an epoch."""
+        """Examples per epoch."""
         return sum(len(source) for _, source, _ in self.sources)
 
     @property
     def weighted(self) -> list[tuple[Any, float]]:
-        """The sources with the share of each in a batch, as `loader.Clips` takes them."""
+        """The sources with their shares of a batch, as `loader.Clips` takes them."""
         return [(source, weight * len(source)) for _, source, weight in self.sources]
 
     @property
     def labelled(self) -> Any:
-        """The first of the sources that has labels, or None."""
+        """The first source that has labels, or None."""
         return next((source for prepared, source, _ in self.sources if prepared.label_names), None)
 
     @property
     def synthetic(self) -> bool:
-        """Whether any of the audio was made rather than recorded."""
+        """Whether any of the audio was synthesised, not recorded."""
         return any(prepared.synthetic for prepared, _ in self.datasets)
 
     @property
     def note(self) -> str:
-        """What its figures say of it."""
+        """The note in its figures."""
         return "synthetic data" if self.synthetic else ""
 
 
 class Viewed:
-    """The run's first clips, of which views are drawn: what the encoder sees."""
+    """Draws views of the run's first clips: what the encoder sees."""
 
     def __init__(self, clips: loader.Clips, config: Any, key: jax.Array):
         self.clips, self._key = clips, key
@@ -121,14 +121,14 @@ class Viewed:
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """What a run shows of a state: pairs of views and, where there are labels, embeddings.
+    """What a run shows of a state: pairs of views and, if there are labels, embeddings.
 
     Attributes:
-      workdir: of the run.
-      viewed: of what views are drawn.
-      embedder: of the encoder.
+      workdir: the run's.
+      viewed: the clips to draw views of.
+      embedder: for the encoder.
       labelled: random access to examples with labels, or None.
-      note: what figures say of the data.
+      note: about the data, for figures.
     """
 
     workdir: Workdir
@@ -141,7 +141,7 @@ class Pictures:
         drawn = io.BytesIO()
         self.viewed.draw(drawn, step, self.note)
         self.workdir.image(step, "views", drawn.getvalue())
-        if not step:  # those that `--views` shows
+        if not step:  # same as `--views` draws
             path = self.workdir.figure("views")
             path.write_bytes(drawn.getvalue())
             logging.info("views: %s", path)
@@ -165,14 +165,14 @@ def neighbours(
     split: str,
     most: int,
 ) -> dict[str, float]:
-    """Accuracy of the nearest neighbours, by a state's encoder, if it can be told."""
+    """Nearest-neighbour accuracy of a state's encoder, empty if undefined."""
     found = embedder(state.encoder, prepared.source(split), most=most)
     accuracy = nearest_neighbour_accuracy(found.features, found.labels, found.subjects)
     return {} if accuracy is None else {"neighbour_accuracy": accuracy}
 
 
 def without(prepared: Prepared, split: str, excluded: set[str]) -> tuple[Any, int]:
-    """A split without some subjects, and how many examples that leaves out."""
+    """A split without excluded subjects, and how many examples that drops."""
     source = prepared.source(split)
     if not excluded:
         return source, 0
@@ -196,7 +196,7 @@ def sources_of(
         check_one_key(
             {str(p.directory): p.subject_key for p in [*others, *(p for p, _ in datasets)]}
         )
-        # Of all splits: those that are excluded may be in another one already.
+        # Of all splits: excluded subjects may be in another one already.
         held = set().union(*(set(p.index().subjects) for p, _ in datasets))
     for entry, subjects in named.items():
         if not subjects & held:
@@ -218,7 +218,7 @@ def sources_of(
 
 
 def check_shares(batch_size: int, data: Data) -> None:
-    """Refuses a batch that would hold examples twice, each the other's negative; warns of some."""
+    """Rejects batches that would hold examples twice, as their own negatives; warns if some may."""
     total = sum(weight for _, weight in data.weighted)
     for (prepared, source, _), (_, weight) in zip(data.sources, data.weighted, strict=True):
         share = batch_size * weight / total
@@ -237,7 +237,7 @@ def check_shares(batch_size: int, data: Data) -> None:
 
 
 def described(split: str, prepared: Prepared, source: Any, weight: float) -> str:
-    """What a dataset brings to the run, in a line."""
+    """What a dataset adds to the run, in one line."""
     every = prepared.splits[split]
     of = f"of {prepared.counts[split]['subjects']:,} subjects"
     if len(source) < every:
@@ -255,25 +255,25 @@ def run(
     devices: list[jax.Device] | None = None,
     stop: Stop | None = None,
 ) -> None:
-    """Trains, or goes on training, in a work directory.
+    """Trains, or resumes training, in a work directory.
 
     Args:
       config: validated.
-      workdir_path: of the run.
+      workdir_path: the run's.
       views: only draw pairs of views.
-      devices: to train on; all of all processes if None.
-      stop: of a program that runs several; one of its own if None.
+      devices: to train on; None for all of all processes.
+      stop: that of a program with several runs; None makes one.
     """
     datasets = open_datasets(config, frontend.resolve(config.front_end).sample_rate)
     data = Data(datasets, sources_of(config, datasets))
-    # What is kept from here on names nobody.
+    # What is stored from here on names nobody.
     config = config.copy_and_resolve_references()
     config.exclude_subjects = renamed_entries(config.exclude_subjects)
     spread = parallel.Parallel(config.parallel, devices)
     simclr.check_batch(config, data.examples, spread.devices)
     check_shares(config.batch_size, data)
     if not config_lib.never(config.neighbours.every):
-        datasets[0][0].source(config.neighbours.split)  # refused now, not in the middle of the run
+        datasets[0][0].source(config.neighbours.split)  # fails now, not in the middle of the run
     parts = simclr.build(config, data.examples)
     written = "".join(prepared.fingerprint for prepared, _ in datasets)
     workdir = start.open_workdir(workdir_path, config, written)
@@ -300,7 +300,7 @@ def train(
     devices: list[jax.Device] | None,
     stop: Stop | None,
 ) -> None:
-    """Trains, from where the work directory is, to the end; as `run`."""
+    """Trains from the work directory's state to the end, as in `run`."""
     plan = parts.plan
     lines = [described(config.split, *source) for source in data.sources]
     state, saved = start.begin(config, parts, spread, workdir, lines, examples=data.examples)
@@ -363,7 +363,7 @@ def train(
 
 
 def report(workdir: Workdir, data: Data, total: int) -> None:
-    """result.json, and the figure of a run of so many steps in all."""
+    """Writes result.json and the figure of a run of `total` steps."""
     history = workdir.metrics()
     last = [line for line in history if "loss" in line][-1:]
     counts = {"steps": total, "examples": data.examples, "synthetic": data.synthetic}
@@ -378,7 +378,7 @@ def main(config: Any, workdir: str, *, views: bool) -> None:
 
 
 if __name__ == "__main__":
-    # Here, or the programs that import this one would take the flag and ignore it.
+    # Here, or programs that import this one would accept the flag and ignore it.
     _VIEWS = flags.DEFINE_bool("views", False, "Draw pairs of views to figures/views.png and exit.")
     program.run_recipe(
         lambda config, workdir: main(config, workdir, views=_VIEWS.value),

@@ -2,10 +2,10 @@
 
     python -m cryjax.reproduce --config=configs/reproduce_smoke.py --workdir=TABLE
 
-Rows: 'scratch'; 'supervised' and 'simclr' pre-training on general audio; and each of these again,
-'+adapted', with SimCLR on unlabelled cries, from which the test subjects are left out. Each row is
-probed, fine-tuned, or both, on each task. What is finished is not done again: stopped at any point,
-the same command goes on. Writes table.md, table.csv, label_efficiency.png and report.html.
+Rows: 'scratch'; 'supervised' and 'simclr', pre-trained on general audio; and each of these with
+'+adapted', trained further with SimCLR on unlabelled cries without the test subjects. Each row is
+probed, fine-tuned, or both, on each task. Finished work is not repeated: stopped at any point, the
+same command resumes. Writes table.md, table.csv, label_efficiency.png and report.html.
 """
 
 import concurrent.futures
@@ -40,14 +40,14 @@ from cryjax.training.stopping import Stop, Stopped
 from cryjax.training.trained import load_pretrained, untrained
 from cryjax.training.workdir import Workdir, read_metrics
 
-# What began; of prepared data `prepare` knows what they were made of, and nothing else shows there.
+# Signs of a begun experiment; not prepared data, which depend only on what `prepare` checks.
 LEFT = ("runs/*", "embeddings/*", "cells/*", "tuned/*")
-# What may be added to, or looked at in another way, in a work directory that has begun.
+# Fields that may change on resuming: they add to the experiment, or show it in another way.
 MAY_CHANGE = ("title", "rows", "probe.fractions", "probe.seeds", "finetune.", "resamples")
 
 
 class Study:
-    """The runs of an experiment in its folder. What is there already is not made again."""
+    """The runs of an experiment in its folder. What exists already is not computed again."""
 
     def __init__(self, config: Any, folder: pathlib.Path, stop: Stop):
         self.config = config
@@ -58,7 +58,7 @@ class Study:
         self._devices = jax.local_devices()
 
     def encoder(self, row: str) -> str:
-        """The work directory of a row's encoder, trained if it is not yet; '' from scratch."""
+        """The work directory of a row's encoder, trained if it is not yet; '' for 'scratch'."""
         if row == "scratch":
             return ""
         base = row.removesuffix("+adapted")
@@ -91,7 +91,7 @@ class Study:
         return found
 
     def embeddings(self, row: str, task: str) -> tuple[Embeddings, np.ndarray]:
-        """A task's labelled recordings by a row's encoder, and the split of each."""
+        """A task's labelled recordings embedded by a row's encoder, and their splits."""
         path = self.folder / "embeddings" / f"{row}-{task}.npz"
         if path.exists():
             with np.load(path, allow_pickle=False) as kept:
@@ -114,12 +114,12 @@ class Study:
         return found, splits
 
     def cells(self) -> list[Cell]:
-        """All that is to be known, cheap things first."""
+        """All cells to compute, cheap ones first."""
         config, found = self.config, []
         for row in config.rows:
             for task in self.data.tasks:
                 for fraction in config.probe.fractions:
-                    # With all labels a probe has nothing to draw by chance.
+                    # With all labels, the seed has no effect on a probe.
                     seeds = config.probe.seeds[:1] if fraction == 1 else config.probe.seeds
                     found += [Cell(row, "probe", task, fraction, seed) for seed in seeds]
         for row in config.rows:
@@ -133,7 +133,7 @@ class Study:
         return found
 
     def find(self, cell: Cell, device: jax.Device) -> Found | str:
-        """What a cell says; or why not, as where there are too few labels for it."""
+        """The result of a cell; or why there is none, if it has too few labels."""
         try:
             return self._probe(cell) if cell.method == "probe" else self._finetune(cell, device)
         except TooFewLabels as error:
@@ -193,7 +193,7 @@ class Study:
         return Found.of_run(path, task)
 
     def _check_recipes(self) -> None:
-        """Raises UserError where one does not fit its data, before hours of training by another."""
+        """Raises UserError if a recipe does not fit its data, before another trains for hours."""
         config, used = self.config, self.data.used
         for part, name in (("pretrain", "general"), ("adapt", "unlabelled")):
             if name in used:
@@ -209,12 +209,12 @@ class Study:
                     recipe.plan(config[part], len(used[name].index()))
 
     def run(self) -> dict[Cell, Found]:
-        """All cells, those of several devices side by side."""
+        """Computes all cells, on several devices in parallel."""
         self.data.open()
         for note in self.data.notes:
             logging.warning("%s", note)
         self._check_recipes()
-        # What many share comes first and has all devices.
+        # What many cells share comes first, on all devices.
         with Progress("encoder", len(self.config.rows), unit="encoders") as rows:
             for row in self.config.rows:
                 self._stop.check()
@@ -236,7 +236,7 @@ class Study:
                 free.append(device)
                 bar.update()
 
-            if len(free) == 1:  # in this thread, where a signal can stop it in order
+            if len(free) == 1:  # in this thread, where a signal can stop it cleanly
                 for cell in cells:
                     compute(cell)
             else:
@@ -248,7 +248,7 @@ class Study:
 
 
 def other_code(folder: pathlib.Path) -> list[str]:
-    """A note where what is kept in the folder may have been computed by other code than this."""
+    """A note if results in the folder may have been computed by other code than this."""
     file, now = folder / "code.json", start.inputs_of("")
     if not file.exists():
         write_json(file, now)
@@ -262,7 +262,7 @@ def other_code(folder: pathlib.Path) -> list[str]:
 
 
 def assemble(study: Study, cells: Mapping[Cell, Found]) -> results.Experiment:
-    """What the cells say, as the report takes it."""
+    """Assembles the results of the cells for the report."""
     config, folder = study.config, study.folder
     said = [*study.data.notes, *study.notes]
     counted = {name: study.data.folds(name) for name in study.data.tasks}
@@ -276,7 +276,7 @@ def assemble(study: Study, cells: Mapping[Cell, Found]) -> results.Experiment:
             described.append(experiment.task_of(name, task, found[0]))
             few = bootstrap.cautions(found[0].true, found[0].subjects, task.classes)
             told = [*few, *(warning for one in found for warning in one.warnings)]
-            known = task.prepared.cautions  # among the notes of the datasets
+            known = task.prepared.cautions  # already in the datasets' notes
             notes |= dict.fromkeys(f"{name}: {warning}" for warning in told if warning not in known)
     first = {key: next(iter(found.values())) for key, found in seeds.items() if key[3] == 1}
     runs = sorted((folder / "runs").glob("*"))
@@ -305,7 +305,7 @@ def main(config: Any, folder: str) -> None:
     check(config)
     home = pathlib.Path(folder).absolute()
     workdir = Workdir(home, config_lib.to_dict(config), may_change=MAY_CHANGE, left=LEFT)
-    logging.set_verbosity(logging.WARNING)  # each run would say what it loads
+    logging.set_verbosity(logging.WARNING)  # or each run logs what it loads
     with Stop() as stop:
         study = Study(config, home, stop)
         study.notes += other_code(home)
@@ -315,7 +315,7 @@ def main(config: Any, folder: str) -> None:
             logging.warning("told to stop: what is finished is kept, and the same command goes on")
             raise Stopped from None
     for note in whole.notes:
-        if note not in study.data.notes:  # which were told at the start
+        if note not in study.data.notes:  # those were logged at the start
             logging.warning("%s", note)
     tables.write_csv(whole, home / "table.csv")
     tables.write_markdown(whole, home / "table.md")

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Several processes on this machine: the rehearsal of a job over several hosts.
+# Runs several processes on this machine, to rehearse a job over several hosts.
 #   bash launch/local.sh PROCESSES DEVICES PROGRAM [arguments]
 #   bash launch/local.sh 2 4 pretrain --config=configs/pretrain_small.py --workdir=RUN \
 #     --config.data=DATA
 # Each process has DEVICES fake CPU devices; with DEVICES 0, its share of this machine's GPUs.
-# SIGTERM, SIGHUP or Ctrl-C tell all of them to save and stop; the script exits with their status:
+# SIGTERM, SIGHUP or Ctrl-C makes all of them save and stop; the script exits with their status:
 # 75, 'saved, start me again'. If one fails, the others are stopped, and its status is the script's.
-# DRY_RUN=1 prints the commands and runs nothing; PORT chooses the port at which they meet.
+# DRY_RUN=1 prints the commands and runs nothing; PORT sets the coordinator's port.
 set -euo pipefail
 
 refuse() {
@@ -58,8 +58,8 @@ for ((process = 0; process < processes; process++)); do
     printf '%q ' "${command[@]}"
     echo
   else
-    # Each leads a group of its own, so that Ctrl-C reaches this script alone: the processes would
-    # break off at once, each by itself, where a SIGTERM lets them agree on a step and save.
+    # Each leads its own process group, so that Ctrl-C reaches only this script: Ctrl-C would end
+    # each process at once, by itself, whereas SIGTERM lets them agree on a step and save.
     set -m
     "${command[@]}" </dev/null &
     pids+=($!)
@@ -69,7 +69,7 @@ for ((process = 0; process < processes; process++)); do
 done
 [ -z "${DRY_RUN:-}" ] || exit 0
 
-# Asks every 0.2 s: bash waits for the first of several only from 4.3 on, and macOS has 3.2.
+# Polls every 0.2 s: bash can wait for the first of several only since 4.3; macOS has 3.2.
 status=0 grace=0
 while [ ${#pids[@]} -gt 0 ]; do
   sleep 0.2 || true
@@ -82,11 +82,11 @@ while [ ${#pids[@]} -gt 0 ]; do
     fi
     code=0
     wait "$pid" 2>/dev/null || code=$?
-    # Those that this script had to stop have nothing more to say.
+    # The status of those that this script killed says nothing.
     [ "$code" -ne 0 ] && [ "$grace" -ge 0 ] || continue
     [ "$code" -eq 75 ] ||
       echo "local.sh: error: process $process of $processes ended with status $code" >&2
-    # The first failure is the cause; of several since the last look, the process that was killed.
+    # The first failure is the cause; of several since the last poll, a process that was killed.
     [ "$before" -eq 0 ] || [ "$before" -eq 75 ] || continue
     if [ "$status" -eq 0 ] || [ "$status" -eq 75 ] || [ "$code" -gt 128 ]; then status=$code; fi
   done
@@ -98,7 +98,7 @@ while [ ${#pids[@]} -gt 0 ]; do
     told=
     kill -TERM "${pids[@]}" 2>/dev/null || true
   fi
-  # Without the one that failed the others wait for ever. They have 5 s to say what they saw of it.
+  # Without the failed one the others wait for ever. They get 5 s to report what they saw.
   if [ "$status" -ne 0 ] && [ "$status" -ne 75 ] && [ $((grace += 1)) -gt 25 ]; then
     echo "local.sh: stopping the other processes: ${!pids[*]}" >&2
     for pid in "${pids[@]}"; do kill -KILL -- "-$pid" 2>/dev/null || true; done

@@ -1,9 +1,9 @@
-"""Prints each lower bound of setup.py as a version to keep to: the oldest that is allowed.
+"""Prints each lower bound of setup.py as a pip constraint: the oldest allowed version.
 
     python launch/lowest.py > lowest.txt
     PYTHON=python3.11 CRYJAX_VENV=.venv-lowest CRYJAX_CONSTRAINTS=lowest.txt bash launch/test.sh
 
-'name>=1.2,<3' becomes 'name==1.2'; what these packages need in turn is pip's choice.
+'name>=1.2,<3' becomes 'name==1.2'; pip chooses indirect dependencies.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ import unittest.mock
 
 
 def requirements() -> list[str]:
-    """What setup.py gives to setuptools, which a new environment need not have."""
+    """What setup.py passes to setuptools, which a new environment may lack."""
     given = {}
     stub = types.ModuleType("setuptools")
     stub.setup, stub.find_packages = given.update, lambda **_: []

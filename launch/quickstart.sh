@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The whole job on synthetic audio, from nothing, in under 5 minutes on two cores:
+# The whole pipeline on synthetic audio, from nothing, within 5 minutes on two cores:
 #   bash launch/quickstart.sh [FOLDER]
 # Prepares general sounds and unlabelled cries, pre-trains an encoder on them with SimCLR, and
-# probes it on labelled cries of other infants, beside the same encoder untrained. Run again, it
-# goes on.
+# probes it on labelled cries of other infants, beside the same encoder untrained. Rerun, it
+# resumes.
 out=${1:+$(realpath -m -- "$1")}
 source "$(dirname "$0")/setup.sh"
 out=${out:-runs/quickstart}

@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: a virtual environment with cryjax in it, made at the first need.
-# CRYJAX_VENV chooses another folder, or 'none' for the python that is active; PYTHON another
-# interpreter to make it with, CRYJAX_EXTRAS extras of setup.py, as 'cuda', CRYJAX_CONSTRAINTS a
-# file of versions to keep to, as launch/constraints.txt.
+# Sourced by the other scripts: activates a virtual environment with cryjax, made when first needed.
+# CRYJAX_VENV chooses another folder, or 'none' for the active python; PYTHON another interpreter to
+# make it with; CRYJAX_EXTRAS extras of setup.py, such as 'cuda'; CRYJAX_CONSTRAINTS a pip
+# constraints file, such as launch/constraints.txt.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# A step on a CPU takes and gives back gigabytes; in pages of 2 MB that is a sixth of its time less.
+# A step on a CPU allocates and frees gigabytes; with 2 MB pages it takes a sixth less time.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 
 venv=${CRYJAX_VENV:-.venv}
@@ -20,7 +20,7 @@ if [ "$venv" = none ]; then
   return
 fi
 
-# The stamp changes with what is to be installed, so an unchanged environment is used as it is.
+# The stamp changes with what is to be installed, so an unchanged environment is reused.
 wanted="$(cat setup.py ${CRYJAX_CONSTRAINTS:+"$CRYJAX_CONSTRAINTS"}) $extras"
 stamp="$venv/.cryjax-$(printf '%s' "$wanted" | cksum | cut -d ' ' -f 1)"
 if [ ! -e "$stamp" ]; then

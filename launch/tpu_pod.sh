@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# A Cloud TPU slice of several hosts, from this machine, with gcloud signed in and a project set.
+# Runs a Cloud TPU slice of several hosts from this machine, with gcloud signed in, a project set.
 #   export TPU=NAME ZONE=us-west4-a       # of the slice; for `create` also:
 #   export TYPE=v5litepod-16 VERSION=v2-alpha-tpuv5-lite SPOT=1   # SPOT= for one that is not spot
 #   bash launch/tpu_pod.sh create
-#   bash launch/tpu_pod.sh copy           # this repository to every host's ~/cryjax, set up
-#   bash launch/tpu_pod.sh mount 10.0.0.2:/share       # an NFS share, at /mnt/share of every host
+#   bash launch/tpu_pod.sh copy           # copies this to every host's ~/cryjax and installs
+#   bash launch/tpu_pod.sh mount 10.0.0.2:/share       # NFS share at /mnt/share of every host
 #   bash launch/tpu_pod.sh run pretrain --config=configs/pretrain_small.py \
 #     --workdir=/mnt/share/RUN --config.data=/mnt/share/DATA
-#   bash launch/tpu_pod.sh logs [HOST]    # follows it; `logs all` has the last lines of every host
-#   bash launch/tpu_pod.sh stop           # saves: status 75; the same `run` goes on
+#   bash launch/tpu_pod.sh logs [HOST]    # follows it; `logs all`: last lines of every host
+#   bash launch/tpu_pod.sh stop           # saves: status 75; the same `run` resumes
 #   bash launch/tpu_pod.sh delete
-# The hosts need one file system for the work directory. DRY_RUN=1 prints the commands.
+# The hosts need a shared file system for the work directory. DRY_RUN=1 prints the commands.
 set -euo pipefail
 
 refuse() {
@@ -54,8 +54,8 @@ case $what in
     run tar -czf "$archive" --exclude=__pycache__ setup.py pyproject.toml README.md cryjax configs \
       launch
     tpu_vm scp "$archive" "$TPU:cryjax.tgz" --worker=all
-    # The images come with Python 3.10; uv fetches a later one.
-    # shellcheck disable=SC2016 # for the hosts to expand
+    # The images have Python 3.10; uv fetches a later one.
+    # shellcheck disable=SC2016 # expanded by the hosts
     on all 'set -e; mkdir -p cryjax; tar -xzf cryjax.tgz -C cryjax; cd cryjax
       python3 -m pip install --quiet --user uv; python3 -m uv python install 3.12
       export CRYJAX_EXTRAS=tpu PYTHON="$(python3 -m uv python find 3.12)"; bash launch/setup.sh'
@@ -67,7 +67,7 @@ case $what in
     ;;
   run)
     [ $# -ge 1 ] && [ -f "cryjax/$1.py" ] || refuse "PROGRAM=${1:-}: no cryjax/${1:-}.py"
-    # It outlives the connection that starts it.
+    # Outlives the connection that starts it.
     on all "nohup bash cryjax/launch/tpu_pod.sh host$(printf ' %q' "$@") \
       >>cryjax/run.log 2>&1 </dev/null &"
     ;;
@@ -83,8 +83,8 @@ case $what in
       status=0
       wait $! || status=$?
       echo "tpu_pod.sh: $1 ended with status $status"
-      # A host that is to be taken away has all of them save (75), and comes back; a mistake (2)
-      # would only be made again. The others end within two minutes, and all of them start again.
+      # When a host is preempted, all save (75) and it comes back; a mistake (2) would only be
+      # repeated. After other failures the other hosts end within two minutes, and all restart.
       case $status in
         0 | 2) break ;;
         75) ;;
@@ -94,7 +94,7 @@ case $what in
       sleep 30
     done
     ;;
-  logs) # of one host, followed; or how all of them ended
+  logs) # follows one host's log, or shows the end of every one
     case ${1:-0} in
       all) on all 'hostname; tail -n 5 cryjax/run.log' ;;
       *) on "${1:-0}" 'tail -n +1 -F cryjax/run.log' ;;

@@ -15,11 +15,11 @@ import pytest
 import programs
 from cryjax.data import subjects
 
-# What is prepared in tests is prepared with a key of theirs.
+# Tests prepare datasets with a subject key of their own.
 os.environ.setdefault(subjects.VARIABLE, programs.environment()[subjects.VARIABLE])
 subjects.read_or_make_key()
 
-# The longest files, to be begun first: at the end one process would wait for another's.
+# The longest files, started first: at the end one process would wait for another's.
 _LONGEST = (
     "test_launch.py",
     "test_topology.py",

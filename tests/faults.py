@@ -1,4 +1,4 @@
-"""What a run, and a dataset, survive. Longer than a test: each part prints a line of what it saw.
+"""Injects faults into runs and datasets. Longer than a test: each part prints a line of results.
 
     python tests/faults.py kills --count=50                # SIGKILL at random moments, one process
     python tests/faults.py kills --count=50 --processes=2  # one of two; the other has to end too
@@ -8,7 +8,7 @@
     python tests/faults.py configs --count=1000            # generated configs
     python tests/faults.py disk                            # a full disk; needs root, for tmpfs
 
-Exit status 1 if anything was not as it should be.
+Exit status 1 if anything went wrong.
 """
 
 import argparse
@@ -35,7 +35,7 @@ STEPS = int(os.environ.get("STEPS", "1200"))
 
 
 def digest(run: pathlib.Path) -> str:
-    """Of all arrays and of the metrics at the end of a run, but for times."""
+    """Digest of all arrays and metrics at the end of a run, except times."""
     import jax
     import orbax.checkpoint as ocp
 
@@ -60,7 +60,7 @@ def digest(run: pathlib.Path) -> str:
 
 
 class Run:
-    """A training run of one process or several, as its launcher starts it."""
+    """A training run of one or several processes, started by its launcher."""
 
     def __init__(self, workdir: pathlib.Path, data: pathlib.Path, processes: int):
         arguments = (
@@ -92,7 +92,7 @@ class Run:
         return self._metrics.read_bytes() if self._metrics.exists() else b""
 
     def wait_for_training(self) -> bool:
-        """Until it logs steps, or goes back to its checkpoint's; False if it ended before."""
+        """Waits until it logs steps, or returns to its checkpoint's; False if it ended before."""
         while self.process.poll() is None:
             if len(self.pids()) == self._processes and self._logged() != self._before:
                 return True
@@ -103,7 +103,7 @@ class Run:
 def interrupted(
     home: pathlib.Path, data: pathlib.Path, processes: int, count: int, number: int
 ) -> str:
-    """Runs that are interrupted until `count` signals were sent, each run then left to its end."""
+    """Interrupts runs until `count` signals are sent, resuming each run until it completes."""
     undisturbed = home / "undisturbed"
     assert Run(undisturbed, data, processes).process.wait() == 0
     wanted, rng = digest(undisturbed), random.Random(0)
@@ -149,7 +149,7 @@ def interrupted(
 
 
 def seeds(seed: int) -> dict[str, bytes]:
-    """A sound recording in every format that libsndfile writes."""
+    """An intact recording in 20 formats that libsndfile writes."""
     import soundfile
 
     rng = np.random.default_rng(seed)
@@ -169,11 +169,11 @@ def seeds(seed: int) -> dict[str, bytes]:
 
 
 def mutated(content: bytes, rng: random.Random) -> bytes:
-    """Bits flipped, numbers of the header blown up, pieces lost, doubled or moved."""
+    """Flips bits, inflates header numbers; drops, repeats, overwrites or appends bytes."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 5, 20))):
         how = rng.randrange(7)
-        # Headers are where a reader believes what it reads.
+        # Headers are what readers trust.
         end = min(len(data), 200) if rng.random() < 0.6 else len(data)
         place = rng.randrange(max(end, 1))
         if how == 0:
@@ -196,7 +196,7 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
 
 
 def files(home: pathlib.Path, count: int, predicts: bool) -> str:
-    """Mutated recordings, and sound ones among them, which must all be kept."""
+    """Mutated recordings, with intact ones among them, which must all be kept."""
     rng, originals = random.Random(0), seeds(count)
     folder = home / "files"
     folder.mkdir()
@@ -205,7 +205,7 @@ def files(home: pathlib.Path, count: int, predicts: bool) -> str:
         name, content = rng.choice(sorted(originals.items()))
         good = number % 100 == 0
         names.append(f"{number:05d}-{'good' if good else 'bad'}.{name.partition('-')[0]}")
-        # Each sound one is another recording: of copies `prepare` uses one.
+        # Each intact one is different: `prepare` uses only one of several copies.
         content = seeds(number)[name] if good else mutated(content, rng)
         (folder / names[-1]).write_bytes(content)
     start = time.monotonic()
@@ -250,7 +250,7 @@ def files(home: pathlib.Path, count: int, predicts: bool) -> str:
 
 
 def configs(count: int) -> str:
-    """Recipes with fields changed at random, as far as the step's shapes: nothing is trained."""
+    """Recipes with fields changed at random, up to the shapes of a state: nothing is trained."""
     import jax
 
     from cryjax.command import config as config_lib
@@ -302,7 +302,7 @@ def configs(count: int) -> str:
 
 
 def disk(home: pathlib.Path) -> str:
-    """Disks of a few megabytes, full at different moments."""
+    """Disks of a few megabytes, filling up at different moments."""
     data = home / "data"
     programs.succeed("prepare", "--synthetic=cries", "--examples=60", "--sample_rate=8000",
                      f"--out={data}")  # fmt: skip

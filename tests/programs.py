@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from tensorboardX.proto import event_pb2
 
-# Compiled once for all runs of a test session, those of the process beside this one included.
+# Compiled once for all runs of a test session, including the other test process's.
 _OWN = tempfile.TemporaryDirectory(prefix="cryjax-test-cache-")  # removed with this process
 _CACHE = os.environ.get("CRYJAX_TEST_CACHE", _OWN.name)
 
@@ -30,7 +30,7 @@ TINY = (
     "--config.checkpoint_every=5 steps",
 )
 
-# The same of supervised training.
+# The same for supervised training.
 TINY_FINETUNE = (
     "--config=configs/finetune.py",
     "--config.encoder.width=0.0625",
@@ -47,7 +47,7 @@ XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_pas
 
 
 def environment(**more: str) -> dict[str, str]:
-    """What every run has in its environment, and `more`."""
+    """The environment of every run, and `more`."""
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
@@ -65,7 +65,7 @@ def _fake(devices: int) -> str:
 
 
 def start(program: str, *arguments: object, devices: int = 1) -> subprocess.Popen:
-    """Starts `python -m cryjax.PROGRAM` on so many (fake) CPU devices."""
+    """Starts `python -m cryjax.PROGRAM` with this many (fake) CPU devices."""
     return subprocess.Popen(
         [sys.executable, "-m", f"cryjax.{program}", *map(str, arguments)],
         cwd=ROOT,
@@ -77,7 +77,7 @@ def start(program: str, *arguments: object, devices: int = 1) -> subprocess.Pope
 
 
 def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
-    """Waits for a process and takes what it said."""
+    """Waits for a process and returns its output."""
     try:
         out, err = process.communicate(timeout=300)
     except subprocess.TimeoutExpired:
@@ -88,7 +88,7 @@ def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
 
 @functools.cache
 def _zygote() -> subprocess.Popen:
-    """The process of whose forks `run` makes programs; it ends with this one's standard input."""
+    """The process that `run` forks programs from; it ends when its standard input closes."""
     return subprocess.Popen(
         [sys.executable, "-m", "tests.zygote"],
         cwd=ROOT,
@@ -100,7 +100,7 @@ def _zygote() -> subprocess.Popen:
 
 
 def run(program: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess:
-    """Runs a program to its end, as `start` starts it but for the time that imports take."""
+    """Runs a program to its end, like `start` but without the time for imports."""
     zygote = _zygote()
     wanted = {
         "program": program,
@@ -118,14 +118,14 @@ def run(program: str, *arguments: object, devices: int = 1) -> subprocess.Comple
 
 
 def succeed(program: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess:
-    """Runs a program that must do its work."""
+    """Runs a program that must succeed."""
     done = run(program, *arguments, devices=devices)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
 
 def refuse(program: str, *arguments: object, devices: int = 1) -> str:
-    """Runs a program that must refuse: status 2, and one line that says why, which is returned."""
+    """Runs a program that must exit with status 2 and one line that says why; returns it."""
     done = run(program, *arguments, devices=devices)
     assert done.returncode == 2, (done.returncode, done.stderr[-3000:])
     assert "Traceback" not in done.stderr, done.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""Waveforms and files of them, for what decodes."""
+"""Waveforms and audio files for decoding tests."""
 
 import io
 import shutil

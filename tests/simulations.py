@@ -1,13 +1,13 @@
-"""How far intervals and probes may be trusted: data sets of which the truth is known.
+"""How far intervals and probes can be trusted: simulated data sets with a known truth.
 
-    python tests/simulations.py accuracy    # do intervals of accuracy hold it, with few subjects?
-    python tests/simulations.py rare        # and of AUC and sensitivity, where few are positive?
-    python tests/simulations.py noise       # what is found by probes of features that are noise
-    python tests/simulations.py fixed       # and by scores of noise that nothing was fitted for
-    python tests/simulations.py equal       # between encoders of equal worth
+    python tests/simulations.py accuracy    # coverage of accuracy intervals with few subjects
+    python tests/simulations.py rare        # coverage for AUC and sensitivity with few positives
+    python tests/simulations.py noise       # what probes find in features that are noise
+    python tests/simulations.py fixed       # the same for noise scores, with nothing fitted
+    python tests/simulations.py equal       # differences found between equally good encoders
 
 Each prints a table of shares of `--count` data sets. The page of `cryjax/evaluation` and the
-warnings of `cryjax.evaluation.bootstrap.cautions` have their numbers from here.
+warnings of `cryjax.evaluation.bootstrap.cautions` take their numbers from here.
 """
 
 import argparse
@@ -21,19 +21,19 @@ from scipy import stats
 
 from cryjax.evaluation import bootstrap, probes
 
-RESAMPLES = 400  # of each interval; 2000 in programs, which moves its ends by less than data sets
+RESAMPLES = 400  # per interval; the programs' 1000 or 2000 move its ends less than data do
 Outcome = dict[str, float]
 
 
 def grouped(rng: np.random.Generator, subjects: int, each: int, positive: int) -> Any:
-    """Labels and subjects of recordings, `each` of every subject, of whom some are positive."""
+    """Labels and subjects of recordings, `each` per subject; some subjects are positive."""
     ill = rng.permutation(subjects) < positive
     people = np.repeat(np.arange(subjects), each)
     return ill[people].astype(int), people
 
 
 def of_two(scores: np.ndarray) -> np.ndarray:
-    """[n] of the second class -> [n, 2]."""
+    """[n] scores of the second class -> [n, 2]."""
     return np.stack([-scores, scores], axis=1)
 
 
@@ -47,7 +47,7 @@ def holds(interval: list[float], truth: float) -> bool:
 
 
 def accuracy(seed: int, subjects: int, each: int = 20) -> Outcome:
-    """Subjects are told right to shares that vary around 0.7; two encoders, by 0.05 each more."""
+    """Subjects have accuracies that vary around 0.7; two encoders each vary them by 0.05 more."""
     rng = np.random.default_rng(seed)
     share = rng.beta(7, 3, subjects)
     people = np.repeat(np.arange(subjects), each)
@@ -67,7 +67,7 @@ def accuracy(seed: int, subjects: int, each: int = 20) -> Outcome:
 
 
 def rare(seed: int, positive: int, distance: float, subjects: int = 100) -> Outcome:
-    """Normal scores of subjects and of recordings, those of positives higher by a distance."""
+    """Normal scores per subject and per recording, shifted by `distance` for positives."""
     rng = np.random.default_rng(seed)
     true, people = grouped(rng, subjects, 5, positive)
     scores = rng.normal(size=subjects)[people] + 0.7 * rng.normal(size=len(true)) + distance * true
@@ -105,7 +105,7 @@ def _against_chance(found: Any) -> Outcome:
 
 
 def noise(seed: int, shape: str) -> Outcome:
-    """Five folds of probes; features are of the subject and the recording, none of the label."""
+    """Probes in five folds; features depend on subject and recording, not on the label."""
     rng = np.random.default_rng(seed)
     true, people = shape_of(shape, rng)
     features = rng.normal(size=(people.max() + 1, 16))[people]
@@ -125,7 +125,7 @@ def fixed(seed: int, shape: str) -> Outcome:
 
 
 def equal(seed: int, split: bool) -> Outcome:
-    """Two encoders with the same signal and noise of their own; by folds, or half to fit on."""
+    """Two encoders with equal signal and independent noise; in folds, or fitted on half."""
     rng = np.random.default_rng(seed)
     true, people = grouped(rng, 80, 4, 40)
     side = (2 * true - 1)[:, None] * np.full(16, 0.35 / 2)
@@ -149,7 +149,7 @@ def equal(seed: int, split: bool) -> Outcome:
 
 
 def cases(part: str) -> Iterator[tuple[str, Callable[[int], Outcome]]]:
-    """What each row of a table is called, and what gives a data set of it by its seed."""
+    """Name of each row of a table, and its function from a seed to an outcome."""
     if part == "accuracy":
         for subjects in (2, 3, 4, 5, 6, 8, 10, 15, 20, 40, 89):
             yield f"{subjects} subjects", functools.partial(accuracy, subjects=subjects)

@@ -1,8 +1,8 @@
-"""Of the documentation each command names what is there, links lead somewhere, the example runs.
+"""Documentation: commands name things that exist, links lead somewhere, the example runs.
 
-Commands are taken from fenced blocks of every Markdown file, from what stands there in `backticks`,
-and from the docstrings of programs, recipes and benchmarks. Nothing long is run: a command is read
-as its program would read it, its config checked by the program's own rules.
+Commands are taken from fenced blocks and `backticks` of every Markdown file, and from the
+docstrings of programs, recipes and benchmarks. Nothing long is run: a command is parsed as its
+program would parse it, its config checked by the program's own rules.
 """
 
 import ast
@@ -50,7 +50,7 @@ RULES = {
     "linear_probe": linear_probe.RULES,
     "reproduce": None,
 }
-# Words of other tools that the pages name, each of which has flags of its own.
+# Other tools that the pages name, which have flags of their own.
 OTHERS = ("pip", "pip-audit", "docker", "kubectl", "apt-get", "gcloud", "hear-validator", "git")
 
 
@@ -80,16 +80,16 @@ def in_backticks(page: pathlib.Path) -> list[str]:
 
 
 def in_docstring(source: pathlib.Path) -> str:
-    """What a docstring sets apart by four spaces."""
+    """The lines that a docstring indents by four spaces."""
     said = ast.get_docstring(ast.parse(source.read_text("utf-8"))) or ""
     return "\n".join(line[4:] for line in said.splitlines() if line.startswith("    "))
 
 
 def commands(text: str) -> list[list[str]]:
-    """The simple commands of a text in the shell's language, as words."""
+    """The simple commands of a shell text, as words."""
     text = re.sub(r"<<'?END'?\n.*?^END$", "", text, flags=re.M | re.S)
     text = re.sub(r"\\\n\s*", " ", text)
-    # What may be left out stands in brackets, in docstrings with its lines broken.
+    # Optional arguments are in brackets, in docstrings over several lines.
     text = re.sub(r"\n\s+(?=[\[-])", " ", text)
     text = re.sub(r"\[(-[^\[\]]*)\]", r"\1", text)
     arrays = {}
@@ -105,7 +105,7 @@ def commands(text: str) -> list[list[str]]:
             lexer = shlex.shlex(pending, posix=True, punctuation_chars="|&;><")
             lexer.whitespace_split, lexer.commenters = True, "#"
             words = list(lexer)
-        except ValueError:  # a quotation that goes on in the next line
+        except ValueError:  # a quotation that continues on the next line
             pending += "\n"
             continue
         pending, one = "", []
@@ -120,7 +120,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 def of_program(words: list[str]) -> tuple[str, list[str]] | None:
-    """(program, arguments) where a command runs one of ours, by itself or by a launcher."""
+    """(program, arguments) if a command runs one of ours, directly or by a launcher."""
     for place, word in enumerate(words):
         rest = words[place + 1 :]
         if word.startswith("cryjax.") and words[place - 1] == "-m":
@@ -173,7 +173,7 @@ FIELDS = {recipe.name: fields_of(recipe) for recipe in ROOT.glob("configs/*.py")
 
 
 def flag_name(word: str) -> str:
-    """'--no', if any, left out: absl has it of every boolean."""
+    """'name' of '--name=value'; the 'no' of a boolean stays."""
     return word.partition("=")[0].removeprefix("--")
 
 
@@ -209,7 +209,7 @@ def test_a_command_is_one_of_its_program(where, words, monkeypatch):
         assert not unknown, f"{where}: no recipe has {unknown}"
         return
     assert (ROOT / recipe).is_file(), f"{where}: there is no {recipe}"
-    # As the program reads it; what a user has to give stands in for itself.
+    # As the program reads it; placeholders for what a user has to give.
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values)
     monkeypatch.setattr(flags, "FLAGS", values)
@@ -231,7 +231,7 @@ def test_a_command_is_one_of_its_program(where, words, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_flags_in_the_text_are_flags(page):
-    """Of some program of ours, or of a benchmark; and fields are of some recipe."""
+    """Of one of our programs or benchmarks; fields are of some recipe."""
     options = "".join(path.read_text("utf-8") for path in ROOT.glob("tests/**/*.py"))
     known = set().union(*map(flags_of, PROGRAMS)) | set(
         re.findall(r'add_argument\("--(\w+)"', options)
@@ -273,7 +273,7 @@ def test_a_script_is_there_and_has_its_options(where, words):
 
 
 def anchors(page: pathlib.Path) -> set[str]:
-    """Those that GitHub gives to a page's headings."""
+    """The anchors that GitHub gives a page's headings."""
     heads = re.findall(r"^#+ (.*)$", prose(page), re.M)
     return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
 
@@ -308,7 +308,7 @@ def test_files_that_are_named_are_there(page):
 
 
 def imports() -> set[tuple[str, str]]:
-    """(folder, folder that it imports from), without `command`, of which nearly all take."""
+    """(folder, folder that it imports from), without `command`, which nearly all use."""
     found = set()
     for path in ROOT.glob("cryjax/*/*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -326,7 +326,7 @@ def imports() -> set[tuple[str, str]]:
 
 
 def reachable(arrows: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Pairs of which the second is reached from the first by any number of arrows."""
+    """Pairs whose second is reachable from the first by any number of arrows."""
     found = set(arrows)
     while more := {(a, d) for a, b in found for c, d in found if b == c} - found:
         found |= more
@@ -334,7 +334,7 @@ def reachable(arrows: set[tuple[str, str]]) -> set[tuple[str, str]]:
 
 
 def test_the_picture_of_the_architecture_is_true():
-    """It has the arrows of which all others follow, and no import goes against them."""
+    """Its arrows reach what imports do, without cycles; programs reach all but `command`."""
     (picture,) = [text for kind, text in fenced(ROOT / "cryjax/README.md") if kind == "mermaid"]
     arrows = set(re.findall(r"^\s*(\w+) --> (\w+)$", picture, re.M))
     between = reachable({pair for pair in arrows if pair[0] != "programs"})
@@ -351,7 +351,7 @@ def test_python_is_python(page):
             ast.parse(text)
 
 
-# Running: README's own example, on a folder of tones instead of recordings, and models to match.
+# Running: README's own example, on tones instead of recordings, and with tiny models.
 
 SMALL = {
     "pretrain": programs.TINY[1:],
@@ -382,14 +382,14 @@ def here(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_example_of_the_readme_runs_as_printed(here):
-    """Every command of it in turn; lengths and widths are those of a test."""
+    """Each of its commands in turn, with lengths and widths for a test."""
     text = (ROOT / "README.md").read_text("utf-8")
     example = text[text.index("## Your recordings") : text.index("## Measured")]
     printed = [text for language, text in blocks(example) if not language]
     ran = []
     for words in [words for text in printed for words in commands(text)]:
         program, arguments = of_program(words)
-        # What stands for a folder or file of the user's lies in the folder that was made here.
+        # Placeholders for the user's folders and files point into the folder made here.
         mine = re.compile(
             r"(?<![\w./-])(DATA|RUN|PROBE|TUNED|recordings/|model\.onnx|predictions\.)"
         )
@@ -404,7 +404,7 @@ def test_the_example_of_the_readme_runs_as_printed(here):
 
 @pytest.mark.slow
 def test_the_model_is_used_from_python_as_printed(here):
-    """After the example, by what it made."""
+    """Runs after the example, on what it made."""
     texts = [text for page in PAGES for kind, text in fenced(page) if kind == "python"]
     (text,) = [text for text in texts if "cryjax.load" in text]
     text = text.replace('"TUNED"', repr(str(here / "model.onnx")))

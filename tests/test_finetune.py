@@ -1,4 +1,4 @@
-"""The fine-tuning program: by subject, the best kept, it resumes, and refuses what is wrong."""
+"""The fine-tuning program: splits by subject, keeps the best, resumes, rejects mistakes."""
 
 import csv
 import json
@@ -116,7 +116,7 @@ def test_goes_on_where_the_run_that_it_began_from_is_gone(tuned, pretrained, pre
 
 
 def probe_of(run, data, folder):
-    """The command of a probe of a run."""
+    """The command that probes a run."""
     return (
         "linear_probe", "--config=configs/linear_probe.py", "--config.resamples=50",
         f"--workdir={folder}", f"--config.init={run}", f"--config.data={data}",
@@ -140,7 +140,7 @@ def test_probe_reads_the_best(tuned, tmp_path):
     assert f"encoder leaves of step {result(run)['best_step']}" in done.stderr
 
 
-@pytest.mark.slow  # of pre-training, the same loop
+@pytest.mark.slow  # pre-training tests the loop
 def test_killed_run_goes_on_bit_for_bit(pretrained, prepared, tmp_path):
     runs = [tmp_path / "whole", tmp_path / "killed"]
     commands = [
@@ -232,7 +232,7 @@ def test_mistakes_get_one_line(prepared, tmp_path, change, says):
 
 
 def test_multi_label(tmp_path):
-    """General sounds, each with the kinds of its events: what supervised pre-training takes."""
+    """General sounds labelled by kind of event, as in supervised pre-training."""
     data, run = tmp_path / "sounds", tmp_path / "run"
     programs.succeed(
         "prepare", "--synthetic=sounds", "--examples=60", "--sample_rate=8000", f"--out={data}"

@@ -1,4 +1,4 @@
-"""Names of classes, and the front end where a file tells none; the rest is in test_predict.py."""
+"""Class names, and the front end if a file states none; the rest is in test_predict.py."""
 
 import dataclasses
 
@@ -53,7 +53,7 @@ def test_a_file_that_tells_no_front_end_needs_one():
 
 
 def test_what_was_exported_comes_back_as_it_was(tmp_path):
-    """Labels, window, how probabilities are made, and that it is of synthetic audio."""
+    """Labels, window, softmax or sigmoid, and whether it is of synthetic audio."""
     source = lively.source("cnn6", "small_8k", ("ill", "well"))
     described = dataclasses.replace(
         source.description, synthetic=True, window_samples=6_400, segment_seconds=5.0

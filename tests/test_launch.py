@@ -1,4 +1,4 @@
-"""The launchers: they say what they would do, and several processes are one run."""
+"""The launchers: dry runs, and several processes that are one run."""
 
 import contextlib
 import json
@@ -22,12 +22,12 @@ from cryjax.training import parallel, stopping
 
 LAUNCH = programs.ROOT / "launch"
 STEPS = 40
-# A checkpoint only where the run stops, so that there is one step to agree on.
+# Saves a checkpoint only where it stops, so that there is one step to agree on.
 RUN = (*programs.TINY, f"--config.total={STEPS} steps", "--config.checkpoint_every=1000 steps")
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The scripts take the python that runs the tests."""
+    """An environment in which scripts use the python that runs the tests."""
     path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return programs.environment(**{"PATH": path, "CRYJAX_VENV": "none", **more})
 
@@ -40,7 +40,7 @@ def script(name: str, *arguments: object, **more: str) -> subprocess.CompletedPr
 
 
 class Local:
-    """launch/local.sh under way."""
+    """A running launch/local.sh."""
 
     def __init__(self, log: pathlib.Path, *arguments: object):
         self._log = log
@@ -69,7 +69,7 @@ class Local:
             time.sleep(0.02)
 
     def end(self, seconds: float = 240) -> int:
-        """Waits for the script, which leaves no process behind; its status."""
+        """Waits for the script and returns its status; no process is left."""
         try:
             return self._script.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -81,14 +81,14 @@ class Local:
 
 
 def losses(run: pathlib.Path) -> np.ndarray:
-    """The losses of metrics.jsonl, which has every step from 1 on, once."""
+    """The losses of metrics.jsonl, which has every step from 1 on once."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
     return np.array([line["loss"] for line in lines])
 
 
 def assert_same_course(ours: np.ndarray, theirs: np.ndarray) -> None:
-    """Equal but for rounding, which grows; other samples differ by 1e-2 and more."""
+    """Equal up to rounding, which grows; other samples differ by 1e-2 or more."""
     np.testing.assert_allclose(ours[:4], theirs[: len(ours)][:4], rtol=2e-5)
     np.testing.assert_allclose(ours, theirs[: len(ours)], rtol=2e-3)
 
@@ -99,7 +99,7 @@ def checkpoints(run: pathlib.Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def undisturbed(prepared, tmp_path_factory):
-    """The losses of one process of 8 devices."""
+    """The losses of one process with 8 devices."""
     run = tmp_path_factory.mktemp("run") / "undisturbed"
     command = ("pretrain", *RUN, f"--workdir={run}", f"--config.data={prepared}")
     programs.succeed(*command, devices=8)
@@ -108,7 +108,7 @@ def undisturbed(prepared, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stopped(prepared, tmp_path_factory):
-    """The run of two processes of 4 devices after a SIGTERM to local.sh, its log and its status."""
+    """A run of two processes with 4 devices after SIGTERM to local.sh, its log and status."""
     run = tmp_path_factory.mktemp("run") / "stopped"
     command = ("pretrain", *RUN, f"--workdir={run}", f"--config.data={prepared}")
     local = Local(run.with_suffix(".log"), 2, 4, *command)
@@ -122,7 +122,7 @@ def stopped(prepared, tmp_path_factory):
 def test_processes_stop_together(stopped):
     run, said, status = stopped
     assert status == stopping.STOPPED, said[-3000:]
-    assert said.count("8 cpu device(s) of 2 processes") == 1  # the first one's table
+    assert said.count("8 cpu device(s) of 2 processes") == 1  # only the first's table
     assert said.count("starting fresh") == 2
     done = len(losses(run))
     assert 1 < done < STEPS
@@ -180,7 +180,7 @@ def test_one_killed_stops_all(prepared, tmp_path):
 
 
 def pair(program: str) -> list[subprocess.Popen]:
-    """Two processes of one job that run a text of Python."""
+    """Two processes of one job that run Python source."""
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
@@ -219,7 +219,7 @@ program.run(main)
 
 
 def test_one_that_fails_ends_at_once():
-    """JAX would have it wait for the others, which wait for it."""
+    """JAX would make it wait for the others, which wait for it."""
     program = """
 import os, time
 from cryjax.command import program
@@ -312,7 +312,7 @@ ARGUMENTS = r"--config=configs/pretrain_small.py --config.total=30\ steps"
     ],
 )  # fmt: skip
 def test_dry_run_says_what_would_be_done(name, arguments, more, said, tmp_path):
-    # A PATH without python, Slurm and gcloud: nothing but shell is needed, and nothing is run.
+    # A PATH without python, Slurm and gcloud: only shell tools are needed, and nothing is run.
     for tool in ("bash", "dirname", "sed", "mktemp", "rm", "paste", "cat"):
         (tmp_path / tool).symlink_to(shutil.which(tool))
     clean = {"PATH": str(tmp_path), "SLURM_JOB_ID": "", "SLURM_SUBMIT_DIR": "", "DRY_RUN": "1"}
@@ -376,7 +376,7 @@ def test_mistakes_get_one_line(name, arguments, more, said):
 
 
 def test_jobset():
-    """Its form was checked against the schema of JobSet 0.12.0; this checks what it means."""
+    """It was validated by the schema of JobSet 0.12.0; this tests what it means."""
     jobset = yaml.safe_load((LAUNCH / "gke.yaml").read_text())
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     (replicated,) = jobset["spec"]["replicatedJobs"]
@@ -384,7 +384,7 @@ def test_jobset():
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
     assert job["parallelism"] == job["completions"] and job["completionMode"] == "Indexed"
-    # A pod failure policy is allowed with this restart policy only.
+    # A pod failure policy requires this restart policy.
     assert pod["restartPolicy"] == "Never" and job["backoffLimit"] == 0
     by_status, by_host = job["podFailurePolicy"]["rules"]
     assert by_status["action"] == by_host["action"] == "FailJob"
@@ -392,7 +392,7 @@ def test_jobset():
         "containerName": container["name"], "operator": "In", "values": [2, stopping.STOPPED]
     }  # fmt: skip
     assert by_host["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
-    # The first rule that fits decides. So Kubernetes says why a job failed:
+    # The first matching rule decides. Kubernetes reports a failure like this:
     message = "Container cryjax for pod default/p failed with exit code {} matching FailJob rule"
     rules = jobset["spec"]["failurePolicy"]["rules"]
     action = {

@@ -1,4 +1,4 @@
-"""The layout of the source: imports point one way, and no file has grown into two."""
+"""The layout of the source: imports point one way, and no file is too long."""
 
 import ast
 
@@ -10,13 +10,13 @@ HOME = programs.ROOT / "cryjax"
 FILES = sorted(HOME.rglob("*.py"))
 # Each may import those on its left; programs, the files of cryjax itself, may import all.
 ORDER = ("command", "audio", "models", "data", "training", "evaluation", "interop")
-# These are mathematics: no files, no clocks, no configs, and nothing of ours that has them.
+# Pure computation: no files, clocks or configs, and no imports of ours that have them.
 PURE = ("audio", "models", "training/steps.py", "training/losses.py")
 IMPURE = {"os", "pathlib", "time", "random", "absl", "ml_collections", "orbax"}
 
 
 def imported(file):
-    """The modules that a file imports, wherever in it."""
+    """The modules that a file imports anywhere."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

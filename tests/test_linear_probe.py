@@ -1,4 +1,4 @@
-"""The probe program: honest numbers, an encoder that it does not touch, clear refusals."""
+"""The probe program: honest numbers, an encoder left untouched, clear errors."""
 
 import csv
 import hashlib
@@ -40,7 +40,7 @@ def digest(folder: pathlib.Path) -> str:
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_result_and_untouched_encoder(run, prepared, tmp_path, devices):
-    """From a checkpoint of two devices, on one and on four."""
+    """A checkpoint of two devices, probed on one and on four."""
     before = digest(run)
     done = programs.succeed(
         "linear_probe", *PROBE, f"--workdir={tmp_path}", f"--config.init={run}",
@@ -80,7 +80,7 @@ def test_random_encoder_and_logistic(run, prepared, tmp_path):
 
 
 def of_recordings(splits=("train",), people=30, each=4):
-    """Each recording of three segments, in an order of their own; ill is one subject in three."""
+    """Recordings of three segments each, shuffled; one subject in three is ill."""
     recordings = np.random.default_rng(0).permutation(np.repeat(np.arange(people * each), 3))
     group = recordings % people
     labels = np.where(group % 3 == 0, "ill", "well")
@@ -96,7 +96,7 @@ def of_recordings(splits=("train",), people=30, each=4):
 
 
 def encoder(name, strength):
-    """Stands for one whose embeddings are so strongly those of the label."""
+    """Stands in for one whose embeddings depend this strongly on the label."""
     return types.SimpleNamespace(
         settings=types.SimpleNamespace(sample_rate=8000), window_samples=8000, encoder=name,
         variables={"weight": np.full(2, strength)}, synthetic=False,
@@ -104,7 +104,7 @@ def encoder(name, strength):
 
 
 def embedder(*arguments, **options):
-    """Stands for `Embedder`: a row a recording, in the order of their numbers."""
+    """Stands in for `Embedder`: a row per recording, in order of their numbers."""
 
     def embed(variables, index, *, shown):
         numbers, first = np.unique(index.recordings, return_index=True)
@@ -123,7 +123,7 @@ def test_splits_are_those_of_the_recordings(monkeypatch):
 
 
 def test_result_holds_what_it_was_made_by(monkeypatch, tmp_path, capsys):
-    """The positive class as named; the floor by the untrained encoder, and not by the trained."""
+    """The positive class is as named; the floor is of the untrained encoder."""
     monkeypatch.setattr(linear_probe, "Embedder", embedder)
     monkeypatch.setattr(linear_probe, "open_prepared", lambda path: of_recordings())
     monkeypatch.setattr(linear_probe.leakage, "check", lambda *_: ["heard"])
@@ -146,7 +146,7 @@ def test_result_holds_what_it_was_made_by(monkeypatch, tmp_path, capsys):
         "mixed rates",
         "heard",
     ]
-    # By its scores anybody can count again.
+    # Its scores give the same metrics.
     with (tmp_path / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     true = np.array([row["label"] == "ill" for row in rows])

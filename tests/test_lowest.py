@@ -14,7 +14,7 @@ LOWEST = programs.ROOT / "launch" / "lowest.py"
 
 
 def pinned(text):
-    """Package -> version, of a file of constraints."""
+    """Package -> version, from a constraints file."""
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return {canonicalize_name(name): version for name, version in (x.split("==") for x in lines)}
 

@@ -1,4 +1,4 @@
-"""The planning program: what it reports, its exit status, and how it refuses."""
+"""The planning program: what it reports, its exit status, and its errors."""
 
 import importlib.util
 import re
@@ -47,9 +47,9 @@ def test_reports_one_slice(prepared):
     collectives = re.findall(r"^  (all-\w+) ", said, re.MULTILINE)
     assert number(r"collectives  (\d+)", said) == len(collectives) == 13
     milliseconds = number(r"no step under ([\d.e-]+) ms", said)
-    # 60 examples of the prepared dataset, 16 a step, 30 times over.
+    # 60 examples in the dataset, 16 per step, 30 epochs.
     assert number(r"30 epochs, (\d+) steps", said) == 112
-    # 0.2 s at 8 kHz is 1600 samples of 2 bytes; all of a batch for the one host.
+    # 0.2 s at 8 kHz is 1600 samples of 2 bytes; one host reads the whole batch.
     clips = number(r"at that pace ([\d.]+) clips", said)
     assert clips == pytest.approx(16 / (milliseconds / 1e3), rel=0.01)
     assert number(r"and ([\d.]+) MB/s of int16", said) == pytest.approx(clips * 3200 / 1e6, abs=1)
@@ -66,7 +66,7 @@ def test_counts_the_examples_that_the_run_would_train_on(prepared):
 
 @pytest.mark.slow
 def test_compares_slices_and_tells_by_its_status_that_one_does_not_fit():
-    # Eight clips of 41 hours a chip are 18 GiB, and both views of them twice as much.
+    # Eight clips of 41 hours per chip are 18 GiB, their two views twice as much.
     done = programs.run(
         "plan", *NARROW, "--compare=v5e:2x2,v5p:2x2x1", "--per_chip=8",
         "--config.clip_seconds=150000", "--config.total=3 steps", "--config.optimizer.warmup=0",
@@ -78,7 +78,7 @@ def test_compares_slices_and_tells_by_its_status_that_one_does_not_fit():
         ["| v5p:2x2x1", "4", "1", "32"],
     ]
     assert [line[5] for line in lines] == ["no", "yes"]
-    # What XLA says where it refuses, and what is added up where it does not, are the same.
+    # The memory in XLA's error is the sum that is reported where it fits.
     needed = [float(line[4].partition(" of ")[0]) for line in lines]
     assert needed[0] == pytest.approx(needed[1], rel=0.01) and needed[0] > 3 * 17.8
     assert lines[0][6] == "-" and lines[1][9] == "13"

@@ -1,4 +1,4 @@
-"""Prediction, export and import as programs: the run's numbers, from files and by exports."""
+"""The programs predict, export and import_weights: files and exports give the run's numbers."""
 
 import csv
 import json
@@ -178,7 +178,7 @@ def test_standard_input(tuned, tmp_path):
 
 
 def test_weights_come_in_and_go_out(tmp_path):
-    """safetensors -> run -> safetensors, and what a run without a classifier can do."""
+    """safetensors -> run -> safetensors, and what an encoder alone can do."""
     source = lively.source("cnn6", "panns_16k", ("a", "b"))
     tensors = panns.to_state_dict(source.variables, "cnn6", source.description.front_end)
     panns.write_tensors(tmp_path / "in.safetensors", tensors, "float32")

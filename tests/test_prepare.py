@@ -1,4 +1,4 @@
-"""The program: what it makes, that it does it once, and how it refuses."""
+"""The prepare program: what it makes, that it does so once, its errors."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ def prepare(*arguments):
 
 
 def refused(*arguments):
-    """The one line that the program writes when it refuses."""
+    """The one line that the program writes when it fails."""
     return programs.refuse("prepare", *arguments)
 
 
@@ -59,7 +59,7 @@ def all_of(prepared, split):
 
 @pytest.fixture(scope="module")
 def made(folder):
-    """The command that was run, and what it said."""
+    """The command that was run, and its result."""
     command = (f"--manifest={folder / 'all.csv'}", f"--out={folder / 'data'}")
     return command, prepare(*command, "--segment_seconds=1")
 
@@ -68,7 +68,7 @@ def test_a_manifest_with_good_and_bad_files(folder, made):
     _, done = made
     assert done.returncode == 0, done.stderr
     prepared = records.open_prepared(folder / "data")
-    # A rest of half a second is dropped.
+    # The last half second is dropped.
     assert prepared.splits == {"train": 20} and prepared.label_names == ("hunger", "pain")
     found = all_of(prepared, "train")
     assert {example["subject"] for example in found} == {renamed(f"s{i}") for i in range(10)}
@@ -89,7 +89,7 @@ def test_a_manifest_with_good_and_bad_files(folder, made):
 
 
 def test_slips_that_a_manifest_may_have_are_said(folder, made, tmp_path):
-    """A column of subjects by another name, and a label spelt in two ways, prepare all the same."""
+    """A subject column of another name and a label spelt in two ways are only warned about."""
     assert "'subject'" not in made[1].stdout and "spelt" not in made[1].stdout
     rows = ["path,label,infant", *(f"{folder}/{i}.wav,pain,s0" for i in range(4))]
     rows += [f"{folder}/4.wav,Pain,s1", f"{folder}/5.wav,,S01"]
@@ -108,7 +108,7 @@ def test_slips_that_a_manifest_may_have_are_said(folder, made, tmp_path):
 
 
 def test_the_same_audio_in_other_files(tmp_path):
-    """Under one name it is used once; under two, in two splits, not at all; silence is silence."""
+    """Copies of one subject are used once, of two in two splits never; silence is no copy."""
     rng = np.random.default_rng(0)
     once, twice, other = (rng.integers(-9_000, 9_000, RATE, np.int16) for _ in range(3))
     stereo = np.stack([other, other], axis=1)
@@ -188,7 +188,7 @@ def test_splits_and_excluded_subjects(folder, tmp_path):
 
 
 def test_who_is_not_said_to_be_anybody_is_known_by_the_audio_alone(folder, tmp_path):
-    """Wherever the file lies, so that nobody is heard and scored unnoticed; and no namesake."""
+    """Wherever the file lies, so nobody is trained on and scored unnoticed; names do not matter."""
     for place, first in (("here", 3), ("there", 3), ("else", 6)):
         (tmp_path / place).mkdir()
         for n in range(3):
@@ -221,7 +221,7 @@ def test_what_excludes_nothing_is_refused(folder, tmp_path):
 
 
 def test_a_subject_is_excluded_by_any_of_its_files(folder, tmp_path):
-    # Without a column 'subject', as where somebody lists the files of a test set.
+    # Without a column 'subject', as in a list of a test set's files.
     (tmp_path / "test_set.csv").write_text(f"path\n{folder / '4.wav'}\n")
     done = prepare(
         f"--manifest={folder / 'all.csv'}",
@@ -245,7 +245,7 @@ def test_synthetic_says_that_it_is(tmp_path):
 
 
 class Spoken(tfds.core.GeneratorBasedBuilder):
-    """A dataset as those of the catalogue, but with audio that needs no TensorFlow."""
+    """Like a dataset of the catalogue, but with audio that needs no TensorFlow."""
 
     VERSION = tfds.core.Version("2.0.0")
 
@@ -262,7 +262,7 @@ class Spoken(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, count, first):
         for i in range(count):
-            level = np.full(8_000, first + i + 1, np.int16)  # that tells them apart
+            level = np.full(8_000, first + i + 1, np.int16)  # tells them apart
             yield i, {"audio": level, "label": i % 2, "speaker_id": f"sp{first + i // 2}"}
 
 
@@ -293,7 +293,7 @@ def test_beam_where_it_is_missing(folder, tmp_path, monkeypatch):
     (tmp_path / "apache_beam.py").write_text("raise ImportError('it is not here')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     out = tmp_path / "data"
-    # A process of its own: where modules are looked for is settled as it starts.
+    # A process of its own: the module search path is fixed at its start.
     process = programs.start(
         "prepare", f"--manifest={folder / 'all.csv'}", f"--out={out}", "--beam_runner=DirectRunner"
     )

@@ -1,4 +1,4 @@
-"""The pre-training program: it resumes bit for bit, spreads over devices, refuses what is wrong."""
+"""The pre-training program: resumes bit for bit, spreads over devices, rejects mistakes."""
 
 import json
 import pathlib
@@ -32,14 +32,14 @@ def undisturbed(prepared, tmp_path_factory):
 
 
 def history(run: pathlib.Path) -> list[dict[str, float]]:
-    """metrics.jsonl, without what measures time."""
+    """metrics.jsonl, without timings."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     timed = ("clips_per_second", "waiting_for_data")
     return [{k: v for k, v in line.items() if k not in timed} for line in lines]
 
 
 def arrays(run: pathlib.Path, step: int = STEPS) -> dict[str, np.ndarray]:
-    """Every array of a checkpoint, by item and place."""
+    """Every array of a checkpoint, by item and path."""
     found = {}
     for item in ("encoder", "head", "optimizer"):
         with ocp.StandardCheckpointer() as checkpointer:
@@ -141,7 +141,7 @@ def test_a_batch_may_not_hold_examples_twice(prepared):
 
 
 def test_who_is_excluded_may_be_in_a_split_that_is_not_trained_on(monkeypatch):
-    """That is as it should be; who is nowhere is a name spelt wrongly, or of another key."""
+    """That is fine; a subject found nowhere is misspelt, or of another key."""
     held = {"train": np.array(["ann", "bob"]), "test": np.array(["cid"])}
 
     def index(*splits):

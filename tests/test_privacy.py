@@ -1,4 +1,4 @@
-"""Nothing that names a person or a file of theirs gets into what the programs leave or say."""
+"""Nothing that names a person or a file of theirs is in what programs write or print."""
 
 import csv
 import pathlib
@@ -23,7 +23,7 @@ FINETUNE = (
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """30 recordings of 6 infants, one more that is missing, all marked in each column."""
+    """30 recordings of 6 infants, and a missing one, with marked paths and subjects."""
     home = tmp_path_factory.mktemp("clinic")
     (home / MARKS[0]).mkdir()
     with (home / "m.csv").open("w", newline="") as file:
@@ -38,7 +38,7 @@ def manifest(tmp_path_factory):
 
 
 def everything(folder: pathlib.Path) -> bytes:
-    """All bytes and all names under a folder, and the records of datasets, whatever their form."""
+    """All bytes and names under a folder, with arrays and datasets decoded."""
     found = []
     for path in folder.rglob("*"):
         found.append(path.name.encode())
@@ -56,11 +56,11 @@ def everything(folder: pathlib.Path) -> bytes:
 
 
 def assert_unmarked(folder, said):
-    """Neither what was left in a folder nor what programs said has a mark, or the key."""
+    """Neither the folder nor what programs printed has a mark; the folder has no key."""
     left = everything(folder)
     for mark in MARKS:
         assert mark.encode() not in left
-        # What a user named on the command line may be said back.
+        # Not even one that the command line named.
         assert all(mark not in done.stdout + done.stderr for done in said)
     assert subjects.read_key().hex().encode() not in left
 

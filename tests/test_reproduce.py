@@ -1,4 +1,4 @@
-"""The experiment: it goes on after any stop to the same table, and trains on no test subject."""
+"""The experiment: resumes after any stop to the same table, trains on no test subject."""
 
 import csv
 import json
@@ -61,7 +61,7 @@ def test_leaves_what_it_promises(whole):
     ],
 )
 def test_told_to_stop_it_says_that_it_goes_on(whole, tmp_path, number, sign):
-    """Between the runs as within one."""
+    """Between runs as well as in one."""
     folder = tmp_path / "stopped"
     process = programs.start("reproduce", *TINY, f"--workdir={folder}")
     wait_for(folder / sign, process)
@@ -113,7 +113,7 @@ def test_another_config_is_refused_and_more_cells_are_not(whole):
     [("finetune", "probe", "linear probe"), ("probe", "finetune", "fine-tuning")],
 )
 def test_a_method_without_shares_is_left_out(whole, without, left, name):
-    """Of what there was already, so that nothing is trained."""
+    """From the cells already there, so that nothing is trained."""
     folder, _ = whole
     programs.succeed("reproduce", *TINY, f"--workdir={folder}", f"--config.{without}.fractions=()")
     with (folder / "table.csv").open(newline="") as file:
@@ -125,7 +125,7 @@ def test_a_method_without_shares_is_left_out(whole, without, left, name):
 
 
 def test_adaptation_sees_no_test_subject(whole):
-    """What the experiment told `pretrain` to leave out is in none of its batches."""
+    """What the experiment excludes from `pretrain` is in none of its batches."""
     folder, _ = whole
     recipe = config_lib.load(programs.ROOT / "configs" / "pretrain_small.py")
     written = json.loads((folder / "runs" / "simclr+adapted" / "config.json").read_text())
@@ -156,7 +156,7 @@ def test_adaptation_sees_no_test_subject(whole):
 
 
 def test_mistakes_get_one_line(tmp_path):
-    """One after another in one folder, whose data are prepared once."""
+    """All in one folder, whose data are prepared once."""
     run = f"--workdir={tmp_path / 'run'}"
     for change, says in (
         ("--config.tune.front_end=panns_16k", "config.pretrain.front_end and config.tune"),

@@ -1,7 +1,7 @@
-"""Runs programs in forks of one process that has imported what they import: seconds less for each.
+"""Runs programs in forks of a process that has imported what they import, saving seconds each.
 
-Reads a line of JSON for each run on standard input, and answers with one: `programs.run` is the
-other end. Nothing here starts JAX: each fork does, with the devices that its environment names.
+Reads a line of JSON for each run from standard input, and answers with one; `programs.run` is the
+client. Nothing here starts JAX: each fork does, with the devices that its environment names.
 """
 
 import contextlib
@@ -12,8 +12,8 @@ import sys
 import tempfile
 import traceback
 
-# Not used here: what a fork would import, it has. The last of each package is marked for the
-# linter, which would take them all away.
+# Not used here, but imported for the forks. The last of each package is marked for the linter,
+# which would remove them all.
 import onnxruntime  # noqa: F401
 
 import cryjax.data.corpora

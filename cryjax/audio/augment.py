@@ -1,13 +1,13 @@
-"""Random views of a waveform, under jit: one function a transform, composed as a config lists them.
+"""Random views of a waveform, under jit: one function per transform, composed as the config lists.
 
-Every transform is written for one example and takes its key first. `two_views` maps them over a
-batch. Each example's key is folded with its place in the global batch, and each transform's with
-the transform's place in the list, so that views depend on neither the devices nor each other.
+Every transform is written for one example and takes its key first; `view` maps them over a batch.
+Each example's key is folded with its place in the global batch, and each transform's with the
+transform's place in the list, so that views depend neither on the devices nor on each other.
 
-Two kinds, told apart by what they change: those in `WAVEFORM` take [samples], those in
-`SPECTROGRAM` take [frames, mels] in decibels. A filter multiplies the spectrum, so on a log-mel
-spectrogram it is an addition: exact as far as a filter is smooth across one mel band, and far
-cheaper than a second transform of the waveform.
+There are two kinds: those in `WAVEFORM` take [samples], those in `SPECTROGRAM` take [frames, mels]
+in decibels. A filter multiplies the spectrum, so on a log-mel spectrogram it is an addition: exact
+as far as the filter is smooth across one mel band, and far cheaper than a second transform of the
+waveform.
 """
 
 import math
@@ -37,17 +37,17 @@ def _power(x: jax.Array) -> jax.Array:
 def random_crop(
     key: jax.Array, clip: jax.Array, length: jax.Array, samples: int, speed: Range = (1.0, 1.0)
 ) -> jax.Array:
-    """A random stretch of a clip, played at a random speed.
+    """A random crop of a clip, played at a random speed.
 
-    A clip shorter than the stretch is repeated to fill it. The speed moves pitch and tempo
-    together, log-uniformly, by linear interpolation between samples.
+    A clip shorter than the crop is repeated to fill it. The speed is log-uniform and changes pitch
+    and tempo together, by linear interpolation between samples.
 
     Args:
-      key: of this example.
+      key: this example's key.
       clip: [clip samples], any dtype; padded after `length`.
       length: int scalar, the true number of samples, at least 1.
       samples: of the result.
-      speed: lowest and highest; 1 is unchanged.
+      speed: lowest and highest; 1 means unchanged.
 
     Returns:
       float32 [samples] in [-1, 1].
@@ -61,7 +61,7 @@ def random_crop(
     rate = jnp.exp(_uniform(speed_key, (math.log(speed[0]), math.log(speed[1]))))
     span = samples * rate
     room = jnp.where(length < span, length, length - span)
-    # Whole samples apart from the fraction: float32 does not resolve long positions.
+    # Whole samples and fraction apart: float32 does not resolve large positions.
     first = jnp.floor(start * room).astype(jnp.int32)
     offset = jnp.arange(samples) * rate
     whole = jnp.floor(offset).astype(jnp.int32)
@@ -72,7 +72,7 @@ def random_crop(
 
 
 def gain(key: jax.Array, waveform: jax.Array, *, decibels: Range) -> jax.Array:
-    """Louder or softer by a uniform number of decibels."""
+    """Changes the level by a uniform number of decibels."""
     return waveform * _amplitude(_uniform(key, decibels))
 
 
@@ -86,14 +86,14 @@ def add_noise(key: jax.Array, waveform: jax.Array, *, snr_decibels: Range) -> ja
 def mix(
     key: jax.Array, waveform: jax.Array, background: jax.Array, *, snr_decibels: Range
 ) -> jax.Array:
-    """Adds another clip as background, at a uniform ratio of powers in decibels."""
+    """Adds another clip as background, at a uniform power ratio in decibels."""
     ratio = _amplitude(_uniform(key, snr_decibels))
     scale = jnp.sqrt(_power(waveform) / jnp.maximum(_power(background), 1e-10)) / ratio
     return waveform + scale * background
 
 
 def time_shift(key: jax.Array, waveform: jax.Array, *, most: float) -> jax.Array:
-    """Rolls the waveform round by up to `most` of its length, either way."""
+    """Rolls the waveform by up to `most` of its length, in either direction."""
     samples = waveform.shape[0]
     shift = jnp.round(_uniform(key, (-most, most)) * samples).astype(jnp.int32)
     return waveform[(jnp.arange(samples) - shift) % samples]
@@ -102,12 +102,12 @@ def time_shift(key: jax.Array, waveform: jax.Array, *, most: float) -> jax.Array
 def band_pass(
     key: jax.Array, log_mel: jax.Array, *, low: float, high: float, slope: float = 6.0
 ) -> jax.Array:
-    """A band-limited channel: attenuates bands under one random edge and over another.
+    """A band-limited channel: attenuates bands below one random edge and above another.
 
     Args:
-      low: the lower edge lies in this share of the bands, from the bottom.
-      high: the upper edge lies in this share, from the top.
-      slope: decibels a band beyond an edge, down to 60 dB.
+      low: the lower edge lies within this share of the bands, from the bottom.
+      high: the upper edge lies within this share, from the top.
+      slope: decibels per band beyond an edge, up to 60 dB in all.
     """
     mels = log_mel.shape[-1]
     low_key, high_key = jax.random.split(key)
@@ -131,10 +131,10 @@ def equalise(key: jax.Array, log_mel: jax.Array, *, decibels: float, knots: int 
 
 
 def time_warp(key: jax.Array, log_mel: jax.Array, *, most: float) -> jax.Array:
-    """SpecAugment's time warp (Park et al., 2019): a random frame moves, the rest stretches along.
+    """SpecAugment's time warp (Park et al., 2019): moves a random frame and stretches the rest.
 
     Args:
-      most: how far the frame moves, as a share of the frames, either way; under 0.5.
+      most: how far the frame may move either way, as a share of the frames; under 0.5.
     """
     frames = log_mel.shape[0]
     place_key, move_key = jax.random.split(key)
@@ -151,7 +151,7 @@ def time_warp(key: jax.Array, log_mel: jax.Array, *, most: float) -> jax.Array:
 
 
 def _mask(key: jax.Array, log_mel: jax.Array, axis: int, count: int, most: float) -> jax.Array:
-    """Replaces `count` random stretches of an axis by the spectrogram's mean."""
+    """Replaces `count` random stretches of an axis with the spectrogram's mean."""
     size = log_mel.shape[axis]
     width_key, start_key = jax.random.split(key)
     width = jax.random.uniform(width_key, (count, 1)) * most * size
@@ -184,14 +184,14 @@ SPECTROGRAM: dict[str, Callable] = {
     "frequency_mask": frequency_mask,
     "time_mask": time_mask,
 }
-# A background clip is taken from among so many neighbours in the global batch. They lie on one
+# A background clip comes from a group of this many neighbours in the global batch. They lie on one
 # device if its share of the batch is a multiple of this, so mixing moves no audio between devices,
 # and the choice is the same on any number of them. (The loader shuffles: neighbours are random.)
 MIX_GROUP = 4
 
 
 def _background(keys: jax.Array) -> jax.Array:
-    """[batch] keys -> int [batch]: for each, the place of another of its group of `MIX_GROUP`."""
+    """[batch] keys -> int [batch]: for each, the place of another in its group of `MIX_GROUP`."""
     place = jnp.arange(keys.shape[0])
     step = jax.vmap(lambda key: jax.random.randint(key, (), 1, MIX_GROUP))(keys)
     return place // MIX_GROUP * MIX_GROUP + (place + step) % MIX_GROUP
@@ -200,7 +200,7 @@ def _background(keys: jax.Array) -> jax.Array:
 def _apply(
     name: str, place: int, arguments: Mapping[str, Any], keys: jax.Array, x: jax.Array
 ) -> jax.Array:
-    """One transform over a batch, each example with its own key and, maybe, left alone."""
+    """One transform over a batch; each example has its own key and may be left alone."""
     keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, place), 3))(keys)
     arguments = dict(arguments)
     probability = arguments.pop("probability", 1.0)
@@ -227,12 +227,12 @@ def view(
     """One random view of each clip of a batch, as the encoder takes it.
 
     Args:
-      keys: [batch] keys, one an example.
+      keys: [batch] keys, one per example.
       audio: int16 or float [batch, clip samples], each clip padded after its length.
       lengths: int [batch], true samples of each clip, at least 1.
-      settings: of the front end.
-      crop: 'seconds' and, if wanted, 'speed', for `random_crop`.
-      transforms: (name, arguments) in the order of application, waveforms' before spectrograms';
+      settings: front-end settings.
+      crop: 'seconds' and optionally 'speed', for `random_crop`.
+      transforms: (name, arguments) in order of application, waveforms' before spectrograms';
         'probability' among the arguments applies it to that share of the examples.
 
     Returns:
@@ -248,8 +248,8 @@ def view(
     for place, (name, arguments) in enumerate(transforms, 1):
         if name in WAVEFORM:
             x = _apply(name, place, arguments, keys, x)
-    # Normalised before the spectrogram's transforms, so that a mask's value is the mean; and after
-    # them, so that a filter cannot be told from its mean.
+    # Normalised before the spectrogram transforms, so that a mask's value is the mean; and after
+    # them, so that band means do not give a filter away.
     x = frontend.log_mel(x, settings)
     for place, (name, arguments) in enumerate(transforms, 1):
         if name in SPECTROGRAM:
@@ -263,7 +263,7 @@ def two_views(
     """Two independent views of each clip, [batch, frames, mels] each.
 
     Args:
-      key: of this step.
+      key: this step's key.
       audio: int16 [batch, clip samples].
       lengths: int [batch].
       start: place of the first clip in the global batch.
@@ -289,9 +289,9 @@ def mixup(
 
     Args:
       keys: [batch].
-      x: [batch, frames, mels], a multiple of `MIX_GROUP` of them.
+      x: [batch, frames, mels], batch a multiple of `MIX_GROUP`.
       targets: float [batch, classes].
-      alpha: the share of the example itself is drawn from Beta(alpha, alpha).
+      alpha: an example's own share is drawn from Beta(alpha, alpha).
 
     Returns:
       The mixed `x` and `targets`.

@@ -1,6 +1,6 @@
 """The log-mel front end: waveform in, log-mel spectrogram out, under jit.
 
-Shape law, for every setting: a waveform of `samples` gives `1 + samples // hop_length` frames.
+For any settings, a waveform of `samples` gives `1 + samples // hop_length` frames.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class FrontEnd:
-    """Settings of the front end. They travel with a checkpoint, so that it is read at its own rate.
+    """Settings of the front end, saved with each checkpoint so that it is used at its own rate.
 
     Attributes:
       sample_rate: in hertz.
@@ -24,8 +24,8 @@ class FrontEnd:
       lowest_hz: lower edge of the lowest band.
       highest_hz: upper edge of the highest band; at most half the sample rate.
       window: any name that `scipy.signal.get_window` knows.
-      padding: how half a window is added at either end ('reflect' or 'constant', which is zeros).
-      htk: HTK's mel scale and unit-height filters, or else Slaney's scale and unit-area filters.
+      padding: how half a window is padded at either end: 'reflect', or 'constant' (zeros).
+      htk: HTK's mel scale and unit-height filters, instead of Slaney's scale and unit-area filters.
       normalise: 'none', or 'sentence': subtract each band's mean over the frames of the waveform.
     """
 
@@ -56,12 +56,12 @@ class FrontEnd:
             )
 
     def frames(self, samples: int) -> int:
-        """Frames of a waveform of `samples`."""
+        """Number of frames for `samples`."""
         return 1 + samples // self.hop_length
 
     @property
     def ends(self) -> tuple[int, int]:
-        """Samples added before and after a waveform: half a window each, rounded up after."""
+        """Samples padded before and after a waveform: half a window each, rounded up after."""
         return self.window_length // 2, self.window_length - self.window_length // 2
 
     @property
@@ -73,18 +73,19 @@ PRESETS: dict[str, FrontEnd] = {
     # PANNs (Kong et al., 2020): Cnn14 at 32 kHz and Cnn14_16k.
     "panns_32k": FrontEnd(32_000, 1024, 320, 64, 50.0, 14_000.0),
     "panns_16k": FrontEnd(16_000, 512, 160, 64, 50.0, 8_000.0),
-    # zhepeiw/cssl_sound, with SpeechBrain's Fbank: 25 ms, 10 ms, 80 bands, mean normalisation.
+    # zhepeiw/cssl_sound, with SpeechBrain's Fbank: 25 ms window, 10 ms hop, 80 bands, mean
+    # normalisation.
     "cssl_sound": FrontEnd(
         16_000, 400, 160, 80, 0.0, 8_000.0, "hamming", "constant", htk=True, normalise="sentence"
     ),
-    # For telephone-band recordings and small machines: 32 ms, 10 ms.
+    # For telephone-band recordings and small machines: 32 ms window, 10 ms hop.
     "small_8k": FrontEnd(8_000, 256, 80, 40, 60.0, 4_000.0, normalise="sentence"),
 }
 
 LEAST_POWER = 1e-10
-# On a CPU, by trial: samples in frames that are transformed at a time, and how many such at once.
+# Tuned on a CPU: samples in the frames of one group, and how many groups at once.
 _CACHED, _AT_ONCE = 430_000, 4
-# Windows of at least so many samples are cut out of a padded clip, shorter ones gathered.
+# Windows of at least this many samples are sliced from a padded clip, shorter ones gathered.
 _CUT = 1024
 
 
@@ -99,7 +100,7 @@ def resolve(settings: str | FrontEnd) -> FrontEnd:
 
 @functools.lru_cache(maxsize=16)
 def _window(settings: FrontEnd) -> np.ndarray:
-    """[window_length]; periodic, as the transform wants it."""
+    """[window_length]; periodic, as the transform needs it."""
     return librosa.filters.get_window(settings.window, settings.window_length).astype(np.float32)
 
 
@@ -121,28 +122,28 @@ def mel_filters(settings: FrontEnd) -> np.ndarray:
 def windowed_fourier_basis(settings: FrontEnd) -> np.ndarray:
     """[window_length, 2 * bins]: the window times cosines, then sines."""
     length = settings.window_length
-    # In float64 before the cast.
+    # float64 until the cast.
     angle = 2 * np.pi * np.outer(np.arange(length), np.arange(length // 2 + 1)) / length
     basis = np.concatenate([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
     return basis * _window(settings)[:, None]
 
 
 def _padding(samples: int, settings: FrontEnd) -> str:
-    """How the ends of so many samples are padded: too few cannot be reflected."""
+    """How the ends of this many samples are padded: too few cannot be reflected."""
     return settings.padding if samples > max(settings.ends) else "constant"
 
 
 def _frame(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
     """[batch, samples] -> [batch, frames, window_length].
 
-    Hop-sized pieces laid side by side: slices and one concatenation, which no accelerator minds.
+    Hop-sized pieces side by side: slices and one concatenation, cheap on any accelerator.
     """
     window, hop = settings.window_length, settings.hop_length
     batch, samples = waveform.shape
     frames = settings.frames(samples)
     pieces = -(-window // hop)
     padded = jnp.pad(waveform, ((0, 0), settings.ends), mode=_padding(samples, settings))
-    # By what is needed at most: an exported program leaves the number of samples open.
+    # By the most it can need, as an exported program leaves the number of samples open.
     padded = jnp.pad(padded, ((0, 0), (0, pieces * hop)))
     padded = jax.lax.slice_in_dim(padded, 0, (frames + pieces - 1) * hop, axis=1)
     chunks = padded.reshape(batch, frames + pieces - 1, hop)
@@ -162,7 +163,7 @@ def _mel_power(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
 
 
 def _mel_power_on_tpu(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
-    """A TPU multiplies matrices far faster than it transforms."""
+    """By matrix products, which a TPU does far faster than transforms."""
     basis = windowed_fourier_basis(settings)
     parts = jnp.matmul(_frame(to_float(waveform), settings), basis, precision="highest")
     power = _power(*jnp.split(parts, 2, axis=-1))
@@ -172,16 +173,16 @@ def _mel_power_on_tpu(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
 def _mel_power_on_cpu(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
     """A few clips at a time, so that frames and spectra stay in the cache.
 
-    Inside a loop XLA transforms on one core. So an iteration has several groups of clips, of which
-    none needs another's result: each is taken by a core that is free.
+    Inside a loop XLA runs the transform on one core, so an iteration takes several independent
+    groups of clips, each for a free core.
 
-    Frames are gathered, padding included, which XLA fuses with the window; long ones pay for
-    padding before. Filters are narrow: the lower half of them needs few of the bins, the upper half
-    not the others.
+    Frames are gathered, padding included, which XLA fuses with the window; for long ones, padding
+    first pays off. Filters are narrow: each half of them needs only part of the bins, the lower
+    half few.
     """
     samples = waveform.shape[-1]
     frames, window = settings.frames(samples), settings.window_length
-    first = settings.hop_length * jnp.arange(frames)  # of the padded clip
+    first = settings.hop_length * jnp.arange(frames)  # in the padded clip
     before, after = settings.ends
     place = first[:, None] + jnp.arange(-before, after)[None, :]
     padding = _padding(samples, settings)
@@ -209,7 +210,7 @@ def _mel_power_on_cpu(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
     def of_groups(clips: jax.Array) -> jax.Array:
         return jnp.concatenate([jax.vmap(of_clip)(group) for group in jnp.split(clips, _AT_ONCE)])
 
-    # An exported program leaves the shape open; it takes clips one by one.
+    # An exported program leaves the shape open and takes clips one by one.
     if not all(isinstance(size, int) for size in waveform.shape):
         return jax.lax.map(of_clip, waveform)
     together = _AT_ONCE * max(1, _CACHED // (frames * window))
@@ -225,14 +226,14 @@ def _mel_power_on_cpu(waveform: jax.Array, settings: FrontEnd) -> jax.Array:
 
 
 def mel_power(waveform: jax.Array, settings: str | FrontEnd) -> jax.Array:
-    """Mel power spectrogram, as `librosa.feature.melspectrogram(power=2, center=True)`.
+    """Mel power spectrogram, same as `librosa.feature.melspectrogram(power=2, center=True)`.
 
     Args:
       waveform: [batch, samples] in [-1, 1], or int16, at the settings' sample rate.
       settings: a preset's name or `FrontEnd`.
 
     Returns:
-      float32 [batch, 1 + samples // hop_length, mels], not negative.
+      float32 [batch, 1 + samples // hop_length, mels], at least 0.
     """
     forms = {"tpu": _mel_power_on_tpu, "cpu": _mel_power_on_cpu, "default": _mel_power}
     by_platform = {
@@ -242,7 +243,7 @@ def mel_power(waveform: jax.Array, settings: str | FrontEnd) -> jax.Array:
 
 
 def decibels(power: jax.Array) -> jax.Array:
-    """10 log10 of a power, floored (PANNs' `LogmelFilterBank`): -100 dB at the lowest."""
+    """10 log10 of a power, floored at -100 dB (as PANNs' `LogmelFilterBank` does)."""
     return 10.0 * jnp.log10(jnp.maximum(power, LEAST_POWER))
 
 

@@ -1,1 +1,1 @@
-"""What every program shares: how it starts, how it fails, and how a config is checked."""
+"""What every program shares: how it starts, how it fails, and how it checks a config."""

@@ -1,4 +1,4 @@
-"""How a config is checked, before anything compiles: by field, value and what would be accepted."""
+"""Checks configs before anything compiles; errors name the field, value and what is accepted."""
 
 import dataclasses
 import json
@@ -52,7 +52,7 @@ def one_of(*choices: str) -> Rule:
 
 
 def interval(low: float = -1e30) -> Rule:
-    """A pair of numbers in order, the first from `low` up."""
+    """An ordered pair of numbers, the first at least `low`."""
     bound = f" from {low:g} up" if low > -1e30 else ""
     return Rule(lambda x: _is_range(x) and x[0] >= low, f"two numbers in order{bound}, as (1, 2)")
 
@@ -62,7 +62,7 @@ def boolean() -> Rule:
 
 
 def text(*, required: str = "") -> Rule:
-    """A string; not empty if `required` says how to give one."""
+    """A string, not empty if `required`, which says how to give one."""
     return Rule(lambda x: isinstance(x, str) and (bool(x) or not required), required or "a text")
 
 
@@ -80,11 +80,11 @@ LENGTH = Rule(
 
 def _is_length(x: str) -> bool:
     found = _LENGTH.fullmatch(x)
-    return found is not None and float(found[1]) <= 1e15  # '9' a thousand times is infinite
+    return found is not None and float(found[1]) <= 1e15  # a thousand 9s parse as infinity
 
 
 def never(length: str) -> bool:
-    """Whether a length is nought, in whatever unit."""
+    """Whether a length is zero, in any unit."""
     return steps(length, batch_size=1, examples=1) == 0
 
 
@@ -92,9 +92,9 @@ def steps(length: str, *, batch_size: int, examples: int) -> int:
     """A length in steps: '100 epochs', '20000 steps', '5e6 examples', or '0'.
 
     Args:
-      length: as `LENGTH` accepts.
+      length: one that `LENGTH` accepts.
       batch_size: global.
-      examples: in an epoch.
+      examples: per epoch.
 
     Returns:
       Steps, rounded to the nearest; at least 1 unless the length is 0.
@@ -121,7 +121,7 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A value in one line, of which the beginning will do."""
+    """A value on one line, cut to 200 characters."""
     value = value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
     return " ".join(repr(value).split())[:200]
 
@@ -130,11 +130,11 @@ def validate(config: ml_collections.ConfigDict, rules: Mapping[str, Rule]) -> No
     """Checks every field against its rule.
 
     Args:
-      config: of the user.
-      rules: dotted field -> rule. Each field must be there, and no other.
+      config: the user's config.
+      rules: dotted field -> rule. Exactly these must be there.
 
     Raises:
-      UserError: naming the field, its value and what would be accepted.
+      UserError: naming the field, its value and what is accepted.
     """
     flat = _flatten(config)
     for field in flat:
@@ -149,7 +149,7 @@ def validate(config: ml_collections.ConfigDict, rules: Mapping[str, Rule]) -> No
 
 
 def load(path: pathlib.Path) -> ml_collections.ConfigDict:
-    """The config of another recipe, for a recipe that holds it."""
+    """The config of another recipe, for a recipe that contains it."""
     return runpy.run_path(str(path))["get_config"]()
 
 
@@ -161,18 +161,18 @@ def checked(
     """The config of the command line, validated.
 
     Args:
-      config: of the command line; None where there was none.
-      rules: of its fields; None checks none.
-      recipe: what to say that --config is, where it is missing.
+      config: from the command line; None if there was none.
+      rules: for its fields; None checks none.
+      recipe: how to describe --config if it is missing.
 
     Raises:
-      UserError: where it is wrong or missing.
+      UserError: if it is wrong or missing.
     """
     if config is None:
         raise UserError(f"--config is missing: {recipe}")
     try:
         config.items()
-    except OSError as error:  # ml_collections keeps it until the config is used
+    except OSError as error:  # ml_collections defers it until the config is used
         why = str(error).splitlines()[-1].strip()
         raise UserError(f"--config: the recipe cannot be loaded: {why}") from error
     if rules is not None:

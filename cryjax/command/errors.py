@@ -1,16 +1,16 @@
-"""What ends a program with one line rather than a traceback."""
+"""Errors that end a program with one line, not a traceback."""
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The message is one line: the thing, then the remedy."""
+    """A mistake that the user can fix. The message is one line: the problem, then the remedy."""
 
 
 class TooFewLabels(UserError):
-    """Too few recordings, subjects or classes for what was asked: a hole in an experiment."""
+    """Too few recordings, subjects or classes for what was asked: a gap in an experiment."""
 
 
 class Unavailable(Exception):
-    """What a disk, a file server or another machine did not give, and may give the next time.
+    """A failure of a disk, a file server or another machine, which may work the next time.
 
-    One line, as of a `UserError`, but exit status 1: launchers start the program again.
+    One line, as for a `UserError`, but exit status 1: launchers restart the program.
     """

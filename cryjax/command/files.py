@@ -1,4 +1,4 @@
-"""Files that are whole at any time, and folders in which one process works at a time."""
+"""Atomic file writes, and folders in which one process works at a time."""
 
 import contextlib
 import fcntl
@@ -18,26 +18,26 @@ from cryjax.command.errors import Unavailable
 
 
 class Hold:
-    """A folder that this process works in, until nothing refers to this any more."""
+    """Holds a folder for this process, until nothing refers to this object."""
 
 
 _HELD: weakref.WeakValueDictionary[pathlib.Path, Hold] = weakref.WeakValueDictionary()
 
 
 def hold(folder: pathlib.Path, *, patience: float = 120.0) -> Hold | None:
-    """Takes a folder for this process, by a lock on a file in it, which its death gives back.
+    """Takes a folder for this process by locking a file in it; the lock ends with the process.
 
     Args:
-      folder: made where it is not there.
-      patience: seconds to wait for another process. A file server needs some to learn that a
-        machine is gone, and a job that is started again is not to fail of that.
+      folder: created if missing.
+      patience: seconds to wait for another process. A file server needs time to learn that a
+        machine is gone, and a restarted job should not fail because of that.
 
     Returns:
-      What to keep for as long as the folder is needed; None where the file system has no locks.
+      An object to keep while the folder is needed; None if the file system has no locks.
 
     Raises:
-      Unavailable: where another process holds it.
-      OSError: where it cannot be written to.
+      Unavailable: if another process holds it.
+      OSError: if it cannot be written to.
     """
     folder = folder.resolve()
     held = _HELD.get(folder)
@@ -70,18 +70,18 @@ def hold(folder: pathlib.Path, *, patience: float = 120.0) -> Hold | None:
     file.write(f"process {os.getpid()} of {socket.gethostname()}")
     file.flush()
     _HELD[folder] = held = Hold()
-    weakref.finalize(held, file.close)  # which gives the lock back
+    weakref.finalize(held, file.close)  # which releases the lock
     return held
 
 
 @contextlib.contextmanager
 def whole(path: pathlib.Path, mode: str = "w", **how: Any) -> Iterator[IO[Any]]:
-    """Opens a file to write, which takes the place of `path` when all of it is there.
+    """Opens a file for writing that replaces `path` once it is complete.
 
-    After an error what was there before stays, and nothing else.
+    After an error, only what was there before is left.
 
     Args:
-      path: of the file; its folder is made.
+      path: of the file; its folder is created.
       mode: 'w' for text, in UTF-8, or 'wb'.
       **how: other arguments of `open`.
     """
@@ -96,7 +96,7 @@ def whole(path: pathlib.Path, mode: str = "w", **how: Any) -> Iterator[IO[Any]]:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: a number that there is not becomes null."""
+    """JSON has no NaN or infinity: they become null."""
     if isinstance(value, Mapping):
         return {name: _without_nan(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -105,7 +105,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON, with null for NaN."""
+    """Writes JSON, with null for NaN and infinity."""
     text = json.dumps(_without_nan(value), indent=2, sort_keys=True, allow_nan=False)
     with whole(path) as file:
         file.write(text + "\n")

@@ -1,4 +1,4 @@
-"""How a program starts and how it fails: exit 0 if it did its work, one line and exit 2 if not."""
+"""How a program starts and fails: exit 0 on success, one line and exit 2 on a mistake."""
 
 import errno
 import hashlib
@@ -18,7 +18,7 @@ from cryjax.command import config as config_lib
 from cryjax.command import usage
 from cryjax.command.errors import Unavailable, UserError
 
-# What is defined here belongs to the program, whose --help then lists it.
+# Flags defined here belong to the program, whose --help then lists them.
 flags.disclaim_key_flags()
 _HELP = ("--help", "-help", "-h", "--helpshort", "-helpshort")
 _PACKAGE = str(pathlib.Path(__file__).resolve().parents[1])
@@ -27,7 +27,7 @@ _PACKAGE = str(pathlib.Path(__file__).resolve().parents[1])
 def _parse(argv: list[str]) -> list[str]:
     """Parses absl flags; anything wrong with a flag or a config override is a `UserError`.
 
-    Asked for help, it prints that and exits with 0.
+    If asked for help, prints it and exits with 0.
     """
     before_files = argv[: argv.index("--")] if "--" in argv else argv
     if any(argument in _HELP for argument in before_files):
@@ -46,7 +46,7 @@ def _parse(argv: list[str]) -> list[str]:
         cause = error.args[0] if error.args else None
         if isinstance(error, AttributeError) and isinstance(cause, KeyError):
             cause = cause.args[0]
-        # A field's name comes in quotes, unlike that of a KeyError in a recipe's own code.
+        # A field's name is quoted, unlike the key of a KeyError in a recipe's own code.
         if (
             isinstance(cause, str)
             and isinstance(error, AttributeError | KeyError)
@@ -65,19 +65,19 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def required(flag: flags.FlagHolder) -> str:
-    """The flag's value. Raises UserError where it was not given."""
+    """The flag's value. Raises UserError if it was not given."""
     if not flag.value:
         raise UserError(f"--{flag.name} is missing: {flag._flagvalues[flag.name].help}")
     return flag.value
 
 
 def _quiet(record: python_logging.LogRecord) -> bool:
-    """Of libraries, only warnings: their start-up chatter hides the lines that matter."""
+    """From libraries only warnings: their start-up chatter hides the lines that matter."""
     return record.levelno >= python_logging.WARNING or record.pathname.startswith(_PACKAGE)
 
 
 def _set_up_logging(name: str) -> None:
-    """Plain lines on standard error; `--verbosity=1` shows everything, with time and place."""
+    """Plain lines on standard error; `--verbosity=1` shows all, with time and source."""
     if flags.FLAGS.verbosity < 1:
         handler = logging.get_absl_handler()
         handler.addFilter(_quiet)
@@ -85,7 +85,7 @@ def _set_up_logging(name: str) -> None:
 
 
 def _no_space(error: BaseException | None) -> str:
-    """What the disk says, if an error, or what it came from, is that it is full; else ''."""
+    """The system's message if an error, or its cause, is a full disk; else ''."""
     seen = 0
     while error is not None and seen < 20:
         said = " ".join(str(error).split())
@@ -100,11 +100,11 @@ def _no_space(error: BaseException | None) -> str:
 
 
 def _keep_compiled() -> None:
-    """Keeps what is compiled for the next start; JAX_COMPILATION_CACHE_DIR says where, if set.
+    """Caches compiled programs for the next start, in JAX_COMPILATION_CACHE_DIR if set.
 
-    Among the user's own files, not in the work directory: it is machine code, which a directory
-    from somebody else must not bring along. By the processor's abilities, since a home may be
-    shared by machines of which one could not run what another compiled.
+    Else among the user's own files, not in the work directory: they are machine code, which a
+    directory from somebody else must not bring along. There is a folder for each set of processor
+    features, since machines that share a home may not be able to run each other's code.
     """
     jax = sys.modules.get("jax")
     if jax is None:
@@ -130,19 +130,19 @@ def _one_of_several() -> bool:
 
 
 def _left_alone(error: BaseException) -> bool:
-    """Whether a process failed, between CPUs, because another one of its job ended."""
+    """Whether communication between CPUs failed because another process ended."""
     words = ("Connection closed by peer", "Connection reset by peer")
     return _one_of_several() and any(word in str(error) for word in words)
 
 
 def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
-    """Runs `main(argv)` as an absl program; what belongs to no flag is refused if not `positional`.
+    """Runs `main(argv)` as an absl program; rejects positional arguments unless `positional`.
 
-    A `UserError`, raised while flags are parsed or at any time later, becomes one line on standard
-    error and exit status 2, an `Unavailable` the same with status 1. Any other exception is a fault
-    of ours and keeps its traceback.
+    A `UserError`, during flag parsing or later, or a full disk becomes one line on standard error
+    and exit status 2; an `Unavailable`, or the end of another process of the job, one line and
+    status 1. Any other exception is a bug and keeps its traceback.
     """
-    # The same of XLA and gRPC, which log from C++; set it to 0 to see it.
+    # Quiets XLA and gRPC too, which log from C++; set it to 0 to see all.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     name = pathlib.Path(sys.argv[0]).stem
 
@@ -169,12 +169,12 @@ def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
                 file=sys.stderr,
             )
             sys.stderr.flush()
-            # Threads that still want to write would say so once more, at length.
+            # Threads that still try to write would report it again, at length.
             os._exit(2)
         if not _one_of_several():
             raise
         if _left_alone(error):
-            # Its traceback, at the end of the log, would hide what the other said.
+            # Its traceback, at the end of the log, would hide the other's message.
             said = " ".join(str(error).split())[:200]
             print(
                 f"{name}: error: another process of this job has ended, and it or its launcher "
@@ -185,8 +185,8 @@ def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
             traceback.print_exc()
         status = 1
     if _one_of_several():
-        # On its way out JAX would wait five minutes for the others, and they wait for this one.
-        # Whoever started them sees the failure, and can stop them, only when this one has ended.
+        # On exit JAX would wait five minutes for the others, and they wait for this one. The
+        # launcher sees the failure, and can stop them, only when this one has ended.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -203,8 +203,8 @@ def run_recipe(
     """Runs `main(config, workdir)` with a checked config, from the flags --config and --workdir.
 
     Args:
-      main: of the program.
-      rules: of the config; None leaves the check to `main`.
+      main: the program itself.
+      rules: for the config; None leaves the check to `main`.
       recipe: help of --config.
       workdir: help of --workdir.
     """
@@ -213,7 +213,7 @@ def run_recipe(
 
     def start(_: list[str]) -> None:
         checked, path = config_lib.checked(config.value, rules, recipe), required(folder)
-        # A path all the same, below the current folder: on each host of a slice, and gone with it.
+        # It would be a path below the current folder: on each host of a slice, lost with it.
         if "://" in path:
             raise UserError(
                 f"--workdir={path} is an address and no folder; take one of a file system "

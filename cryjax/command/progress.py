@@ -1,7 +1,7 @@
-"""How far a program is: a bar on a terminal, and where there is none, as in a log, a line at times.
+"""Shows a program's progress: as a bar on a terminal, and elsewhere, as in a log, in lines.
 
-A line says what is done of what, how fast, and how long the rest takes. Lines come ten seconds
-apart at first and grow rarer, to one in five minutes, so that the log of a long run stays short.
+A line gives the count, the total, the speed and the time left. Lines come ten seconds apart at
+first and grow rarer, to one in five minutes, so that the log of a long run stays short.
 """
 
 import pathlib
@@ -15,11 +15,11 @@ import tqdm
 _T = TypeVar("_T")
 
 _SOONEST, _LATEST = 10.0, 300.0  # seconds between two lines
-_WORTH = 2.0  # seconds; what took less needs no line
+_WORTH = 2.0  # seconds; anything faster needs no line
 
 
 def _speed(rate: float, unit: str) -> str:
-    """What is slow by the time that one takes."""
+    """A speed as text; below 1, as seconds each."""
     if rate < 1:
         return f"{1 / rate:.3g} s each"
     return f"{rate:,.0f} {unit}/s" if rate >= 100 else f"{rate:.3g} {unit}/s"
@@ -41,18 +41,18 @@ class Progress:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """Begins to count.
+        """Starts counting.
 
         Args:
-          what: is counted, as 'step'.
-          total: how many there are, if that is known.
-          unit: of the speed, as 'clips', which is given a second.
-          of_each: how many of those are in one that is counted.
+          what: the thing counted, such as 'step'.
+          total: how many there are, if known.
+          unit: of the speed, such as 'clips', shown per second.
+          of_each: units per thing counted.
           start: how many were done before.
           shown: whether to show anything.
-          stays: whether the bar of a terminal stays there when all is done.
+          stays: whether a terminal's bar stays when all is done.
           stream: to write to; standard error if None.
-          clock: seconds.
+          clock: returns seconds.
         """
         self.done = start
         self._what, self._total, self._unit, self._of_each = what, total, unit or what, of_each
@@ -76,29 +76,29 @@ class Progress:
         return self
 
     def restart(self) -> None:
-        """Forgets the time so far: it says nothing of the rest."""
+        """Forgets the time so far: it says nothing about the rest."""
         self._from, self._since = self.done, self._clock()
 
     def note(self, text: str) -> None:
-        """What the next lines say beside the count, as a loss."""
+        """Sets what the next lines show besides the count, such as a loss."""
         self._note = text
 
     def say(self, text: str) -> None:
-        """Says at once what is going on, such as what takes long before anything is counted."""
+        """Shows a note at once, such as about a long wait before anything is counted."""
         self.note(text)
         self._show(now=True, speed=False)
 
     def update(self, count: int = 1, *, speed: bool = True) -> None:
-        """So many more are done; whether their speed says anything of the rest."""
+        """Counts `count` more; `speed` is whether their speed is typical of the rest."""
         self.done += count
         if self._bar is not None:
             self._bar.set_postfix_str(self._words(speed=speed), refresh=False)
             self._bar.update(count)
-        elif self.done != self._total:  # of which `close` tells
+        elif self.done != self._total:  # shown by `close`
             self._show(speed=speed)
 
     def _words(self, *, speed: bool = True, ended: bool = False) -> str:
-        """The note, how fast it goes, and how long the rest takes."""
+        """The note, the speed, and the time left or taken."""
         words = [self._note] if self._note else []
         done, seconds = self.done - self._from, self._clock() - self._since
         if speed and done and seconds > 0:
@@ -139,7 +139,7 @@ class Progress:
 
 
 def over(items: Iterable[_T], what: str, total: int | None = None, **how: Any) -> Iterator[_T]:
-    """The items, counted as they are taken; as `Progress`."""
+    """Yields the items, counted; `how` is for `Progress`."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     with Progress(what, total, **how) as progress:

@@ -27,9 +27,9 @@ class Field:
     """A field of a recipe.
 
     Attributes:
-      name: with dots.
-      default: as the recipe writes it.
-      comment: above it, or above the lines that it stands among.
+      name: dotted.
+      default: as written in the recipe.
+      comment: above it, or above the lines that it is grouped with.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Field:
 
 
 def _comments(text: str) -> dict[int, str]:
-    """Line -> the comment that has the line to itself."""
+    """Line -> the comment that is alone on it."""
     lines = text.splitlines()
     return {
         token.start[0]: token.string.lstrip("# ").rstrip()
@@ -48,7 +48,7 @@ def _comments(text: str) -> dict[int, str]:
 
 
 def _dotted(node: ast.expr) -> str:
-    """'encoder.name' of `config.encoder.name`; '' of anything else."""
+    """'encoder.name' for `config.encoder.name`; '' for anything else."""
     names = []
     while isinstance(node, ast.Attribute):
         names.append(node.attr)
@@ -57,7 +57,7 @@ def _dotted(node: ast.expr) -> str:
 
 
 def _group(value: ast.expr) -> ast.Dict | None:
-    """The dictionary of `ConfigDict({...})`, or `value` where it is one."""
+    """The dictionary in `ConfigDict({...})`, or `value` if it is one."""
     if isinstance(value, ast.Call) and ast.unparse(value.func).endswith("ConfigDict"):
         value = value.args[0]
     return value if isinstance(value, ast.Dict) else None
@@ -73,10 +73,10 @@ def _leaves(name: str, value: ast.expr) -> Iterator[tuple[str, str]]:
 
 
 def fields(path: pathlib.Path) -> list[Field]:
-    """The fields of a recipe, in its order. One that holds another recipe is one field.
+    """The fields of a recipe, in its order. A nested recipe is one field.
 
     Raises:
-      UserError: where the file cannot be read, or is no Python with a `get_config`.
+      UserError: if the file cannot be read, or is not Python with a `get_config`.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -102,7 +102,7 @@ def fields(path: pathlib.Path) -> list[Field]:
     for node in function.body:
         if not isinstance(node, ast.Assign) or not (name := _dotted(node.targets[0])):
             continue
-        # The comment directly above; without one, and with no empty line between, the one before.
+        # The comment directly above; without one, and with no empty line between, the last one.
         place = node.lineno - 1
         lines: list[str] = []
         while place in comments:
@@ -123,7 +123,7 @@ def _wrapped(text: str, indent: int) -> list[str]:
 
 
 def _of_recipe(path: pathlib.Path) -> list[str]:
-    """The fields, those of one comment together below it."""
+    """The fields as lines, grouped below their comments."""
     lines: list[str] = []
     comment = ""
     for field in fields(path):
@@ -132,7 +132,7 @@ def _of_recipe(path: pathlib.Path) -> list[str]:
             comment = field.comment
         try:
             lines.append(f"    --config.{field.name}={_for_shell(ast.literal_eval(field.default))}")
-        except ValueError:  # of another recipe
+        except ValueError:  # a nested recipe
             other = _RECIPE.search(field.default)
             what = f"as in {path.with_name(other[0])}" if other else "as the recipe builds them"
             lines.append(f"    --config.{field.name}.FIELD=...    ({what}; the following set here)")
@@ -155,14 +155,14 @@ def _of_flags(script: str) -> list[str]:
 
 
 def text(purpose: str, argv: Sequence[str]) -> str:
-    """The help of the program that runs.
+    """The help of the running program.
 
     Args:
-      purpose: its docstring: what it does, and how it is called.
-      argv: of the command line; a recipe that it names is described.
+      purpose: its docstring: what it does, and how to call it.
+      argv: the command line; a recipe that it names is described.
 
     Raises:
-      UserError: where that recipe cannot be read.
+      UserError: if that recipe cannot be read.
     """
     lines = [purpose.strip(), "", "Flags:", *_of_flags(argv[0])]
     if "config" in flags.FLAGS:

@@ -1,13 +1,13 @@
-"""Preparation on Apache Beam: the same dataset, made by the workers of a cluster.
+"""Preparation on Apache Beam: builds the same dataset on the workers of a cluster.
 
-The launching process lists the recordings, a line each, in the folder in which the dataset grows;
-workers read the lines, so the job itself stays small whatever the manifest. They write the examples
-through TFDS and, a line a recording, what became of it; from these lines the launching process
-counts. The audio itself is never read back.
+The launching process lists the recordings, one per line, in the folder where the dataset is built;
+workers read these lines, so the job stays small for any manifest. They write the examples through
+TFDS, and one account per recording, from which the launching process computes the counts. It reads
+audio back only to remove duplicates.
 
-Launcher and workers must see that folder and the recordings by the same paths, and workers need
-cryjax. A worker holds one recording, and one shard when it writes that; the direct runner is for
-tests and small jobs: it holds everything.
+Launcher and workers must see that folder and the recordings under the same paths, and workers need
+cryjax. A worker holds one recording, and one shard while writing it; the direct runner holds
+everything, so it is for tests and small jobs.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from cryjax.data.synthetic import Clip
 
 
 def to_line(item: Item) -> str:
-    """An item as a line of JSON, in ASCII."""
+    """An item as a line of ASCII JSON."""
     number, source = item
     return json.dumps([number, dataclasses.asdict(source)], default=str)
 
@@ -44,7 +44,7 @@ def from_line(line: str) -> Item:
 
 
 class _Make(beam.DoFn):
-    """A line -> the examples of its recording and, beside them, its account."""
+    """Maps a line to its recording's examples and, as a side output, its account."""
 
     def __init__(self, sample_rate: int, segment_seconds: float):
         self._sample_rate = sample_rate
@@ -59,7 +59,7 @@ class _Make(beam.DoFn):
 
 
 class _Split(beam.PTransform):
-    """The examples of a split with their keys, from the lines of a file; accounts are written."""
+    """Makes the keyed examples of a split from a file of lines, and writes the accounts."""
 
     def __init__(self, items: pathlib.Path, accounts: pathlib.Path, make: _Make):
         super().__init__()
@@ -69,7 +69,7 @@ class _Split(beam.PTransform):
         made = (
             pipeline
             | "Read" >> beam.io.ReadFromText(self._items)
-            | "Spread" >> beam.Reshuffle()  # else the worker that reads the lines makes it all
+            | "Spread" >> beam.Reshuffle()  # else the worker that reads the lines does it all
             | "Make" >> beam.ParDo(self._make).with_outputs("accounts", main="examples")
         )
         _ = made.accounts | "Account" >> beam.io.WriteToText(self._accounts)
@@ -77,14 +77,14 @@ class _Split(beam.PTransform):
 
 
 def open_runner(name: str, options: Sequence[str]) -> dict[str, Any]:
-    """A runner and its options, as TFDS takes them.
+    """Returns a runner and its options as TFDS expects them.
 
     Args:
-      name: as Beam has it, or the full name of a class.
-      options: 'key=value' or 'key' each.
+      name: Beam's name for it, or a full class name.
+      options: each 'key=value' or 'key'.
 
     Raises:
-      UserError: for one that Beam does not know or that lacks a package.
+      UserError: if Beam rejects either, or a package is missing.
     """
     parsed = PipelineOptions([f"--{option}" for option in options])
     said = io.StringIO()
@@ -110,10 +110,10 @@ def run(
     """Writes the dataset.
 
     Args:
-      preparation: of it.
-      directory: to make.
-      items: split -> what to make recordings of.
-      runner: of `open_runner`.
+      preparation: of the dataset.
+      directory: to create.
+      items: split -> items to make recordings from.
+      runner: from `open_runner`.
 
     Returns:
       The content of `prepared.json`.
@@ -125,7 +125,7 @@ def run(
     with writing.Writer(directory) as writer:
         splits = {}
         for split, part in items.items():
-            # TFDS refuses an empty split, and does so on a worker.
+            # TFDS rejects an empty split, but only on a worker.
             if not _any_usable(preparation, split, part):
                 continue
             listed = writer.partial / f"{split}.items"
@@ -142,7 +142,7 @@ def run(
 
 
 def _any_usable(preparation: Preparation, split: str, items: Sequence[Item]) -> bool:
-    """Whether a split has a recording that can be used; those before it are counted as skipped."""
+    """Whether a split has a usable recording; any before the first are counted as skipped."""
     for item in items:
         recording = preparing.make(item, preparation.sample_rate)
         if recording.audio is not None:

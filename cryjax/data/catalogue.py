@@ -1,4 +1,4 @@
-"""Built TFDS datasets, of the catalogue or of a folder, as recordings to prepare."""
+"""Reads recordings to prepare from TFDS datasets, by catalogue name or folder."""
 
 import pathlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from cryjax.data.recording import Recording
 
 
 def _audio_feature(features: Any, source_rate: int) -> tuple[str, int]:
-    """Name and sample rate of a TFDS dataset's audio."""
+    """Name and sample rate of a TFDS dataset's audio feature."""
     for name, feature in features.items():
         if isinstance(feature, tfds.features.Audio) or name in ("audio", "speech"):
             rate = source_rate or getattr(feature, "sample_rate", None) or 0
@@ -26,7 +26,7 @@ def _audio_feature(features: Any, source_rate: int) -> tuple[str, int]:
 
 
 def open_built(name: str, data_dir: str | None) -> Any:
-    """A built TFDS dataset, from its folder or its name in the catalogue."""
+    """Opens a TFDS dataset from a built folder, or builds it by catalogue name."""
     folder = pathlib.Path(name)
     if folder.is_dir():
         if not (folder / "dataset_info.json").is_file():
@@ -38,7 +38,7 @@ def open_built(name: str, data_dir: str | None) -> Any:
     try:
         try:
             builder = tfds.builder(name, data_dir=data_dir)
-        except ValueError as error:  # also for what is no name, or no config of a dataset
+        except ValueError as error:  # also for an invalid name or unknown config
             raise UserError(f"--tfds={name}: no such dataset in TFDS's catalogue") from error
         builder.download_and_prepare(file_format="array_record")
         return builder
@@ -51,13 +51,13 @@ def open_built(name: str, data_dir: str | None) -> Any:
 def recordings(
     builder: Any, split: str, sample_rate: int, source_rate: int, first: int = 0
 ) -> Iterator[Recording]:
-    """The recordings of a split of a TFDS dataset: its audio, class label and speaker.
+    """Yields the recordings of a TFDS split with their audio, class label and speaker.
 
     Args:
       builder: of the dataset.
-      split: of it.
-      sample_rate: wanted, in hertz.
-      source_rate: in hertz; 0 takes the dataset's word.
+      split: its name.
+      sample_rate: target, in hertz.
+      source_rate: in hertz; 0 uses the dataset's own.
       first: number of the split's first recording.
     """
     import soxr
@@ -82,7 +82,7 @@ def recordings(
             usable, reason = check_usable(to_int16(audio), sample_rate), ""
         except Unusable as error:
             usable, reason = None, str(error)
-        # -1 is TFDS's own mark of an example without a label.
+        # TFDS marks an example without a label by -1.
         labelled = label_name is not None and example[label_name] >= 0
         label = features[label_name].int2str(example[label_name]) if labelled else ""
         subject = "" if subject_name is None else example[subject_name]

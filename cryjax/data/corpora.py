@@ -1,9 +1,9 @@
-"""Public corpora: from a download, as it is published, to the rows of a manifest.
+"""Public corpora: converts a download in its published layout to the rows of a manifest.
 
-Nothing is downloaded here. A reader knows a corpus's files and metadata; each says which layout it
-expects. Where a corpus has official splits or folds, the rows have them. The subject is what a
-split must not divide. Freesound and YouTube identifiers stay as they are, so that two corpora that
-share a source can be kept apart by `--exclude`.
+Nothing is downloaded here. Each reader knows one corpus's files and metadata and documents the
+layout it expects. Rows keep official splits or folds, if any. The subject is what a split must not
+divide. Freesound and YouTube identifiers are kept unchanged, so that `--exclude` can separate two
+corpora that share a source.
 """
 
 import collections
@@ -23,7 +23,7 @@ from cryjax.data import decode
 from cryjax.data.manifest import Row
 
 _UNPACKED = "give the folder of the unpacked download, which holds it"
-# 'YTID', 'YYTID' (which hides a leading '-' from command lines), 'YTID_START' or 'YTID_START_END'.
+# 'YTID', 'YYTID' (the Y hides a leading '-' from command lines), 'YTID_START' or 'YTID_START_END'.
 _YOUTUBE = re.compile(r"Y?([\w-]{11})(?:_.*)?", re.ASCII)
 _SPLITS = {"val": "validation", "dev": "validation"}
 
@@ -34,10 +34,10 @@ class Corpus:
 
     Attributes:
       name: for `--corpus`.
-      url: where it is to be had.
+      url: where to get it.
       licence: of the recordings and labels.
-      caveat: what is known to be wrong with it, in a line.
-      read: folder, absolute -> the recordings that its metadata list, whether there or not.
+      caveat: known problems, in one line.
+      read: absolute folder -> all recordings in its metadata, present or not.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Corpus:
 
 
 def _read(path: pathlib.Path, parse: Callable[[Any], Any]) -> Any:
-    """`parse(file)` of a metadata file in UTF-8."""
+    """Returns `parse(file)` of a UTF-8 metadata file."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return parse(file)
@@ -59,7 +59,7 @@ def _read(path: pathlib.Path, parse: Callable[[Any], Any]) -> Any:
 
 
 def _table(path: pathlib.Path, *columns: str, header: bool = True) -> list[dict[str, str]]:
-    """The lines of a CSV file: those columns, by the file's header or, without one, in order."""
+    """Reads the given columns of a CSV file, by header name or, without a header, in order."""
 
     def parse(file: Iterable[str]) -> list[dict[str, str]]:
         lines = (line for line in file if header or not line.startswith("#"))
@@ -73,13 +73,13 @@ def _table(path: pathlib.Path, *columns: str, header: bool = True) -> list[dict[
 
 
 def _row(path: pathlib.Path, labels: list[str], subject: str, split: str = "") -> Row:
-    # ';' separates the labels of a manifest, so a name has none; commas, which many have, stay.
+    # ';' separates labels in a manifest, so it is replaced in names; commas, common there, stay.
     label = ";".join(name.strip().replace(";", ",") for name in labels)
     return Row(pathlib.Path(path.anchor), str(path), label, subject, _SPLITS.get(split, split))
 
 
 def _find(folder: pathlib.Path, key: Callable[[str], str] = str) -> dict[str, pathlib.Path]:
-    """Audio files anywhere under a folder, by `key` of their names without suffixes."""
+    """Maps `key(stem)` to the path of each audio file anywhere under a folder."""
     found: dict[str, tuple[int, pathlib.Path]] = {}
     for parent, _, names in os.walk(folder, followlinks=True):
         for path in filter(decode.is_audio, (pathlib.Path(parent, name) for name in names)):
@@ -92,7 +92,7 @@ def _find(folder: pathlib.Path, key: Callable[[str], str] = str) -> dict[str, pa
 def _by_class(
     folder: pathlib.Path, classes: Iterable[str], form: str, pattern: str
 ) -> Iterator[tuple[pathlib.Path, str, str]]:
-    """Path, class and first group of the name of the audio files in folders named by class."""
+    """Yields path, class and first `pattern` group of each audio file in the class folders."""
     for name in classes:
         if not (folder / name).is_dir():
             raise UserError(f"{folder / name}: no such folder; {_UNPACKED}")
@@ -109,10 +109,10 @@ def _youtube_id(stem: str) -> str:
 
 
 def _vggsound(folder: pathlib.Path) -> list[Row]:
-    """VGGSound (Chen et al., 2020), one clip of 10 s a video.
+    """VGGSound (Chen et al., 2020), one 10 s clip per video.
 
-    `vggsound.csv`, without a header: YouTube id, start in seconds, label, 'train' or 'test'. The
-    clips `YTID_000030.*`, START in six digits, in any folders: the tar files hold deep ones.
+    `vggsound.csv`, without a header: YouTube id, start in seconds, label, 'train' or 'test'. Clips
+    `YTID_000030.*`, START in six digits, in any folders: the tar files nest them deeply.
     """
     rows, found = [], _find(folder)
     columns = ("id", "start", "label", "split")
@@ -124,13 +124,13 @@ def _vggsound(folder: pathlib.Path) -> list[Row]:
 
 
 def _audioset(folder: pathlib.Path) -> list[Row]:
-    """AudioSet (Gemmeke et al., 2017), one segment of 10 s a video.
+    """AudioSet (Gemmeke et al., 2017), one 10 s segment per video.
 
     `class_labels_indices.csv` (index, mid, display_name), and one or more of
-    `balanced_train_segments.csv`, `unbalanced_train_segments.csv` and `eval_segments.csv`: comments
-    by '#', then YTID, start_seconds, end_seconds, positive_labels (mids). Only the lists are
+    `balanced_train_segments.csv`, `unbalanced_train_segments.csv` and `eval_segments.csv`: '#'
+    comments, then YTID, start_seconds, end_seconds, positive_labels (mids). Only the lists are
     published. Downloaders name the segments `YTID.*`, `YYTID.*`, `YTID_START.*` or
-    `YTID_START_END.*` and disagree about folders: any will do, as a video is in one list only.
+    `YTID_START_END.*` and disagree about folders; any will do, as a video is in one list only.
     """
     classes = _table(folder / "class_labels_indices.csv", "mid", "display_name")
     names = {one["mid"]: one["display_name"] for one in classes}
@@ -153,7 +153,7 @@ def _fsd50k(folder: pathlib.Path) -> list[Row]:
     `FSD50K.ground_truth/dev.csv` (fname, labels, mids, split: 'train' or 'val') and `eval.csv` (no
     split), `FSD50K.metadata/dev_clips_info_FSD50K.json` and `eval_clips_info_FSD50K.json` (with the
     uploader of each clip), and the clips `FSD50K.dev_audio/FNAME.wav` and `FSD50K.eval_audio/`.
-    Labels are joined by commas; their names have underscores instead.
+    Labels are separated by commas; label names use underscores instead.
     """
     rows = []
     for part in ("dev", "eval"):
@@ -174,7 +174,7 @@ def _esc50(folder: pathlib.Path) -> list[Row]:
     """ESC-50 (Piczak, 2015).
 
     `meta/esc50.csv` (filename, fold, target, category, esc10, src_file, take) and the clips
-    `audio/FOLD-CLIP-TAKE-TARGET.wav`. `src_file` is the recording on Freesound.
+    `audio/FOLD-CLIP-TAKE-TARGET.wav`. `src_file` is the Freesound recording.
     """
     rows = []
     for clip in _table(folder / "meta/esc50.csv", "filename", "fold", "category", "src_file"):
@@ -187,8 +187,8 @@ def _urbansound8k(folder: pathlib.Path) -> list[Row]:
     """UrbanSound8K (Salamon et al., 2014).
 
     `metadata/UrbanSound8K.csv` (slice_file_name, fsID, start, end, salience, fold, classID, class)
-    and the slices `audio/foldN/FSID-CLASS-OCCURRENCE-SLICE.wav`. `fsID` is the recording on
-    Freesound.
+    and the slices `audio/foldN/FSID-CLASS-OCCURRENCE-SLICE.wav`. `fsID` is the Freesound
+    recording.
     """
     rows = []
     columns = ("slice_file_name", "fsID", "fold", "class")
@@ -200,11 +200,11 @@ def _urbansound8k(folder: pathlib.Path) -> list[Row]:
 
 
 def _donateacry(folder: pathlib.Path) -> list[Row]:
-    """donateacry-corpus, the part that was cleaned at KTH.
+    """donateacry-corpus, the part cleaned at KTH.
 
-    `donateacry_corpus_cleaned_and_updated_data/REASON/UUID-TIME-VERSION-SEX-AGE-TAG.wav`, or the
-    folders of reasons alone. The UUID is of an app installation: capitals on iOS, none on Android.
-    The reason is the folder: the tag 'ch' (cold or hot) was merged into discomfort.
+    `donateacry_corpus_cleaned_and_updated_data/REASON/UUID-TIME-VERSION-SEX-AGE-TAG.wav`, or just
+    the reason folders. The UUID identifies an app installation, in upper case on iOS, lower on
+    Android. The reason is the folder's: the tag 'ch' (cold or hot) was merged into discomfort.
     """
     cleaned = folder / "donateacry_corpus_cleaned_and_updated_data"
     files = _by_class(
@@ -217,11 +217,11 @@ def _donateacry(folder: pathlib.Path) -> list[Row]:
 
 
 def _cryceleb(folder: pathlib.Path) -> list[Row]:
-    """CryCeleb2023 (Budaghyan et al., 2024), one expiration a file, without labels.
+    """CryCeleb2023 (Budaghyan et al., 2024), one expiration per file, unlabelled.
 
     `metadata.csv` (baby_id, period, duration, split: 'train', 'dev' or 'test', chronological_index,
-    file_name, file_id) and the files by `file_name`, as `audio/train/spk1/B/spk1_B_001.wav`. Where
-    a line has no `baby_id`, the infant's folder is the subject.
+    file_name, file_id) and the files in `file_name`, as `audio/train/spk1/B/spk1_B_001.wav`. Where
+    `baby_id` is empty, the infant's folder is the subject.
     """
     rows = []
     for cry in _table(folder / "metadata.csv", "baby_id", "split", "file_name"):
@@ -233,7 +233,7 @@ def _cryceleb(folder: pathlib.Path) -> list[Row]:
 def _chillanto(folder: pathlib.Path) -> list[Row]:
     """Baby Chillanto (Reyes-Galaviz et al., 2004).
 
-    `CLASS/IIIISSSCCC.wav`: four digits of the infant, three of the segment, three of the class.
+    `CLASS/IIIISSSCCC.wav`: four digits for the infant, three for the segment, three for the class.
     """
     classes = ("asphyxia", "deaf", "hunger", "normal", "pain")
     files = _by_class(folder, classes, "IIIISSSCCC", r"(\d{4})\d{6}")
@@ -310,9 +310,9 @@ CORPORA = {
 
 
 def _undivided(name: str, rows: list[Row]) -> list[Row]:
-    """Renames a subject that official splits divide, one of each split, to keep them as they are.
+    """Renames subjects that official splits divide, with one name per split, and warns.
 
-    Results are compared by the official splits; that such a subject leaks is told.
+    Such subjects leak, but results are compared on the official splits, which thus stay unchanged.
     """
     splits = collections.defaultdict(set)
     for row in rows:
@@ -336,17 +336,17 @@ def _undivided(name: str, rows: list[Row]) -> list[Row]:
 def read_corpus(name: str, folder: str | pathlib.Path) -> list[Row]:
     """Reads a download of a public corpus.
 
-    Recordings that the metadata list and the folder lacks are left out, and their number is logged.
+    Recordings in the metadata that the folder lacks are left out, and their number is logged.
 
     Args:
       name: one of `CORPORA`.
       folder: of the unpacked download.
 
     Returns:
-      Rows, named by their absolute paths.
+      Rows, whose names are absolute paths.
 
     Raises:
-      UserError: for a name that is none, a layout other than the published one, or no recording.
+      UserError: for an unknown name, a layout other than the published one, or no recordings.
     """
     if name not in CORPORA:
         raise UserError(f"{name!r} is no corpus that is known; give one of {', '.join(CORPORA)}")
@@ -365,10 +365,10 @@ def read_corpus(name: str, folder: str | pathlib.Path) -> list[Row]:
 
 
 def write_manifest(path: str | pathlib.Path, rows: Iterable[Row]) -> None:
-    """Writes rows as a manifest of which `read_manifest` makes the same rows.
+    """Writes a manifest that `read_manifest` reads back as the same rows.
 
     Raises:
-      UserError: where it is there already, as it may have been edited, or cannot be written.
+      UserError: if it exists already, as it may have been edited, or cannot be written.
     """
     path = pathlib.Path(path)
     try:

@@ -1,7 +1,7 @@
-"""How a recording is cut: into segments, which a dataset stores, and those into windows.
+"""Cuts recordings into segments, which a dataset stores, and segments into windows.
 
-A window has the length that the encoder was trained on. Whoever scores a recording, from a dataset
-or from its file, takes the mean over the same windows.
+A window has the length that the encoder was trained on. Outputs for a recording are means over the
+same windows, whether it comes from a dataset or a file.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,12 +13,12 @@ SHORTEST_TAIL_SECONDS = 1.0
 
 
 def segments(blocks: Iterable[np.ndarray], samples: int, shortest: int) -> Iterator[np.ndarray]:
-    """Cuts a recording, given in blocks of any lengths, into pieces of `samples`.
+    """Cuts a recording, given in blocks of any length, into segments of `samples`.
 
     Args:
       blocks: [n] each, in order.
       samples: of a segment.
-      shortest: a rest under it, and under a segment, is dropped, if it is not alone.
+      shortest: a remainder under this is dropped, unless it is all there is.
     """
     rest, alone = [], True
     for block in blocks:
@@ -34,7 +34,7 @@ def segments(blocks: Iterable[np.ndarray], samples: int, shortest: int) -> Itera
 
 
 def window_starts(length: int, samples: int) -> np.ndarray:
-    """Where the `windows` of a segment of `length` begin, int [windows]."""
+    """Starts of the `windows` of a segment of `length` samples, int [windows]."""
     if length <= samples:
         return np.zeros(1, int)
     return np.linspace(0, length - samples, -(-length // samples)).round().astype(int)
@@ -44,7 +44,7 @@ def windows(audio: np.ndarray, samples: int) -> np.ndarray:
     """Evenly spaced windows that cover a segment: [n] -> [windows, samples].
 
     As few as cover it, so that neighbours overlap by less than a window. A segment shorter than a
-    window is repeated to fill it, as the crops of training are.
+    window is repeated to fill it, as training crops are.
     """
     if len(audio) <= samples:
         return np.resize(audio, samples)[None]

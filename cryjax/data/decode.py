@@ -1,4 +1,4 @@
-"""Audio files to int16 mono at one sample rate. Imported by worker processes, so imports little."""
+"""Decodes audio files to int16 mono at one sample rate. Imports little, as workers import it."""
 
 import math
 import os
@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 import soxr
 
-# By their names, those that are read more exactly first.
+# Recognised suffixes; those decoded more exactly come first.
 SUFFIXES = (
     ".wav", ".flac", ".w64", ".aif", ".aiff", ".au", ".caf", ".ogg", ".opus", ".mp3", ".m4a",
     ".aac", ".mp4", ".webm", ".mkv", ".wma", ".3gp", ".amr",
@@ -26,24 +26,24 @@ FFMPEG_SECONDS = 600
 
 
 class Unusable(Exception):
-    """A recording that cannot be used; the message is the reason, in a few words."""
+    """Raised for a recording that cannot be used; the message is a short reason."""
 
 
 def is_audio(path: pathlib.Path) -> bool:
-    """Whether a file is one by its name. Not '._x.wav', which macOS leaves beside x.wav."""
+    """Whether a file is audio by its name; not '._x.wav', which macOS leaves beside x.wav."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:
-    """Floats in [-1, 1] to int16 by 32768, rounded and clipped: int16 / 32768 comes back exact."""
+    """Floats in [-1, 1] to int16 by 32768, clipped and rounded; inverts int16 / 32768 exactly."""
     return np.minimum(np.rint(np.clip(waveform, -1.0, 1.0) * 32768.0), 32767).astype(np.int16)
 
 
 class _Forwards(soundfile.SoundFile):
-    """Read from its start to its end and never sought in.
+    """A file that is read from start to end, without seeking.
 
-    `soundfile` seeks after each read to where that should have led by the header. In a damaged MP3
-    or Ogg file that is elsewhere: silence came in between, or the same audio twice.
+    After each read, `soundfile` seeks to the position that the header implies. In a damaged MP3
+    or Ogg file that is the wrong one: silence was inserted, or audio repeated.
     """
 
     def seekable(self) -> bool:
@@ -51,10 +51,10 @@ class _Forwards(soundfile.SoundFile):
 
 
 def _mono_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    """float32 [samples] at the file's own rate, mean over the channels, block by block."""
+    """Yields blocks, float32 [samples], at the file's own rate, averaged over channels."""
     size = _BLOCK_SECONDS * file.samplerate
-    # Not `file.blocks`: of a truncated Ogg file, whose header claims more, it hands out memory that
-    # it never filled.
+    # Not `file.blocks`: for a truncated Ogg file, whose header claims more, it returns memory that
+    # was never filled.
     while len(block := file.read(size, dtype="float32", always_2d=True)):
         if not np.isfinite(block).all():
             raise Unusable("samples that are not finite")
@@ -64,7 +64,7 @@ def _mono_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
 def _by_soundfile(
     path: pathlib.Path, sample_rate: int, lowest_rate: int, told: Callable[[int], object]
 ) -> Iterator[np.ndarray]:
-    # As bytes: a name need not be text.
+    # As bytes: names need not be text.
     with _Forwards(os.fsencode(path)) as file:
         rate = file.samplerate
         if rate < lowest_rate:
@@ -84,7 +84,7 @@ def _by_soundfile(
 def _by_ffmpeg(
     path: pathlib.Path, sample_rate: int, lowest_rate: int, told: Callable[[int], object]
 ) -> Iterator[np.ndarray]:
-    """Through a WAV file that ffmpeg writes, at the recording's own rate and channels."""
+    """Decodes via a WAV file that ffmpeg writes with the recording's rate and channels."""
     with tempfile.TemporaryDirectory() as folder:
         wav = pathlib.Path(folder) / "decoded.wav"
         command = ["ffmpeg", "-v", "error", "-nostdin", "-i", f"file:{path}", "-map", "0:a:0"]
@@ -110,7 +110,7 @@ def _by_either(
     except (soundfile.SoundFileError, TypeError):  # TypeError for a name that ends in .raw
         if shutil.which("ffmpeg") is None:
             raise Unusable("libsndfile cannot decode it; ffmpeg, if installed, might") from None
-    # On from where libsndfile gave up.
+    # Continue where libsndfile gave up.
     for block in _by_ffmpeg(path, sample_rate, lowest_rate, told):
         if given < len(block):
             yield block[given:]
@@ -118,7 +118,7 @@ def _by_either(
 
 
 def check_usable(audio: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Gives int16 [samples] back. Raises Unusable where they are too few, or silent."""
+    """Returns `audio`, int16 [samples]. Raises Unusable if it is too short or silent."""
     _check(len(audio), bool(audio.any()), sample_rate)
     return audio
 
@@ -139,20 +139,20 @@ def stream(
 ) -> Iterator[np.ndarray]:
     """Decodes one recording block by block, in memory that does not grow with its length.
 
-    By libsndfile or, where it cannot and ffmpeg is installed, by ffmpeg. Channels are averaged, the
-    rate converted by soxr at its very high quality, and the result rounded to int16 once.
+    Uses libsndfile or, where that fails, ffmpeg if installed (via 16-bit WAV). Channels are
+    averaged, the rate converted by soxr at its very high quality, the result rounded to int16 once.
 
     Args:
       path: of the file.
-      sample_rate: wanted, in hertz.
-      lowest_rate: a recording at a lower one is refused.
-      told: is called with the recording's own rate, in hertz, before the first samples.
+      sample_rate: target, in hertz.
+      lowest_rate: recordings below it are rejected.
+      told: called with the recording's own rate, in hertz, before the first samples.
 
     Yields:
       int16 [n], in order.
 
     Raises:
-      Unusable: with the reason; that it is too short or silent is known at its end.
+      Unusable: with the reason; that it is too short or silent is only known at the end.
     """
     samples, sound = 0, False
     try:

@@ -1,7 +1,7 @@
-"""The same audio twice: a copy would count double, and between splits it would leak.
+"""Finds copies of the same audio, which would count twice, or leak between splits.
 
-What is compared is the decoded audio, sample by sample, so that a copy in another lossless file is
-found too, under whatever name. What was compressed with loss, trimmed or made louder is not.
+The decoded audio is compared, sample for sample, so that copies in other lossless formats are found
+too, under any name. Lossily compressed, trimmed or louder copies are not.
 """
 
 import collections
@@ -15,7 +15,7 @@ def _labels(recording: Account) -> frozenset[str]:
 
 
 def _contradiction(one: Account, other: Account) -> str:
-    """In what two recordings of the same audio cannot both be right; '' if they can."""
+    """How two recordings of the same audio contradict each other; '' if they do not."""
     ours, theirs = _labels(one), _labels(other)
     label = bool(ours and theirs) and ours != theirs
     subject = not (one.alone or other.alone) and one.subject != other.subject
@@ -23,8 +23,8 @@ def _contradiction(one: Account, other: Account) -> str:
 
 
 def _reasons(copies: Sequence[Account]) -> tuple[dict[int, str], bool]:
-    """number -> reason, of those that cannot be used; and whether they contradict each other."""
-    claims: dict[tuple, Account] = {}  # the first to make each, as there may be very many copies
+    """number -> reason for copies that cannot be used, and whether copies contradict."""
+    claims: dict[tuple, Account] = {}  # the first copy to make each, as copies may be many
     for one in copies:
         claims.setdefault((_labels(one), None if one.alone else one.subject), one)
     said = {}
@@ -34,25 +34,25 @@ def _reasons(copies: Sequence[Account]) -> tuple[dict[int, str], bool]:
                 said[one.number] = f"the same audio as recording {other.number}, with {how}"
                 break
     if said:
-        # Which is right only their owner can tell. Refusing the dataset would throw away hours of
-        # decoding, and keeping the first would guess; so none is used, nor one that claims nothing.
+        # Only their owner can tell which is right. Rejecting the dataset would waste hours of
+        # decoding, and keeping the first would be a guess; so none is used, even without claims.
         rest = f"the same audio as recording {next(iter(said))}, which others contradict"
         return {one.number: said.get(one.number, rest) for one in copies}, True
-    # The one that tells the most: a subject first, by which test subjects are kept out of training.
+    # Keep the most informative copy: subject first, as it keeps test subjects out of training.
     kept = max(copies, key=lambda one: (not one.alone, bool(one.label), -one.number))
     reason = f"the same audio as recording {kept.number}"
     return {one.number: reason for one in copies if one is not kept}, False
 
 
 def find(recordings: Iterable[Account]) -> tuple[dict[int, str], int]:
-    """Recordings that are left out as copies of others.
+    """Finds recordings to leave out as copies of others.
 
     Args:
       recordings: in order.
 
     Returns:
-      number -> reason; and how many of them contradict each other in label or subject. A copy
-      without a label, or of nobody knows whom, contradicts none.
+      number -> reason; and how many of these are in groups with contradicting labels or subjects.
+      A missing label or subject contradicts none.
     """
     first: dict[str, Account] = {}
     groups: dict[str, list[Account]] = collections.defaultdict(list)

@@ -1,7 +1,7 @@
-"""Decoding in a process of its own: a file that crashes or hangs the decoder loses that file alone.
+"""Decodes in a separate process, so that a crash or hang of the decoder loses only that file.
 
-What the process says comes over a pipe, block by block, so that memory stays bounded here too. It
-imports little and ends when the pipe does.
+The process sends its results over a pipe, block by block, so memory stays bounded here too. It
+imports little and exits when the pipe closes.
 """
 
 import contextlib
@@ -22,20 +22,20 @@ import numpy as np
 
 from cryjax.data import decode
 
-# Without a word for so long, it hangs; ffmpeg, which says nothing before its end, has a limit of
-# its own.
+# Silence for this long counts as a hang. ffmpeg, which sends nothing until it ends, has its own
+# limit.
 SILENT_SECONDS = decode.FFMPEG_SECONDS + 60
 MEMORY_BYTES = 4 << 30
 
-# How a message begins. They are bytes, never pickled: who decodes is not to be trusted.
+# First byte of each message. Nothing is pickled, as the decoding process is not trusted.
 _RATE, _BLOCK, _UNUSABLE, _END = b"r", b"b", b"u", b"e"
 
 
 class Decoder:
-    """Decodes files, one after another, in a process that is started again when it had to end.
+    """Decodes files one after another, in a process that is restarted if it had to be ended.
 
     Attributes:
-      own_rate: of the recording that is decoded, in hertz, as its file has it; 0 is not known.
+      own_rate: the current recording's own sample rate, in hertz; 0 if not known.
     """
 
     def __init__(self, *, silent_seconds: float = SILENT_SECONDS, memory: int = MEMORY_BYTES):
@@ -46,10 +46,10 @@ class Decoder:
         self._pipe: multiprocessing.connection.Connection | None = None
 
     def _start(self) -> multiprocessing.connection.Connection:
-        """Starts the process; gives this end of its pipe."""
+        """Starts the process; returns our end of its pipe."""
         ours, theirs = multiprocessing.Pipe()
         self._pipe = ours
-        # Of its own, for ffmpeg: what it leaves there when it is killed goes with it.
+        # ffmpeg's own folder: what it leaves there when killed is removed with it.
         self._folder = tempfile.TemporaryDirectory(prefix="cryjax-decoder-")
         with theirs:
             self._process = subprocess.Popen(
@@ -66,7 +66,7 @@ class Decoder:
         return ours
 
     def close(self) -> None:
-        """Ends the process, and the ffmpeg that it may have started."""
+        """Kills the process, and any ffmpeg that it started."""
         if self._process is not None and self._pipe is not None:
             self._pipe.close()
             with contextlib.suppress(ProcessLookupError):
@@ -84,7 +84,7 @@ class Decoder:
     def stream(
         self, path: pathlib.Path, sample_rate: int, *, lowest_rate: int = 0
     ) -> Iterator[np.ndarray]:
-        """As `decode.stream`; raises Unusable for a crash, and for a silence, too."""
+        """Same as `decode.stream`; also raises Unusable for a crash or a timeout."""
         pipe = self._start() if self._pipe is None else self._pipe
         whole, self.own_rate = False, 0
         try:
@@ -106,19 +106,19 @@ class Decoder:
                 if said[:1] == _UNUSABLE:
                     raise decode.Unusable(said[1:].decode(errors="replace"))
                 return
-        except (EOFError, OSError, ValueError) as error:  # in the middle of a message, too
+        except (EOFError, OSError, ValueError) as error:  # also in the middle of a message
             raise decode.Unusable("its decoder crashed") from error
         finally:
-            if not whole:  # it is in the middle of something, or nowhere any more
+            if not whole:  # the process is still busy, or dead
                 self.close()
 
     def decode(self, path: pathlib.Path, sample_rate: int) -> np.ndarray:
-        """The whole of a recording, int16 [samples]; raises as `stream`."""
+        """Returns a whole recording, int16 [samples]; raises as `stream`."""
         return np.concatenate([*self.stream(path, sample_rate)])
 
 
 def _serve(pipe: multiprocessing.connection.Connection) -> None:
-    """Decodes what it is told to, until the pipe ends."""
+    """Decodes requested files until the pipe closes."""
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             name, sample_rate, lowest_rate = json.loads(pipe.recv_bytes())
@@ -137,7 +137,7 @@ def _serve(pipe: multiprocessing.connection.Connection) -> None:
                 reason = "it needs too much memory"
             except (EOFError, ConnectionError):
                 raise
-            except Exception as error:  # of a decoder that a file took by surprise
+            except Exception as error:  # unexpected failure of a decoder
                 reason = f"it cannot be decoded ({type(error).__name__})"
             pipe.send_bytes(_UNUSABLE + reason.encode() if reason else _END)
 

@@ -1,7 +1,7 @@
 """Batches for training: a pure function of (seed, step), whatever the number of hosts.
 
 Clips stay int16 and leave the host unaugmented; an example longer than a clip is cut at a random
-place, a shorter one is padded with zeros and its true length carried along.
+place, a shorter one is zero-padded and comes with its true length.
 """
 
 import collections
@@ -16,12 +16,12 @@ from absl import logging
 
 from cryjax.data.order import CUTS, Order, stream
 
-# A file server that is away for a moment does not end a run of many machines.
+# A brief outage of a file server must not end a run on many machines.
 _PAUSES_SECONDS = (1, 5, 20)
 
 
 class Labelled:
-    """Random access to examples with 'target', float32 [classes]: 1 where one has the label."""
+    """Random access to examples with a multi-hot 'target' of their labels, float32 [classes]."""
 
     def __init__(self, source: Any, classes: Sequence[str]):
         self._source = source
@@ -38,15 +38,15 @@ class Labelled:
 
 
 class Clips:
-    """Endless clips of one length: the i-th, and where it is cut, depend on (seed, i) alone."""
+    """Endless clips of one length; the i-th and its cut depend on (seed, i) alone."""
 
     def __init__(self, sources: Sequence[tuple[Any, float]], *, samples: int, seed: int):
-        """Cuts examples of several sources.
+        """Cuts clips from several sources.
 
         Args:
-          sources: (random access to examples, weight); of a batch each has a share by its weight.
-          samples: of a clip.
-          seed: of the order, and of where clips are cut.
+          sources: (random access to examples, weight); weights are relative shares of a batch.
+          samples: length of a clip.
+          seed: for the order and the cuts.
         """
         self._sources = [source for source, _ in sources]
         self._samples, self._seed = samples, seed
@@ -54,7 +54,7 @@ class Clips:
         self._order = Order(lengths, [weight for _, weight in sources], seed=seed)
 
     def examples(self, first: int, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Some of the examples in order, each with the number of its source."""
+        """Yields examples `first` up to `first + count`, each with its source number."""
         numbers, places = self._order.places(first, count)
         for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
             yield number, self._sources[number][place]
@@ -62,17 +62,17 @@ class Clips:
     def batch(self, first: int, count: int) -> dict[str, np.ndarray]:
         """Clips `first` up to `first + count`.
 
-        A longer example is cut at a random place, a shorter one is padded with zeros.
+        Longer examples are cut at a random place, shorter ones are zero-padded.
 
         Args:
           first: from 0.
-          count: clips.
+          count: number of clips.
 
         Returns:
-          {'audio': int16 [count, samples], 'length': int32 [count]}, and 'target' float32
-          [count, classes] of `Labelled` sources.
+          {'audio': int16 [count, samples], 'length': int32 [count]}, and 'target', float32
+          [count, classes], for `Labelled` sources.
         """
-        # Philox gives four numbers for each state of its counter, and a clip has a state.
+        # Philox yields four numbers per counter state; each clip has one state.
         draws = stream(self._seed, CUTS).advance(first).random_raw(4 * count)
         where = (draws[::4] >> np.uint64(11)) / 2**53
         batch: dict[str, np.ndarray] = {
@@ -84,7 +84,7 @@ class Clips:
             whole = example["audio"]
             start = int(where[row] * (max(len(whole) - self._samples, 0) + 1))
             clip = whole[start : start + self._samples]
-            # At once: all of them together, whole, would not fit the processor's cache.
+            # Copied one by one: all whole examples together would not fit the processor's cache.
             batch["audio"][row, : len(clip)] = clip
             batch["audio"][row, len(clip) :] = 0
             batch["length"][row] = len(clip)
@@ -98,10 +98,10 @@ class Clips:
 
 
 def recordings(clips: Clips, names: Sequence[str], *, batch_size: int, step: int) -> str:
-    """What the global batch at `step`, from 0, is made of, in words, as '3, 17 of DATA'.
+    """Names the recordings in the global batch at `step`, such as '3, 17 of DATA'.
 
     Args:
-      clips: of sources whose examples have a 'recording'.
+      clips: from sources whose examples have a 'recording'.
       names: of the sources.
       batch_size: global.
       step: from 0.
@@ -124,22 +124,22 @@ def batches(
     threads: int = 4,
     buffer: int = 8,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This process's share of each global batch, from step `start` on, read ahead on threads.
+    """This process's share of each global batch from step `start`, prefetched by threads.
 
-    The global batch at step n is clips n * batch_size up to (n + 1) * batch_size; process p has the
-    p-th of `processes` equal stretches of it.
+    The global batch at step n is clips n * batch_size up to (n + 1) * batch_size; process p gets
+    the p-th of `processes` equal slices.
 
     Args:
-      clips: to take.
+      clips: to batch.
       batch_size: global; a multiple of `processes`.
       start: the first step.
       process: index of this process.
-      processes: how many there are.
-      threads: that read.
-      buffer: batches to read ahead.
+      processes: number of processes.
+      threads: number of reading threads.
+      buffer: batches to prefetch.
 
     Yields:
-      As `Clips.batch`, of batch_size / processes clips.
+      As `Clips.batch`, with batch_size / processes clips.
     """
     if batch_size % processes:
         raise ValueError(f"batch_size={batch_size} is no multiple of {processes} processes")
@@ -149,7 +149,7 @@ def batches(
         for pause in _PAUSES_SECONDS:
             try:
                 return clips.batch(step * batch_size + process * local, local)
-            except (OSError, RuntimeError) as error:  # as ArrayRecord says what the system says
+            except (OSError, RuntimeError) as error:  # RuntimeError: ArrayRecord's I/O errors
                 logging.warning(
                     "batch %d cannot be read (%s); tried again in %d s",
                     step, " ".join(str(error).split())[:300], pause,

@@ -1,4 +1,4 @@
-"""Manifests: CSV files with one row a recording, read row by row in bounded memory."""
+"""Manifests: CSV files, one row per recording, read row by row in bounded memory."""
 
 import csv
 import dataclasses
@@ -12,19 +12,19 @@ from typing import TextIO
 from cryjax.command.errors import UserError
 from cryjax.data.splits import SPLIT_NAMES, is_split_name
 
-# What a file may make a reader hold: a row with all its columns, a value that is kept, and rows,
-# of which each takes some 250 bytes beside its name.
+# Limits on what a file can make the reader hold: a row with all its columns, a value that is kept,
+# and the number of rows, each of which takes about 250 bytes besides its name.
 ROW_CHARACTERS = 1_000_000
-VALUE_CHARACTERS = 4096  # as long as a path can be
+VALUE_CHARACTERS = 4096  # the longest possible path
 MAXIMUM_ROWS = 10_000_000
 _KEPT = ("path", "label", "subject", "split")
-_SPLITS = ("train", "validation", "test")  # that programs look for, in this case
+_SPLITS = ("train", "validation", "test")  # that programs look for, in lower case
 _ROOT = pathlib.Path("/")
 
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """What the columns of a manifest are called. Each but `path` may be missing by its own name."""
+    """Column names of a manifest. All but `path` may be missing, unless given another name."""
 
     path: str = "path"
     label: str = "label"
@@ -34,15 +34,15 @@ class Columns:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """One recording of a manifest. There may be millions: what rows share, they share.
+    """One recording of a manifest. There may be millions, so rows share equal values.
 
     Attributes:
-      folder: absolute, the manifest's; the root for an absolute name.
-      name: as the manifest has it, without blanks around.
-      label: '' is none; several are separated by ';'.
-      subject: the group that a split never divides; the name where the manifest has no subjects.
-      split: '' is none.
-      alone: whether the manifest does not say whose it is.
+      folder: the manifest's, absolute; the root for an absolute name.
+      name: as in the manifest, without surrounding blanks.
+      label: '' for none; several are separated by ';'.
+      subject: the group that a split never divides; the name where the manifest gives no subject.
+      split: '' for none.
+      alone: whether the manifest gives no subject.
     """
 
     folder: pathlib.Path
@@ -54,32 +54,32 @@ class Row:
 
     @property
     def path(self) -> pathlib.Path:
-        """Absolute."""
+        """The absolute path."""
         return self.folder / self.name
 
     @property
     def subject_id(self) -> str:
-        """By which subjects are told apart in all manifests.
+        """Identifies the subject across manifests.
 
-        Where nobody said whose a recording is, its file: 'a.wav' of another folder is another's.
+        Without a subject, the normalised path: 'a.wav' in another folder is another subject.
         """
         return os.path.normpath(self.path) if self.alone else self.subject
 
 
 def _column(name: str) -> str:
-    """'Subject ' is 'subject': a column that is missed would divide its subjects."""
+    """Maps 'Subject ' to 'subject': if it were missed, splits would divide its subjects."""
     name = name.strip()
     return name.lower() if name.lower() in _KEPT else name
 
 
 def _separator(header: str, path: str) -> str:
-    """What divides columns: spreadsheets take ';' where the comma is the decimal sign.
+    """Finds the column separator: spreadsheets use ';' where the comma is the decimal sign.
 
     Args:
-      header: the line.
-      path: the column to be found in it.
+      header: the header line.
+      path: the column to find in it.
     """
-    start = header[:VALUE_CHARACTERS]  # all of it, but for one that nobody wrote
+    start = header[:VALUE_CHARACTERS]  # all of it, if it is a real header
     for mark in ",;\t":
         if path in map(_column, next(csv.reader([start], delimiter=mark), [])):
             return mark
@@ -87,14 +87,14 @@ def _separator(header: str, path: str) -> str:
 
 
 def _lines(file: TextIO, path: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV file but for blank ones, each with the line that it ends on.
+    """Yields the non-blank rows of a CSV file, each with the number of its last line.
 
     Args:
       file: from its start.
-      path: the column by which it is known what divides columns.
+      path: the column by which the separator is recognised.
 
     Raises:
-      csv.Error: for one that has no end; no more of it is read than a row may have.
+      csv.Error: for a row that never ends; reading stops after `ROW_CHARACTERS`.
     """
     taken = 0
 
@@ -108,7 +108,7 @@ def _lines(file: TextIO, path: str) -> Iterator[tuple[int, list[str]]]:
 
     lines = text()
     header = next(lines, "")
-    if header.lower().startswith("sep="):  # Excel's word to itself
+    if header.lower().startswith("sep="):  # a hint for Excel
         header = next(lines, "")
     reader = csv.reader(itertools.chain([header], lines), delimiter=_separator(header, path))
     for values in reader:
@@ -121,15 +121,15 @@ def read_manifest(path: str | pathlib.Path, columns: Columns = Columns()) -> lis
     """Reads a manifest.
 
     Args:
-      path: of a CSV file in UTF-8, divided by commas or, as its header is, by ';' or tabs, with a
-        column of paths (relative to the manifest, or absolute) and, if wanted, of labels, subjects
-        and splits; other columns are ignored.
-      columns: what these are called.
+      path: of a UTF-8 CSV file, separated by commas or, if its header is, by ';' or tabs, with a
+        column of paths (relative to the manifest, or absolute) and optional columns of labels,
+        subjects and splits; other columns are ignored.
+      columns: names of these columns.
 
     Raises:
-      UserError: for a file or a column that is not there, one that is there twice, no rows, more or
-        longer ones than a manifest may have or than its header, an empty or repeated path, or a
-        subject in two splits.
+      UserError: for a missing file, a missing or duplicate column, no rows, too many or too long
+        rows, a row with more cells than the header, an empty or repeated path, or a subject in two
+        splits.
     """
     columns = Columns(*map(_column, dataclasses.astuple(columns)))
     path = pathlib.Path(path)
@@ -147,7 +147,7 @@ def read_manifest(path: str | pathlib.Path, columns: Columns = Columns()) -> lis
 
 
 def _places(path: pathlib.Path, header: list[str], columns: Columns) -> list[int]:
-    """Where in a row each of the columns is; behind its end where it is missing."""
+    """Index of each column in a row; past the header's end if it is missing."""
     names = [_column(name) for name in header]
     found = ", ".join(names[:30])[:1000]
     for field, wanted in dataclasses.asdict(columns).items():
@@ -177,7 +177,7 @@ def _read(
         values += [""] * (len(header) + 1 - len(values))
         name, label, subject, split = (values[place].strip() for place in places)
         check.lengths(number, name, label, subject, split)
-        # Stripped: 'bob ' is no other subject than 'bob'. Interned: many rows have the same.
+        # Stripped: 'bob ' and 'bob' are one subject. Interned: many rows share values.
         row = Row(
             folder=_ROOT if name.startswith("/") else folder,
             name=name,
@@ -193,10 +193,10 @@ def _read(
 
 
 def check_inside(rows: list[Row], manifest: str | pathlib.Path, allowed: Iterable[str]) -> None:
-    """Refuses files outside the manifest's folder, links followed: a manifest may be another's.
+    """Rejects files outside the manifest's folder, links resolved: the manifest may be untrusted.
 
     Args:
-      rows: of it.
+      rows: its rows.
       manifest: its path.
       allowed: other folders that files may lie in.
 
@@ -217,7 +217,7 @@ def check_inside(rows: list[Row], manifest: str | pathlib.Path, allowed: Iterabl
 
 
 class _Check:
-    """Of a manifest's rows, in order. Raises UserError, naming the line."""
+    """Checks a manifest's rows in order; raises UserError naming the line."""
 
     def __init__(self, path: pathlib.Path):
         self._path = path
@@ -235,7 +235,7 @@ class _Check:
                 )
 
     def cells(self, number: int, values: list[str], columns: int) -> None:
-        """A comma in a text without quotes shifts what follows: a name would be a label."""
+        """Rejects extra cells: an unquoted comma shifts the rest, so a name becomes a label."""
         if any(map(str.strip, values[columns:])):
             raise UserError(
                 f"{self._path}: line {number} has {len(values)} cells and the header {columns}; "
@@ -246,7 +246,7 @@ class _Check:
         path = self._path
         if not row.name:
             raise UserError(f"{path}: line {number} has an empty path; fill it in or delete it")
-        # Not by Path, which takes longer.
+        # Not by Path, which is slower.
         file = os.path.normpath(os.path.join(row.folder, row.name))  # noqa: PTH118
         file = file.removeprefix(f"{self._folder}/")
         if file in self._seen:
@@ -255,7 +255,7 @@ class _Check:
             raise UserError(
                 f"{path}: more than {MAXIMUM_ROWS} rows; make several manifests of it, and datasets"
             )
-        # The row's own text where it is the same: millions of others would take much memory.
+        # The row's own string where equal: millions of copies would take much memory.
         self._seen.add(row.name if file == row.name else file)
         if row.split and not is_split_name(row.split):
             raise UserError(

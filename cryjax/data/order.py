@@ -1,7 +1,7 @@
-"""The order that examples come in: the i-th is a function of (seed, i) alone.
+"""The order of training examples: the i-th is a function of (seed, i) alone.
 
-Written here, not taken from grain, which finds places one by one, under Python's lock, and the
-slower the fewer there are: among few it takes longer than to read the clip.
+Not taken from grain, which computes places one by one, under Python's lock, and more slowly the
+fewer there are: for few examples, this takes longer than reading the clip.
 """
 
 import functools
@@ -12,42 +12,42 @@ from fractions import Fraction
 
 import numpy as np
 
-# So many examples of several sources are shuffled together.
+# Number of examples of several sources that are shuffled together.
 WINDOW = 1024
 
-# What random numbers are drawn for. Another number here is another order: no run could go on.
+# Purposes of random numbers. Changing one changes the order, and no run could resume.
 CUTS, WINDOWS, EPOCHS = range(3)
 
 
 def stream(seed: int, *purpose: int) -> np.random.Philox:
-    """Random numbers of their own for each seed and purpose, the same in every version of NumPy."""
+    """An independent random stream per seed and purpose, the same in every version of NumPy."""
     return np.random.Philox(np.random.SeedSequence(seed, spawn_key=purpose))
 
 
 def _permutation(length: int, seed: int, *purpose: int) -> np.ndarray:
     """0 to `length` - 1 in random order, uint32 [length]."""
-    # Not by a `Generator`: what it makes of a stream's numbers may change with NumPy.
+    # Not a `Generator`, whose output for the same stream may change with NumPy.
     drawn = stream(seed, *purpose).random_raw(length)
     return np.argsort(drawn, kind="stable").astype(np.uint32)
 
 
 class Order:
-    """An endless order of the examples of one source or several.
+    """An endless order of the examples of one or more sources.
 
-    Each source is shuffled anew every epoch of its own. Of several, each has its share of every
-    window of `WINDOW` examples, and these are shuffled, so that neighbours are of any of them: the
-    end of an epoch mixes with the start of the next there.
+    Each source is reshuffled in each of its own epochs. Each of several sources has its share of
+    every window of `WINDOW` examples, which are shuffled so that neighbours may be of any source;
+    there the end of an epoch mixes with the start of the next.
 
-    Two epochs are held, more where they are short: four bytes for each example of them.
+    Two epochs per source are held, more if they are short, at four bytes per example.
     """
 
     def __init__(self, lengths: Sequence[int], weights: Sequence[float], *, seed: int):
-        """Takes examples of several sources.
+        """Sets up the order of the sources.
 
         Args:
           lengths: examples of each source, at least one and under 2 ** 32.
-          weights: how many of a batch are of each, in proportion; positive.
-          seed: of the order, not negative.
+          weights: relative share of a batch for each source; positive.
+          seed: of the order, non-negative.
         """
         if not lengths or not all(0 < length < 2**32 for length in lengths):
             raise ValueError(f"sources of {[*lengths]} examples: take one to 2 ** 32 of each")
@@ -55,13 +55,13 @@ class Order:
             raise ValueError(f"weights {[*weights]}: take one for each source, above 0 and finite")
         self._lengths, self._seed = lengths, seed
         exact = [Fraction(float(weight)) for weight in weights]
-        # Of what the sources before leave, each takes this; the last takes all.
+        # The fraction that each takes of what those before it leave; the last takes all.
         rests = [*itertools.accumulate(reversed(exact))][::-1]
         self._takes = [weight / rest for weight, rest in zip(exact, rests, strict=True)]
-        # Threads read batches next to each other; what one of them makes the others wait for.
+        # Threads read neighbouring batches; what one of them makes, the others wait for.
         self._lock = threading.Lock()
         self._window = functools.lru_cache(16)(self._mixed)
-        # Of each source: what batches that are read at once are of, two epochs or many short ones.
+        # Per source, the epochs that concurrently read batches need: two, or many short ones.
         self._epochs = [
             functools.lru_cache(2 + 64 * WINDOW // length)(
                 functools.partial(_permutation, length, seed, EPOCHS, number)
@@ -72,8 +72,8 @@ class Order:
     def _taken(self, count: int) -> np.ndarray:
         """How many of the first `count` are of each source, int [sources].
 
-        Each takes, rounded, its share of what those before it leave: none of these numbers falls
-        while `count` grows, and their sum is `count`.
+        Each takes its rounded share of what those before it leave: no number decreases as `count`
+        grows, and their sum is `count`.
         """
         taken = []
         for share in self._takes:
@@ -83,7 +83,7 @@ class Order:
         return np.array(taken)
 
     def _mixed(self, window: int) -> tuple[np.ndarray, np.ndarray]:
-        """The source of each example of a window, and which of its source it is, from 0."""
+        """The source of each example of a window, and its index within that source, from 0."""
         before, after = self._taken(window * WINDOW), self._taken((window + 1) * WINDOW)
         numbers = np.repeat(np.arange(len(before)), after - before)
         nth = np.concatenate([*map(np.arange, before, after)])
@@ -91,7 +91,7 @@ class Order:
         return numbers[places], nth[places]
 
     def _unmixed(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The source of each of some examples, and which of its source it is, from 0."""
+        """Same as `_mixed`, for examples `first` up to `first + count`."""
         if len(self._lengths) == 1:
             return np.zeros(count, int), np.arange(first, first + count)
         begin, end = first // WINDOW, -(-(first + count) // WINDOW)
@@ -101,14 +101,14 @@ class Order:
         return numbers, nth
 
     def places(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Examples `first` up to `first + count`, at least one: their sources' numbers and places.
+        """Sources and places of examples `first` up to `first + count`, at least one.
 
         Args:
           first: from 0.
-          count: of examples.
+          count: number of examples.
 
         Returns:
-          int [count], which source; int [count], which of its examples.
+          int [count], source numbers; int [count], places within the sources.
         """
         with self._lock:
             numbers, nth = self._unmixed(first, count)

@@ -1,4 +1,4 @@
-"""How recordings become a prepared dataset: decoded, cut, counted and written."""
+"""Turns recordings into a prepared dataset: decodes, cuts, counts and writes."""
 
 import collections
 import concurrent.futures
@@ -24,18 +24,18 @@ from cryjax.data.manifest import Row
 from cryjax.data.recording import Account, Recording, Tally
 from cryjax.data.synthetic import Clip
 
-_AHEAD = 4  # files in flight a worker
-_SHOWN = 6  # labels, of a split
+_AHEAD = 4  # files in flight per worker
+_SHOWN = 6  # labels per split
 
 
-# The place of a recording in the input, and what to make it of.
+# A recording's number in the input, and what to make it from.
 Item = tuple[int, Row | Clip]
 
 
 def cut(
     recording: Recording, sample_rate: int, segment_seconds: float
 ) -> list[tuple[str, dict[str, Any]]]:
-    """The examples of a recording, one a segment, each with the key that TFDS sorts it by."""
+    """The examples of a recording, one per segment, each with the key that TFDS sorts by."""
     if recording.audio is None:
         return []
     pieces = cutting.segments(
@@ -61,7 +61,7 @@ _own = threading.local()
 
 
 def _decoder() -> guard.Decoder:
-    """This thread's; it ends with its process's pipe."""
+    """This thread's decoder; its process exits when the pipe closes."""
     if not hasattr(_own, "decoder"):
         _own.decoder = guard.Decoder()
     return _own.decoder
@@ -82,7 +82,7 @@ def make(item: Item, sample_rate: int) -> Recording:
 
 
 def _pool(items: Sequence[Item], workers: int) -> concurrent.futures.Executor:
-    """Threads for files, which are decoded in processes of their own; processes for synthesis."""
+    """Threads for files, which are decoded in separate processes; processes for synthesis."""
     if isinstance(items[0][1], Clip):
         # Not forked: the parent has threads.
         context = multiprocessing.get_context("spawn")
@@ -91,7 +91,7 @@ def _pool(items: Sequence[Item], workers: int) -> concurrent.futures.Executor:
 
 
 def recordings(items: Sequence[Item], sample_rate: int, workers: int) -> Iterator[Recording]:
-    """Makes recordings, several at a time, in order, a bounded number ahead of the reader."""
+    """Makes recordings in parallel, in order, a bounded number ahead of the reader."""
     work = functools.partial(make, sample_rate=sample_rate)
     if workers <= 1:
         yield from map(work, items)
@@ -108,16 +108,16 @@ def recordings(items: Sequence[Item], sample_rate: int, workers: int) -> Iterato
 
 
 class Preparation:
-    """Turns recordings into a prepared dataset, and counts on the way.
+    """Turns recordings into a prepared dataset and counts them.
 
     Args:
       sample_rate: in hertz.
-      segment_seconds: the longest that an example may be.
-      inputs: what the dataset is made of, to be known again by.
-      synthetic: whether the audio is made rather than recorded.
-      subject_key: fingerprint of the key of `data.subjects`; '' for subjects under their own names.
-      alike: how many subjects have names that differ from another's in spelling only.
-      shards: files of each split; None lets TFDS choose by size.
+      segment_seconds: maximum length of an example.
+      inputs: what the dataset is made from, to recognise it by.
+      synthetic: whether the audio is generated rather than recorded.
+      subject_key: fingerprint of the key of `data.subjects`; '' if subjects keep their names.
+      alike: number of groups of subjects whose names differ in spelling only.
+      shards: files per split; None lets TFDS choose by size.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Preparation:
         self._accounts: dict[int, tuple[str, Account]] = {}  # number -> split and account
 
     def count(self, split: str, account: Account) -> None:
-        """Counts a recording of a split; it may be counted again."""
+        """Counts a recording of a split; a repeat replaces the entry."""
         self._accounts[account.number] = split, account
 
     def _examples(
@@ -163,7 +163,7 @@ class Preparation:
         """Writes the dataset.
 
         Args:
-          directory: to make.
+          directory: to create.
           streams: split -> recordings.
           total: how many recordings there are, for the progress bar.
 
@@ -184,7 +184,7 @@ class Preparation:
             return self.finish(writer, self.write(writer, examples))
 
     def write(self, writer: writing.Writer, splits: Mapping[str, Any], **beam: Any) -> pathlib.Path:
-        """Writes the examples of splits; as `writing.Writer.write`."""
+        """Writes the examples of splits by `writing.Writer.write`."""
         if not splits:
             raise self._none(account.reason for _, account in self._accounts.values())
         return writer.write(splits, shards=self._shards, **beam)
@@ -195,7 +195,7 @@ class Preparation:
         return UserError(f"none of {len(self._accounts)} recordings can be used ({said})")
 
     def finish(self, writer: writing.Writer, written: pathlib.Path) -> dict[str, Any]:
-        """Takes out what is there twice, adds what was counted, and puts the dataset in its place.
+        """Removes duplicates, adds the counts, and moves the dataset to its final place.
 
         Raises:
           UserError: if no recording is left.
@@ -217,8 +217,8 @@ class Preparation:
             account.rate for _, account in used if 0 < account.rate < self.sample_rate
         )
         if copies:
-            # Only now is it known, of the recordings of all splits and of all workers; to read and
-            # write the records again takes little beside decoding.
+            # Copies are known only now, across all splits and workers. Reading and writing the
+            # records again takes little time compared with decoding.
             written = writer.write_again(written, tallies, copies, shards=self._shards)
         info = {
             "version": __version__,
@@ -239,20 +239,20 @@ class Preparation:
         }
         with (written / "skipped.csv").open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file)
-            table.writerow(["recording", "reason"])  # no path: it may say whose it is
+            table.writerow(["recording", "reason"])  # no path: it may name the subject
             table.writerows(sorted(skipped.items()))
         writer.finish(written, info)
         return info
 
 
 def _kind(reason: str) -> str:
-    """A reason without the numbers in it, of which every recording has its own."""
+    """Replaces the numbers in a reason by 'N', as they differ between recordings."""
     return re.sub(r"[0-9]+(\.[0-9]+)?", "N", reason)
 
 
 def fingerprint(rows: Sequence[Row]) -> str:
-    """sha256 over the rows and, where the files are there, their sizes and times of change."""
-    digest, separator = hashlib.sha256(b"["), b""  # of a list in JSON, whole or piece by piece
+    """sha256 over the rows and, where files exist, their sizes and modification times."""
+    digest, separator = hashlib.sha256(b"["), b""  # same digest as of the whole JSON list
     for row in rows:
         try:
             status = row.path.stat()
@@ -267,7 +267,7 @@ def fingerprint(rows: Sequence[Row]) -> str:
 
 
 def already_done(directory: pathlib.Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The info of a dataset that was made of the same inputs, or None if there is none yet.
+    """Returns the info of a dataset made from the same inputs, or None if there is none yet.
 
     Raises:
       UserError: if the folder holds something else.
@@ -290,7 +290,7 @@ def already_done(directory: pathlib.Path, inputs: Mapping[str, Any]) -> dict[str
 
 
 def summary_table(info: Mapping[str, Any]) -> str:
-    """What a dataset holds, for a person to read."""
+    """A dataset's contents as a readable table."""
     lines = [f"{'split':<12}{'recordings':>11}{'examples':>10}{'subjects':>10}{'hours':>8}  labels"]
     for split, counts in info["splits"].items():
         labels = sorted(counts["labels"].items(), key=lambda item: -item[1])

@@ -1,4 +1,4 @@
-"""A decoded recording, and what becomes of it: the lines that a dataset's counts are made of."""
+"""A decoded recording, and its account, from which a dataset's counts are made."""
 
 import collections
 import dataclasses
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def digest(audio: np.ndarray) -> str:
-    """By which the same int16 [samples] are known again, 24 hexadecimal digits of BLAKE2b."""
+    """Identifies int16 [samples] by 24 hexadecimal digits of their BLAKE2b hash."""
     return hashlib.blake2b(np.ascontiguousarray(audio).data, digest_size=12).hexdigest()
 
 
@@ -20,14 +20,14 @@ class Recording:
     """One decoded recording.
 
     Attributes:
-      number: its place in the input. Those that cannot be used count too: who makes a recording
-        need not know what became of those before it.
+      number: its place in the input. Unusable recordings count too, so that a worker need not know
+        what became of those before it.
       audio: int16 [samples] at the dataset's rate, or None.
-      label: as a manifest's.
-      subject: as a manifest's.
+      label: as in a manifest.
+      subject: as in a manifest.
       reason: why there is no audio.
-      alone: whether nobody said whose it is.
-      rate: at which it was recorded, in hertz; 0 is not known.
+      alone: whether its subject is unknown.
+      rate: original sample rate, in hertz; 0 if unknown.
     """
 
     number: int
@@ -40,22 +40,22 @@ class Recording:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of the audio; '' for none."""
+        """Digest of the audio; '' for none."""
         return "" if self.audio is None else digest(self.audio)
 
     @property
     def subject_id(self) -> str:
-        """By which subjects are told apart in all datasets.
+        """Identifies the subject across datasets.
 
-        Where nobody said whose it is, in the form of `subjects.pseudonym`, but of the audio: the
-        same wherever the file lies and whatever it is called, and another for another 'a.wav'.
+        An unknown subject gets a name in the form of `subjects.pseudonym`, but from the audio: the
+        same whatever the file's folder and name, and a different one for another 'a.wav'.
         """
         return f"s-{self.digest[:16]}" if self.alone else self.subject
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Account:
-    """What became of a recording. Fields as in `Recording`, and what was cut out of it."""
+    """What became of a recording: fields as in `Recording`, and what was cut from it."""
 
     number: int
     label: str

@@ -1,7 +1,7 @@
-"""Prepared datasets: TFDS datasets in ArrayRecord files, read at random without TensorFlow.
+"""Prepared datasets: TFDS datasets in ArrayRecord files, with random access and no TensorFlow.
 
-The audio is an int16 tensor with byte encoding, not TFDS's `Audio` feature: that one imports
-TensorFlow and reads twenty times slower. Beside TFDS's own files lies `prepared.json`.
+The audio is an int16 tensor with byte encoding, not TFDS's `Audio` feature, which imports
+TensorFlow and reads twenty times slower. `prepared.json` lies beside TFDS's own files.
 `data/writing.py` writes all of it.
 """
 
@@ -25,7 +25,7 @@ INFO_FILE = "prepared.json"
 FEATURES = tfds.features.FeaturesDict(
     {
         "audio": tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding="bytes"),
-        "label": tfds.features.Text(),  # several separated by ';', '' is none
+        "label": tfds.features.Text(),  # several separated by ';', '' for none
         "subject": tfds.features.Text(),
         "recording": np.int64,  # which recording it is a segment of
         "segment": np.int64,  # which segment
@@ -35,14 +35,14 @@ FEATURES = tfds.features.FeaturesDict(
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """What there is to know of examples without their audio, in order; all [examples].
+    """Metadata of examples, without their audio, in order; all fields are [examples].
 
     Attributes:
       splits: name of the split.
-      rows: place in it.
+      rows: place in the split.
       recordings: number of the recording, over all splits.
-      labels: several separated by ';', '' is none.
-      subjects: the group that nothing divides.
+      labels: several separated by ';', '' for none.
+      subjects: the group that is never divided.
     """
 
     splits: np.ndarray
@@ -55,7 +55,7 @@ class Index:
         return len(self.rows)
 
     def __getitem__(self, chosen: np.ndarray) -> "Index":
-        """The examples that a mask, or places, choose."""
+        """Selects examples by a mask or by places."""
         return Index(**{f.name: getattr(self, f.name)[chosen] for f in dataclasses.fields(self)})
 
     @property
@@ -65,7 +65,7 @@ class Index:
 
 
 class Source:
-    """Random access to the examples of a split, with text as `str`; the audio is read-only."""
+    """Random access to the examples of a split; text is `str`, and audio is read-only."""
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
@@ -92,7 +92,7 @@ def _described(example: dict[str, Any]) -> tuple[int, str, str]:
 
 
 class Chosen:
-    """Random access to the examples of an index, of one split or several."""
+    """Random access to the examples of an index, over one or more splits."""
 
     def __init__(self, sources: Mapping[str, Source], index: Index):
         self._sources = sources
@@ -114,13 +114,13 @@ class Prepared:
     Attributes:
       directory: where it lies.
       sample_rate: in hertz.
-      segment_seconds: the most that one example holds.
-      label_names: in order; none if nothing is labelled.
+      segment_seconds: maximum length of an example.
+      label_names: sorted; empty if nothing is labelled.
       splits: split -> number of examples.
-      synthetic: whether the audio was made rather than recorded.
+      synthetic: whether the audio was generated rather than recorded.
       counts: split -> examples, recordings, subjects, hours, labels.
-      subject_key: fingerprint of the key that its subjects are named by; '' for their own names.
-      cautions: what a reader of any number by it should know.
+      subject_key: fingerprint of the key that subjects are renamed with; '' for their own names.
+      cautions: what to know when reading any result on the dataset.
     """
 
     directory: pathlib.Path
@@ -134,7 +134,7 @@ class Prepared:
     cautions: tuple[str, ...]
 
     def source(self, split: str) -> Source:
-        """Random access to a split. Raises UserError where there is no such split."""
+        """Random access to a split. Raises UserError if there is no such split."""
         if split not in self.splits:
             raise UserError(
                 f"{self.directory} has no split {split!r}; it has {', '.join(self.splits)}"
@@ -142,10 +142,9 @@ class Prepared:
         return Source(tfds.builder_from_directory(str(self.directory)), split)
 
     def index(self, *splits: str) -> Index:
-        """Labels and subjects of all examples of some splits, or of all.
+        """Indexes all examples of the given splits, or of all.
 
-        Every example is read for it the first time; where the folder can be written to, what was
-        found is kept there.
+        The first call reads every example; if the folder is writable, the index is cached there.
         """
         parts = [self._index(split) for split in splits or self.splits]
         return Index(
@@ -181,12 +180,12 @@ class Prepared:
 
     @property
     def fingerprint(self) -> str:
-        """What it is made of and holds, as JSON; the same when it is prepared again of the same."""
+        """Its inputs and contents as JSON; the same if prepared again from the same inputs."""
         info = read_info(self.directory) or {}
-        # The files' times of change are in that of a manifest, and another copy has others.
+        # A manifest's fingerprint includes modification times, which differ between copies.
         inputs = {name: value for name, value in info["inputs"].items() if name != "manifest"}
         held = self.sample_rate, self.segment_seconds, self.label_names, self.counts
-        # Datasets of earlier code have no digest of what they hold.
+        # Datasets of earlier versions have no content digest.
         return json.dumps([inputs, held, *filter(None, [info.get("content")])], sort_keys=True)
 
     def at(self, index: Index) -> Chosen:
@@ -195,13 +194,13 @@ class Prepared:
 
 
 def read_info(directory: pathlib.Path) -> dict[str, Any] | None:
-    """`prepared.json` of a folder, or None."""
+    """A folder's `prepared.json`, or None."""
     file = directory / INFO_FILE
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def open_prepared(directory: str | pathlib.Path) -> Prepared:
-    """Opens a prepared dataset. Raises UserError where the folder is none."""
+    """Opens a prepared dataset. Raises UserError if the folder is not one."""
     directory = pathlib.Path(directory)
     info = read_info(directory)
     if info is None:

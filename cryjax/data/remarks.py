@@ -1,4 +1,4 @@
-"""What may be wrong in a manifest or a dataset, and only its owner can tell."""
+"""Possible errors in a manifest or dataset that only its owner can judge."""
 
 import collections
 import re
@@ -12,7 +12,7 @@ _NO_LABELS = {"?", "-", "n/a", "na", "nan", "none", "null", "unknown", "unlabell
 
 
 def _spelling(name: str) -> str:
-    """The same of names that a reader would take for one: '007' and '7', 'Pain' and 'pain '."""
+    """A key shared by names that read as one: '007' and '7', 'Pain' and 'pain '."""
     plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
     return re.sub(r"(?<![0-9.])0+(?=[0-9])", "", plain)
 
@@ -20,17 +20,17 @@ def _spelling(name: str) -> str:
 def alike(names: Iterable[str]) -> list[list[str]]:
     """Groups of names that differ in spelling only, each sorted.
 
-    That is in capitals, blanks, hyphens, underscores or leading zeros. There may be millions of
-    names, so what most of them need is one entry in a table.
+    Spelling means capitals, blanks, hyphens, underscores or leading zeros. There may be millions of
+    names, so most of them take only one entry in a table.
     """
     first: dict[str, str] = {}
     groups: dict[str, set[str]] = {}
     before = None
     for name in names:
-        if name == before:  # rows of one subject stand together
+        if name == before:  # rows of a subject are often adjacent
             continue
         before, key = name, _spelling(name)
-        # The name's own text where it is the same: millions of copies would take much memory.
+        # The name's own string where equal: millions of copies would take much memory.
         known = first.setdefault(name if key == name else key, name)
         if known != name:
             groups.setdefault(key, {known}).add(name)
@@ -38,12 +38,12 @@ def alike(names: Iterable[str]) -> list[list[str]]:
 
 
 def of_rows(rows: Sequence[Row], subjects: Sequence[Sequence[str]], label_column: str) -> list[str]:
-    """Of the rows of a manifest, whose subjects still have their names.
+    """Remarks on the rows of a manifest, before subjects are renamed.
 
     Args:
       rows: all of them.
-      subjects: those that are `alike`.
-      label_column: that labels were taken from.
+      subjects: groups from `alike`.
+      label_column: that labels were read from.
     """
     said = []
     if subjects:
@@ -66,10 +66,10 @@ def of_rows(rows: Sequence[Row], subjects: Sequence[Sequence[str]], label_column
 
 
 def cautions(info: Mapping[str, Any]) -> list[str]:
-    """Of a dataset: what a reader of any number by it should know.
+    """What to know about a dataset when reading any result on it.
 
     Args:
-      info: of the dataset, of old ones too.
+      info: of the dataset, possibly an old one.
     """
     said = []
     if info.get("alone"):
@@ -98,7 +98,7 @@ def cautions(info: Mapping[str, Any]) -> list[str]:
 
 
 def of_dataset(info: Mapping[str, Any]) -> list[str]:
-    """Of a dataset: what is not in it, its cautions, and likely slips; arguments as `cautions`."""
+    """What a dataset leaves out, its cautions, and likely slips; arguments as in `cautions`."""
     said = []
     if info["skipped"]:
         counted = [f"{count} x {reason}" for reason, count in info.get("reasons", {}).items()]
@@ -122,7 +122,7 @@ def of_dataset(info: Mapping[str, Any]) -> list[str]:
             f"labels that say nothing: {', '.join(map(repr, sorted(empty)))}; each is a class like "
             "another: leave such cells empty"
         )
-    # One among several is more often a typing mistake than a class. Where all are, they are texts.
+    # A label used once is more often a typo than a class. If all are, they are free text.
     once = sorted(label for label, count in counts.items() if count == 1)
     if once and len(once) < len(counts) and not info["synthetic"]:
         named = ", ".join(map(repr, once[:5])) + (f" and {len(once) - 5} more" * (len(once) > 5))

@@ -7,7 +7,7 @@ import numpy as np
 
 from cryjax.command.errors import UserError
 
-SPLIT_NAMES = "letters, digits, '_' and '-', and not 'all'"  # TFDS's law
+SPLIT_NAMES = "letters, digits, '_' and '-', and not 'all'"  # TFDS's rule
 
 
 def is_split_name(name: str) -> bool:
@@ -15,7 +15,7 @@ def is_split_name(name: str) -> bool:
 
 
 def parse_fractions(text: str) -> dict[str, float]:
-    """'train=0.8,test=0.2' -> {'train': 0.8, 'test': 0.2}. Raises UserError if it is not so."""
+    """'train=0.8,test=0.2' -> {'train': 0.8, 'test': 0.2}. Raises UserError if invalid."""
     try:
         pairs = [part.split("=") for part in text.split(",")]
         fractions = {name.strip(): float(share) for name, share in pairs}
@@ -33,21 +33,21 @@ def parse_fractions(text: str) -> dict[str, float]:
 def assign_splits(
     subjects: Sequence[str], labels: Sequence[str], fractions: Mapping[str, float], seed: int
 ) -> list[str]:
-    """A split for each recording, by subject, with labels spread as evenly as subjects allow.
+    """Assigns recordings to splits by subject, with labels spread as evenly as subjects allow.
 
-    Subjects are dealt one by one, the large ones early, each to the split that lacks it most.
+    Subjects are assigned one by one, large ones early, each to the split that lacks it most.
 
     Args:
       subjects: of each recording.
       labels: of each recording.
       fractions: split -> share of the recordings; they sum to 1.
-      seed: of the deal.
+      seed: of the assignment.
 
     Returns:
       The split of each recording. Each split has at least one subject.
 
     Raises:
-      UserError: where there are fewer subjects than splits.
+      UserError: if there are fewer subjects than splits.
     """
     count = len(set(subjects))
     if count < len(fractions):
@@ -60,14 +60,14 @@ def assign_splits(
     sizes = np.bincount(who)
     whats = np.split(what[np.argsort(who)], np.cumsum(sizes)[:-1])
     names, shares = list(fractions), np.array(list(fractions.values()))
-    taken = np.zeros((len(names), len(kinds) + 1))  # recordings by label and, last, in all
+    taken = np.zeros((len(names), len(kinds) + 1))  # recordings by label; last, in total
     chosen = np.empty(count, dtype=object)
     early = sizes * np.random.default_rng(seed).uniform(0.5, 1.0, count)
     for place, subject in enumerate(np.argsort(-early)):
         kind, held = np.unique(whats[subject], return_counts=True)
         kind, held = np.append(kind, -1), np.append(held, sizes[subject])
-        # Over all splits, the sum of count^2 / share is least where each has its share of each
-        # label and of all; the subject goes where it adds the least.
+        # The sum of count^2 / share over splits is least where each has its share of each
+        # label and of the total; the subject goes where it adds least.
         added = (held * (2 * taken[:, kind] + held)).sum(axis=1) / shares
         empty = taken[:, -1] == 0
         if count - place <= empty.sum():

@@ -1,8 +1,8 @@
-"""Subjects under other names: datasets, runs and reports hold none that a clinic gave.
+"""Pseudonyms for subjects: datasets, runs and reports hold no names given by a clinic.
 
-A name is replaced by a keyed hash of it (BLAKE2b). Whoever has the key can find a subject again;
-all datasets made with one key agree on who is who, so that a test subject can be kept out of
-training. The key stays with its owner: on this machine, in a file that only they can read.
+A name is replaced by its keyed hash (BLAKE2b). Whoever has the key can re-identify a subject; all
+datasets made with one key agree on who is who, so that a test subject can be kept out of training.
+The key stays with its owner: on this machine, in a file that only they can read.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import numpy as np
 
 from cryjax.command.errors import UserError
 
-# Of the environment: another place for the key.
+# Environment variable: another path for the key.
 VARIABLE = "CRYJAX_SUBJECT_KEY"
 _BYTES = 32
 
@@ -28,7 +28,7 @@ def key_file() -> pathlib.Path:
 
 
 def read_key() -> bytes | None:
-    """The key, or None if none was made yet. Raises UserError where the file is none."""
+    """The key, or None if none was made yet. Raises UserError if the file holds none."""
     file = key_file()
     try:
         key = bytes.fromhex(file.read_text(encoding="ascii").strip())
@@ -51,7 +51,7 @@ def read_or_make_key() -> tuple[bytes, bool]:
     key, file = secrets.token_bytes(_BYTES), key_file()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Made for its owner alone, whole, and never over one that another process has just made.
+        # Private to its owner, complete, and never over one that another process just made.
         with tempfile.NamedTemporaryFile("w", dir=file.parent, encoding="ascii") as made:
             made.write(key.hex() + "\n")
             made.flush()
@@ -72,26 +72,26 @@ def read_or_make_key() -> tuple[bytes, bool]:
 
 
 def pseudonym(subject: str, key: bytes) -> str:
-    """The other name of a subject, 's-' and 16 hexadecimal digits."""
+    """A subject's pseudonym, 's-' and 16 hexadecimal digits."""
     name = subject.encode("utf-8", errors="surrogateescape")
     return "s-" + hashlib.blake2b(name, key=key, digest_size=8).hexdigest()
 
 
 def is_pseudonym(name: str) -> bool:
-    """Whether a name has the form of those of `pseudonym`."""
+    """Whether a name has the form that `pseudonym` gives."""
     return re.fullmatch("s-[0-9a-f]{16}", name) is not None
 
 
 def fingerprint(key: bytes) -> str:
-    """By which two datasets can tell that they have one key, without telling it."""
+    """Shows whether two datasets share a key, without revealing it."""
     return hashlib.blake2b(b"cryjax subject key", key=key, digest_size=8).hexdigest()
 
 
 def numbered(subjects: Sequence[str] | np.ndarray) -> tuple[np.ndarray, int]:
-    """Subjects as numbers in the order in which they come, and how many there are.
+    """Subjects as numbers in order of first appearance, and how many there are.
 
-    What is dealt or drawn by these numbers does not depend on what the subjects are called, so it
-    is the same under every key.
+    What is assigned or drawn by these numbers does not depend on the subjects' names, so it is the
+    same under every key.
 
     Args:
       subjects: [recordings].
@@ -106,13 +106,13 @@ def numbered(subjects: Sequence[str] | np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def check_one_key(keys: dict[str, str]) -> None:
-    """Refuses to compare subjects of datasets that were made with different keys.
+    """Rejects datasets made with different keys, whose subjects cannot be compared.
 
     Args:
       keys: dataset -> fingerprint of its key, '' for subjects under their own names.
 
     Raises:
-      UserError: naming two of them.
+      UserError: naming two such datasets.
     """
     named = [(dataset, key) for dataset, key in keys.items() if key]
     for dataset, key in named[1:]:

@@ -1,7 +1,7 @@
-"""`tf.train.Example` messages, read where they lie.
+"""Parses `tf.train.Example` messages in place.
 
-TFDS's own parser copies a record of 10 s four times, which takes longer than reading it did, and
-training uses 4 s of it. The wire format: https://protobuf.dev/programming-guides/encoding
+TFDS's own parser copies a 10 s record four times, which takes longer than reading it, and training
+uses only 4 s of it. The wire format: https://protobuf.dev/programming-guides/encoding
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ _LENGTH_DELIMITED = 2
 
 
 def _varint(record: bytes, place: int) -> tuple[int, int]:
-    """An integer, least significant seven bits first, and the place behind it."""
+    """An integer, least significant seven bits first, and the place after it."""
     value = shift = 0
     while (byte := record[place]) & 0x80:
         value |= (byte & 0x7F) << shift
@@ -20,7 +20,7 @@ def _varint(record: bytes, place: int) -> tuple[int, int]:
 
 
 def _field(record: bytes, place: int) -> tuple[int, int, int]:
-    """Number, start and end of the field of a message that begins there."""
+    """Number, start and end of the message field at `place`."""
     tag = record[place]
     if tag & 0x87 != _LENGTH_DELIMITED:
         raise ValueError("not a tf.train.Example of single values")
@@ -32,13 +32,13 @@ def parse(record: bytes) -> dict[str, Any]:
     """The features of a serialised `tf.train.Example`, each of one value.
 
     Args:
-      record: the message; the bytes that are returned are views of it.
+      record: the message; returned bytes are views of it.
 
     Returns:
-      Name -> bytes, as a memoryview, or an integer that is not negative.
+      Name -> bytes, as a memoryview, or a non-negative integer.
 
     Raises:
-      ValueError: where it is something else.
+      ValueError: if it is anything else.
     """
     view = memoryview(record)
     found: dict[str, Any] = {}

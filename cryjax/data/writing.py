@@ -1,4 +1,4 @@
-"""How a prepared dataset is written, by this process or by Beam's workers."""
+"""Writes prepared datasets, in this process or on Beam's workers."""
 
 import contextlib
 import itertools
@@ -20,21 +20,21 @@ from cryjax.data.records import FEATURES, INFO_FILE, Source
 
 
 def keyed(example: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """An example with the key by which TFDS orders it."""
+    """An example and the key by which TFDS orders it."""
     return f"{example['recording']}-{example['segment']}", example
 
 
 class _Info(tfds.core.DatasetInfo):
-    """Not looked for in TFDS's bucket, which would leave a temporary folder behind."""
+    """Skips the lookup in TFDS's bucket, which would leave a temporary folder behind."""
 
     def initialize_from_bucket(self) -> None:
         pass
 
 
 def _write_shard(path: os.PathLike[str], examples: Iterable[bytes]) -> None:
-    """Writes records as they are.
+    """Writes records uncompressed.
 
-    TFDS compresses them, which makes audio a tenth smaller and reading it four times slower.
+    TFDS's compression makes audio a tenth smaller and reading it four times slower.
     """
     writer = array_record_module.ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
     for record in examples:
@@ -43,14 +43,14 @@ def _write_shard(path: os.PathLike[str], examples: Iterable[bytes]) -> None:
 
 
 class _ExampleWriter(tfds.core.ExampleWriter):
-    """`_write_shard` on Beam's workers."""
+    """Uses `_write_shard` on Beam workers."""
 
     def write(self, path: os.PathLike[str], examples: Iterable[tuple[Any, bytes]]) -> None:
         _write_shard(path, (record for _, record in examples))
 
 
 class Recordings(tfds.core.GeneratorBasedBuilder):
-    """Describes a dataset, and has Beam write examples that are made elsewhere."""
+    """Describes a dataset, and lets Beam write examples made elsewhere."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -72,7 +72,7 @@ class Recordings(tfds.core.GeneratorBasedBuilder):
 
 
 class _Shards(shard_utils.ShardConfig):
-    """Never more shards than examples, which TFDS refuses when all has been decoded."""
+    """Never more shards than examples: TFDS rejects that, but only after all decoding."""
 
     def get_number_shards(
         self, total_size: int, num_examples: int, uses_precise_sharding: bool = True
@@ -94,17 +94,17 @@ def _write_split(
 ) -> tfds.core.SplitInfo | None:
     """Writes the shards of a split, ordered by a hash of the keys, as TFDS orders them.
 
-    TFDS would keep up to a gigabyte in memory, and needs TensorFlow for a split of more. Here every
-    record goes to a file on the way, and memory holds where in it.
+    TFDS would keep up to a gigabyte in memory, and needs TensorFlow for larger splits. Here records
+    go to an intermediate file, and memory only holds their places in it.
 
     Args:
-      template: of the shards' names.
+      template: for the shards' names.
       examples: with their keys.
-      shards: as for `Writer.write`.
-      spill: the file on the way, as large as the split.
+      shards: as in `Writer.write`.
+      spill: the intermediate file, as large as the split.
 
     Returns:
-      What TFDS is to know of the split, or None where it has no example: TFDS refuses those.
+      The split's info for TFDS, or None if it has no example, which TFDS rejects.
     """
     hasher, places, size = hashing.Hasher(template.split), [], 0
     with spill.open("w+b") as file:
@@ -138,11 +138,11 @@ def _write_split(
 
 
 class Writer:
-    """Writes a prepared dataset beside its final place and renames it there when it is whole.
+    """Writes a prepared dataset beside its final place and moves it there when complete.
 
     Attributes:
       directory: the final place.
-      partial: a folder for anything else that is written on the way, and goes.
+      partial: folder for all that is written on the way; removed at exit.
     """
 
     def __init__(self, directory: pathlib.Path):
@@ -171,19 +171,19 @@ class Writer:
 
         Args:
           splits: split -> (key, example) pairs, or a Beam transform that makes them.
-          shards: files of each split, or as many as it has examples; None lets TFDS choose.
-          part: of `partial`, to write to.
+          shards: files per split, at most one per example; None lets TFDS choose.
+          part: subfolder of `partial` to write to.
           **beam: `beam_runner` and `beam_options` of TFDS's DownloadConfig.
 
         Returns:
-          The folder to put other files into.
+          The dataset's folder, to which other files may be added.
         """
         tfds.disable_progress_bar()
         builder = Recordings(splits, data_dir=str(self.partial / part))
         written = pathlib.Path(builder.data_dir)
         if beam:
             config = _Config(num_shards=shards, **beam)
-            with contextlib.redirect_stdout(None):  # TFDS prints what it does, in a folder of ours
+            with contextlib.redirect_stdout(None):  # TFDS reports on a temporary folder
                 builder.download_and_prepare(download_config=config)
             return written
         written.mkdir(parents=True)
@@ -208,13 +208,13 @@ class Writer:
         *,
         shards: int | None,
     ) -> pathlib.Path:
-        """Writes what was written as if some of its recordings had never been there.
+        """Rewrites the dataset as if some recordings had never been there.
 
         Args:
-          written: of `write`.
+          written: from `write`.
           splits: those in which anything is left.
           without: numbers of recordings.
-          shards: as for `write`.
+          shards: as in `write`.
 
         Returns:
           The new folder.
@@ -233,11 +233,11 @@ class Writer:
         return self.write({split: kept(split) for split in splits}, shards=shards, part="again")
 
     def finish(self, written: pathlib.Path, info: Mapping[str, Any]) -> None:
-        """Adds `prepared.json`, and puts the dataset in its place."""
+        """Adds `prepared.json`, and moves the dataset to its final place."""
         text = json.dumps(info, indent=2, sort_keys=True) + "\n"
         (written / INFO_FILE).write_text(text, encoding="utf-8")
         if self.directory.exists():
-            self.directory.rmdir()  # only ever an empty one
+            self.directory.rmdir()  # fails unless empty
         written.rename(self.directory)
 
     def __exit__(self, *_: Any) -> None:

@@ -1,14 +1,14 @@
-"""Metrics with intervals from a bootstrap over subjects.
+"""Metrics with percentile intervals from a cluster bootstrap over subjects.
 
-Recordings of one subject resemble each other, so a subject is what is resampled: an interval over
-recordings would be too narrow. A resample is a weight for each recording, how often its subject was
+Recordings of one subject resemble each other, so whole subjects are resampled: intervals over
+recordings would be too narrow. A resample is a weight for each recording: how often its subject was
 drawn.
 
-Intervals are percentiles, expanded for few subjects: a resample varies too little, by
-sqrt((n - 1) / n), and its percentiles are those of a normal distribution where a t distribution is
-due. The level of each tail is therefore Phi(-sqrt(n / (n - 1)) t), with t of n - 1 degrees of
-freedom (Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician 69,
-2015). A subject is one of n however many recordings it has.
+The intervals are expanded for few subjects: resamples vary too little, by sqrt((n - 1) / n), and
+their percentiles are those of a normal distribution where a t distribution is due. The level of
+each tail is therefore Phi(-sqrt(n / (n - 1)) t), with t of n - 1 degrees of freedom (Hesterberg,
+What Teachers Should Know About the Bootstrap, The American Statistician 69, 2015). A subject counts
+once in n however many recordings it has.
 """
 
 from collections.abc import Sequence
@@ -29,12 +29,11 @@ from cryjax.evaluation.metrics import (
 )
 
 LEVEL = 0.95
-# Weights worked on at a time: few enough that what is made of them stays under 100 MB.
+# Weights processed at a time: few enough that arrays made from them stay under 100 MB.
 BLOCK = 2**20
-# Resamples that have every class, or else the mean over classes is of those that each has.
+# Minimum share of resamples with every class; below it, each averages over the classes it has.
 _ENOUGH = 0.1
-# Subjects, and subjects of a class, under which an interval is too narrow, by
-# tests/simulations.py.
+# With fewer subjects, or subjects of a class, intervals are too narrow (tests/simulations.py).
 FEW_SUBJECTS, FEW_OF_A_CLASS = 10, 10
 
 
@@ -43,7 +42,7 @@ def subject_weights(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarr
 
     Args:
       subjects: [recordings].
-      resamples: how many.
+      resamples: number of draws.
       seed: of the draw.
 
     Returns:
@@ -64,7 +63,7 @@ def _bootstrap(
     seed: int,
     probabilities: bool,
 ) -> dict[str, np.ndarray]:
-    """metric -> [seeds, 1 + resamples]: of the recordings as they are, then of each resample."""
+    """metric -> [seeds, 1 + resamples]: for the recordings as they are, then for each resample."""
     seeds = scores if scores.ndim == 3 else scores[None]
     once = np.ones((1, len(true)))
     weights = np.concatenate([once, subject_weights(subjects, resamples, seed)])
@@ -75,8 +74,8 @@ def _bootstrap(
         name: np.concatenate([[metric(true, one, w) for one in seeds] for w in blocks], axis=1)
         for name, metric in told.items()
     }
-    # A mean over other classes is of something else: with a class of one subject, a third of the
-    # resamples would be of an easier task.
+    # A mean over fewer classes measures something else: with a class of one subject, a third of
+    # the resamples would be of an easier task.
     drawn = weights @ memberships(true, scores.shape[-1])
     lacking = np.any((drawn == 0) & (drawn[0] > 0), axis=1)
     if np.mean(~lacking[1:]) >= _ENOUGH:
@@ -86,7 +85,7 @@ def _bootstrap(
 
 
 def quantiles(people: int) -> list[float]:
-    """The two quantiles of resamples of so many subjects that enclose an interval at `LEVEL`."""
+    """The two quantiles of resamples of `people` subjects that bound an interval at `LEVEL`."""
     if people < 2:
         return [0.0, 1.0]
     t = special.stdtrit(people - 1, (1 + LEVEL) / 2)
@@ -95,9 +94,9 @@ def quantiles(people: int) -> list[float]:
 
 
 def _interval(values: np.ndarray, people: int) -> list[float]:
-    """The interval at `LEVEL` of [resamples] of so many subjects; those without a value left out.
+    """The interval at `LEVEL` from [resamples] of `people` subjects, NaN resamples left out.
 
-    Of one subject there is none, nor of a metric that no resample has: NaN.
+    NaN for one subject, or for a metric that is NaN in every resample.
     """
     if people < 2 or np.isnan(values).all():
         return [np.nan, np.nan]
@@ -105,11 +104,11 @@ def _interval(values: np.ndarray, people: int) -> list[float]:
 
 
 def cautions(true: np.ndarray, subjects: np.ndarray, labels: Sequence[str]) -> list[str]:
-    """What a reader of intervals over these subjects should know.
+    """Warnings for a reader of intervals over these subjects.
 
     Args:
       true: int [recordings], indices into `labels`; or bool [recordings, classes].
-      subjects: [recordings], as scored.
+      subjects: [recordings], those scored.
       labels: names of the classes.
     """
     said, people = [], len(np.unique(subjects))
@@ -120,7 +119,7 @@ def cautions(true: np.ndarray, subjects: np.ndarray, labels: Sequence[str]) -> l
         )
     held = subjects_per_class(true, subjects, labels)
     rare = sorted((count, label) for label, count in held.items() if count < FEW_OF_A_CLASS)
-    if rare and people >= FEW_OF_A_CLASS:  # or it was said of all of them
+    if rare and people >= FEW_OF_A_CLASS:  # else the warning above covers them
         named = ", ".join(f"{label} {count}" for count, label in rare[:5])
         more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
         said.append(
@@ -135,7 +134,7 @@ def cautions(true: np.ndarray, subjects: np.ndarray, labels: Sequence[str]) -> l
 def subjects_per_class(
     true: np.ndarray, subjects: np.ndarray, labels: Sequence[str]
 ) -> dict[str, int]:
-    """Class -> how many subjects have a recording of it; arguments as `cautions`."""
+    """Class -> how many subjects have a recording of it; arguments as in `cautions`."""
     members = memberships(true, len(labels))
     return {
         label: len(np.unique(subjects[member]))
@@ -152,20 +151,20 @@ def summarise_seeds(
     seed: int,
     probabilities: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """The headline metrics of a classifier trained with several seeds, on the same recordings.
+    """Headline metrics of a classifier trained with several seeds, on the same recordings.
 
     Args:
       true: int [recordings], or bool [recordings, classes].
       scores: [seeds, recordings, classes].
       subjects: [recordings].
-      resamples: behind each interval; the same subjects are drawn for every seed.
+      resamples: per interval; the same subjects are drawn for every seed.
       seed: of the bootstrap.
       probabilities: whether the scores are.
 
     Returns:
-      metric -> its mean over seeds ('value'), the interval of that mean at `LEVEL`
-      ('interval'), which is over subjects and not over seeds, and its standard deviation over
-      seeds ('spread', divided by S - 1; 0 for one seed).
+      metric -> its mean over S seeds ('value'), the interval of that mean at `LEVEL`, over subjects
+      and not over seeds ('interval'), and its standard deviation over seeds ('spread', with divisor
+      S - 1; 0 for one seed).
     """
     found = _bootstrap(true, scores, subjects, resamples, seed, probabilities)
     people = len(np.unique(subjects))
@@ -193,17 +192,17 @@ def summarise(
 
     Args:
       true: int [recordings], indices into `labels`; or bool [recordings, classes].
-      scores: [recordings, classes], the highest wins; NaN of a class that was not learnt.
+      scores: [recordings, classes], the highest wins; NaN for a class that was not learnt.
       labels: names of the classes.
       subjects: [recordings].
-      probabilities: whether the scores are; then their calibration is told, or, of several labels,
-        what `THRESHOLD` makes of them.
-      resamples, seed: as of `summarise_seeds`.
+      probabilities: whether the scores are; adds their calibration error or, for multi-label
+        targets, F1 and confusion at `THRESHOLD`.
+      resamples, seed: as in `summarise_seeds`.
 
     Returns:
-      Each headline metric; under 'intervals' its interval at the level of `LEVEL`; the
-      share of recordings that have the most frequent class; the confusion matrix, rows true, or of
-      several labels [[tn, fp], [fn, tp]] of each (None without probabilities); counts.
+      Each headline metric; under 'intervals' its interval at `LEVEL`; the accuracy of the majority
+      baseline (share of the most frequent class); the confusion matrix, rows true, or for several
+      labels [[tn, fp], [fn, tp]] per class (None without probabilities); counts.
     """
     found = _bootstrap(true, scores, subjects, resamples, seed, probabilities)
     summary: dict[str, Any] = {name: float(values[0, 0]) for name, values in found.items()}
@@ -237,9 +236,9 @@ def summarise_both(
     subjects: np.ndarray,
     **how: Any,
 ) -> dict[str, Any]:
-    """`summarise` of recordings, and under 'by_subject' of one mean score a subject.
+    """`summarise` of recordings and, under 'by_subject', of each subject's mean scores.
 
-    That is left out where the recordings of a subject differ in their labels. Arguments as of
+    The latter is left out where the recordings of a subject differ in their labels. Arguments as in
     `summarise`.
     """
     result = summarise(true, scores, labels, subjects, **how)
@@ -259,16 +258,16 @@ def differences(
     seed: int,
     probabilities: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """How much better one classifier is than another on the same recordings: a paired bootstrap.
+    """Paired bootstrap of how much better one classifier is than another on the same recordings.
 
     Args:
       true: int [recordings], or bool [recordings, classes].
       scores: [recordings, classes] of the one, or [seeds, recordings, classes]: then the mean of
-        a metric over its seeds is compared.
-      others: of the other, likewise; its seeds may be more or fewer.
+        a metric over seeds is compared.
+      others: of the other, likewise; the number of seeds may differ.
       subjects: [recordings].
-      resamples, seed, probabilities: as of `summarise_seeds`; the same subjects are drawn for
-        both. Of a calibration error less is better.
+      resamples, seed, probabilities: as in `summarise_seeds`; the same subjects are drawn for
+        both. For a calibration error, less is better.
 
     Returns:
       metric -> {'value', 'interval'} of the difference.
@@ -284,11 +283,11 @@ def differences(
 
 
 def table(result: dict[str, Any], head: str) -> str:
-    """The headline numbers, with their intervals, for a person to read.
+    """Formats the headline metrics and their intervals as text.
 
     Args:
-      result: of `summarise_both`; with 'floor', too.
-      head: of the column of these numbers.
+      result: of `summarise_both`, optionally with 'floor'.
+      head: heading of their column.
     """
 
     def cell(value: float, interval: list[float], sign: str = "") -> str:
@@ -306,7 +305,7 @@ def table(result: dict[str, Any], head: str) -> str:
             cells.append(cell(floor[name], floor["intervals"][name]))
             cells.append(cell(difference["value"], difference["interval"], "+"))
         lines.append(f"  {name:<{width}}" + "".join(f"{c:<26}" for c in cells).rstrip())
-    # What to hold them against: an accuracy of 0.83 looks well beside nothing.
+    # Baselines to compare with: alone, an accuracy of 0.83 looks good.
     against = "always the commonest class" + "; chance of macro_auc: 0.5" * ("macro_auc" in names)
     lines.append(f"  {'majority_accuracy':<{width}}{result['majority_accuracy']:.3f} ({against})")
     if "positive" in result:

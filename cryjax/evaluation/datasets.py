@@ -1,4 +1,4 @@
-"""The datasets of an experiment: opened, or first prepared, and checked against each other."""
+"""The datasets of an experiment: opened, prepared first if need be, and cross-checked."""
 
 import functools
 import hashlib
@@ -20,7 +20,7 @@ from cryjax.evaluation import folds, tasks
 
 
 def _remarks(prepared: Prepared) -> list[str]:
-    """What a reader of the numbers should know of a dataset."""
+    """Remarks on a dataset for a reader of the numbers."""
     info = read_info(prepared.directory) or {}
     corpus = corpora.CORPORA.get(info["inputs"].get("corpus"))
     known = [f"licence: {corpus.licence}", f"caveat: {corpus.caveat}"] if corpus else []
@@ -28,11 +28,11 @@ def _remarks(prepared: Prepared) -> list[str]:
 
 
 class Datasets:
-    """The datasets that a config of `cryjax.reproduce` names; what it has prepared is in a folder.
+    """The datasets named by a config of `cryjax.reproduce`; those it prepares are kept in a folder.
 
     Attributes:
-      notes: what a reader should know of them.
-      used: by name, those that the rows of the config need, once `open` has checked them.
+      notes: remarks for a reader of the numbers.
+      used: name -> dataset, those that the config needs, once `open` has checked them.
     """
 
     def __init__(self, config: Any, folder: pathlib.Path):
@@ -42,7 +42,7 @@ class Datasets:
         self.used: dict[str, Prepared] = {}
 
     def _open(self, name: str, described: str) -> Prepared:
-        """A prepared dataset: given as one, or as what `prepare` makes it of."""
+        """Opens a prepared dataset, or makes one from flags of `prepare`."""
         if not described.startswith("--"):
             if described.endswith(".csv"):
                 raise UserError(
@@ -95,7 +95,7 @@ class Datasets:
         return found
 
     def folds(self, task: str) -> int:
-        """How often a task is divided: by config.folds or fewer, or by its own splits."""
+        """Number of folds of a task: config.folds or fewer, or those of its own splits."""
         index = self.tasks[task].prepared.index()
         index = index[index.labels != ""]
         own = set(index.splits)
@@ -105,13 +105,13 @@ class Datasets:
         made = folds.grouped_folds(
             of.labels, of.subjects, self._config.folds, self._config.fold_seed
         )
-        return max(len(made), 1)  # where there are too few for folds, the first says so
+        return max(len(made), 1)  # with too few for folds, fold 0 reports it
 
     @functools.cached_property
     def tested(self) -> dict[str, set[str]]:
-        """What holds test subjects, as `pretrain` takes it -> those subjects.
+        """Entry of `exclude_subjects`, as `pretrain` takes it -> its test subjects.
 
-        With folds every labelled subject is tested in one of them.
+        With folds, every labelled subject is tested in one.
         """
         named = [
             f"{task.prepared.directory}"
@@ -126,20 +126,20 @@ class Datasets:
         return set().union(*self.tested.values())
 
     def excluded(self, prepared: Prepared) -> str:
-        """The part of `tested` that a dataset to train on without labels holds."""
+        """The entries of `tested` with subjects in a dataset to train on without labels."""
         held = set(prepared.index().subjects)
         return ",".join(name for name, subjects in self.tested.items() if subjects & held)
 
     def examples(self, prepared: Prepared, split: str) -> int:
-        """How many examples training without labels has of a split, test subjects left out."""
+        """Number of examples of a split to train on without labels, test subjects left out."""
         everybody = self.everybody
         return sum(subject not in everybody for subject in prepared.index(split).subjects)
 
     def open(self) -> None:
-        """Opens all data, so that a mistake in the last of them is told before hours of training.
+        """Opens all data, so that a mistake in any of them is reported before hours of training.
 
         Raises:
-          UserError: where one is missing, at another rate, or has labels of test subjects.
+          UserError: if one is missing, at another rate, or would train on labels of test subjects.
         """
         rate = frontend.resolve(self._config.pretrain.front_end).sample_rate
         rows = self._config.rows
@@ -187,7 +187,7 @@ class Datasets:
         self.used = used
 
     def _recognise(self, used: Mapping[str, Prepared]) -> None:
-        """Raises UserError where a dataset is no longer what the folder's cells were made of."""
+        """Raises UserError if a dataset is no longer the one the folder's cells were made from."""
         file = self._folder / "recordings.json"
         before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         now = {}

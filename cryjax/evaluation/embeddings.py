@@ -17,7 +17,7 @@ from cryjax.training.parallel import Parallel
 
 @dataclasses.dataclass(frozen=True)
 class Embeddings:
-    """One row a recording.
+    """One row per recording.
 
     Attributes:
       features: float32 [recordings, features], or probabilities [recordings, classes].
@@ -32,13 +32,13 @@ class Embeddings:
     subjects: np.ndarray
 
     def __getitem__(self, chosen: np.ndarray) -> "Embeddings":
-        """The recordings that a mask, or places, choose."""
+        """The recordings that a mask, or indices, select."""
         fields = dataclasses.fields(self)
         return Embeddings(**{field.name: getattr(self, field.name)[chosen] for field in fields})
 
 
 class Embedder:
-    """Embeds, or classifies, recordings over all local devices; compiled once."""
+    """Embeds or classifies recordings on local devices; jitted once."""
 
     def __init__(
         self,
@@ -48,12 +48,12 @@ class Embedder:
         batch_size: int = 64,
         devices: list[jax.Device] | None = None,
     ):
-        """Takes windows of `samples`.
+        """Prepares for windows of `samples`.
 
         Args:
           function: (variables, int16 [batch, samples]) -> [batch, features]; pure, in eval mode.
-          samples: of a window.
-          batch_size: windows at a time, rounded up to suit the devices; of few examples, fewer.
+          samples: per window.
+          batch_size: windows at a time, rounded up to suit the devices; fewer for few examples.
           devices: of this process; all of them if None.
         """
         self._parallel = Parallel("jit", devices or jax.local_devices())
@@ -64,19 +64,19 @@ class Embedder:
     def __call__(
         self, variables: Any, source: Any, *, most: int = 0, shown: bool = False
     ) -> Embeddings:
-        """Embeds recordings; windows are averaged, those of all segments alike.
+        """Embeds recordings; the windows of all segments are averaged with equal weight.
 
         Args:
-          variables: of the function.
+          variables: for the function.
           source: random access to examples, at the front end's sample rate.
-          most: examples to embed, spread over the source; 0 is all.
+          most: examples at most, spread over the source; 0 for all.
           shown: whether to show progress.
         """
         rows = np.arange(len(source))
         if 0 < most < len(rows):
             rows = np.linspace(0, len(source) - 1, most).round().astype(int)
         variables = self._parallel.replicate(variables)
-        # A power of two, so that there are few programs to compile.
+        # A power of two, so that few programs are compiled.
         together = min(self._batch_size, 1 << (len(rows) - 1).bit_length())
         together = -(-together // self._parallel.devices) * self._parallel.devices
 
@@ -104,7 +104,7 @@ class Embedder:
         return Embeddings(means.astype(np.float32), names, np.array(labels), np.array(subjects))
 
     def _run(self, variables: Any, pending: list[np.ndarray], together: int) -> np.ndarray:
-        """[n, samples] -> [n, features], the batch filled up so that one program serves all."""
+        """[n, samples] -> [n, features], the batch padded so that one program serves all."""
         batch = np.zeros((together, self._samples), np.int16)
         batch[: len(pending)] = pending
         placed = self._parallel.shard({"audio": batch})["audio"]

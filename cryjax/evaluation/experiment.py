@@ -1,4 +1,4 @@
-"""The cells of an experiment, and what they say together: means over seeds, with intervals."""
+"""The cells of an experiment and their summary: means over seeds, with intervals."""
 
 import csv
 import dataclasses
@@ -30,7 +30,7 @@ def save_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One number of the experiment, before the mean over seeds."""
+    """One result of the experiment, before the mean over seeds."""
 
     row: str
     method: str
@@ -46,15 +46,15 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a cell said of its test recordings, in the order of their numbers.
+    """A cell's scores of its test recordings, in the order of their numbers.
 
     Attributes:
       recordings: [n] their numbers.
       true: int [n] classes.
-      scores: [n, classes], NaN of a class that was not learnt.
+      scores: [n, classes], NaN for a class not learnt.
       subjects: [n].
-      trained: recordings that it was trained on.
-      warnings: [m] what a reader should know.
+      trained: number of training recordings.
+      warnings: [m] for a reader of the numbers.
     """
 
     recordings: np.ndarray
@@ -74,7 +74,7 @@ class Found:
 
     @classmethod
     def of_run(cls, path: pathlib.Path, task: tasks.Task) -> "Found":
-        """What a run of `cryjax.finetune` left. Raises UserError where it had nobody to test on."""
+        """Reads a run of `cryjax.finetune`. Raises UserError if it had no test recordings."""
         result = json.loads((path / "result.json").read_text(encoding="utf-8"))
         if result["scored"] != "test":
             raise UserError(
@@ -85,9 +85,9 @@ class Found:
             _, *rows = csv.reader(file)
         recordings, subjects, labels, *scores = zip(*rows, strict=True)
         true, people = task.true(np.array(labels)), np.array(subjects)
-        # Of all folds together there may be subjects enough.
+        # All folds together may have enough subjects.
         of_fold = bootstrap.cautions(true, people, task.classes)
-        learnt = np.isin(task.classes, result.get("learnt", task.classes))  # of older code
+        learnt = np.isin(task.classes, result.get("learnt", task.classes))  # absent in old runs
         return cls(
             np.array(recordings, int),
             true,
@@ -99,7 +99,7 @@ class Found:
 
 
 def join_folds(parts: list[Found]) -> Found:
-    """The test recordings of all folds, in the order of their numbers."""
+    """Pools the test recordings of all folds, in order of their numbers."""
     order = np.argsort(np.concatenate([part.recordings for part in parts]), kind="stable")
 
     def joined(name: str) -> np.ndarray:
@@ -119,10 +119,10 @@ Key = tuple[str, str, str, float]  # row, method, task, fraction
 
 
 def by_seed(cells: Mapping[Cell, Found], count: Mapping[str, int]) -> dict[Key, dict[int, Found]]:
-    """(row, method, task, fraction) -> seed -> what it says.
+    """(row, method, task, fraction) -> seed -> its pooled result.
 
     Args:
-      cells: what each said.
+      cells: the result of each.
       count: task -> its folds; a fine-tuned seed that lacks one is left out.
     """
     parts: dict[Cell, list[Found]] = {}
@@ -154,7 +154,7 @@ def _how(method: str, config: Any) -> dict[str, Any]:
 def _difference(
     seeds: Mapping[Key, Mapping[int, Found]], key: Key, other: str, config: Any
 ) -> dict[str, results.Estimate]:
-    """How much better a row is than another in the same place, by the seeds that both have."""
+    """How much better a row is than another, all else equal, over the seeds that both have."""
     ours, theirs = seeds[key], seeds.get((other, *key[1:]), {})
     both = sorted(ours.keys() & theirs.keys())
     if other == key[0] or not both:
@@ -166,7 +166,7 @@ def _difference(
 
 
 def lines(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[results.Line]:
-    """The table: means over seeds, and how much better each row is than the one from scratch."""
+    """The table: means over seeds, and how much better each row is than 'scratch'."""
     made = []
     for key, found in seeds.items():
         first = next(iter(found.values()))
@@ -180,7 +180,7 @@ def lines(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[results
 
 
 def comparisons(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[results.Comparison]:
-    """The paper's questions: does SimCLR beat supervision, and adaptation none?"""
+    """The paper's questions: is SimCLR better than supervision, and adaptation than none?"""
     asked = [("simclr", "supervised"), ("simclr+adapted", "supervised+adapted")]
     asked += [(row, row.removesuffix("+adapted")) for row in config.rows if "+" in row]
     made = []
@@ -216,7 +216,7 @@ def task_of(name: str, task: tasks.Task, tested: Found) -> results.Task:
 
 
 def counts(datasets: Mapping[str, Prepared]) -> list[dict[str, Any]]:
-    """What each split of each dataset holds."""
+    """Counts per split of each dataset."""
     return [
         {
             "name": name,
@@ -230,7 +230,7 @@ def counts(datasets: Mapping[str, Prepared]) -> list[dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """What computes here, by name."""
+    """Versions of packages and Python; the device."""
     modules = (jax, flax, optax, np, sklearn)
     return {
         "cryjax": __version__,

@@ -1,4 +1,4 @@
-"""Which recordings to train on and which to score: by subject, stratified, nested, repeatable."""
+"""Which recordings to train on and score: grouped by subject, stratified, nested, repeatable."""
 
 import collections
 import pathlib
@@ -15,21 +15,21 @@ from cryjax.data.manifest import read_manifest
 from cryjax.data.records import open_prepared
 from cryjax.data.subjects import is_pseudonym, numbered, pseudonym, read_key
 
-Parts = list[tuple[np.ndarray, np.ndarray]]  # (train, test) places
+Parts = list[tuple[np.ndarray, np.ndarray]]  # (train, test) indices
 
 
 def grouped_folds(labels: np.ndarray, subjects: np.ndarray, folds: int, seed: int) -> Parts:
     """Stratified folds that divide no subject; fewer where there are fewer subjects.
 
-    Fewer too where every class has fewer recordings, which `StratifiedGroupKFold` refuses, or
-    where it gives one nobody, as it does now and then to the last of few subjects; none where that
-    leaves less than two.
+    Also fewer where every class has fewer recordings, which `StratifiedGroupKFold` rejects, or
+    where it leaves a fold empty, as it sometimes does the last one with few subjects; none where
+    fewer than two remain.
 
     Args:
-      labels: [recordings], of any kind.
+      labels: [recordings], of any type.
       subjects: [recordings].
-      folds: wanted.
-      seed: of the deal.
+      folds: number wanted.
+      seed: of the shuffle.
     """
     _, labels = np.unique(labels, return_inverse=True)
     folds = min(folds, len(set(subjects)), int(np.bincount(labels).max()))
@@ -37,7 +37,7 @@ def grouped_folds(labels: np.ndarray, subjects: np.ndarray, folds: int, seed: in
         return []
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        # A class with fewer recordings than folds: told by the caller, of the outer folds.
+        # A class with fewer recordings than folds: the caller reports it for the outer folds.
         warnings.simplefilter("ignore", UserWarning)
         parts = list(splitter.split(labels, labels, numbered(subjects)[0]))
     return [(train, test) for train, test in parts if len(train) and len(test)]
@@ -57,7 +57,7 @@ def own_split(subjects: np.ndarray, splits: np.ndarray) -> Parts:
       splits: [recordings]; 'fold1', 'fold2', ... are the folds of a published benchmark.
 
     Raises:
-      UserError: where one has no recordings, or a subject is in both.
+      UserError: if a part has no recordings, or a subject is in both.
     """
     if has_own_folds(splits):
         names = sorted(set(splits), key=lambda name: (len(name), name))
@@ -78,7 +78,7 @@ def own_split(subjects: np.ndarray, splits: np.ndarray) -> Parts:
 
 
 def check_apart(subjects: np.ndarray, train: np.ndarray, test: np.ndarray) -> None:
-    """Raises UserError where a subject is both trained on and scored."""
+    """Raises UserError if a subject is both trained on and scored."""
     shared = sorted(set(subjects[train]) & set(subjects[test]))
     if shared:
         raise UserError(
@@ -92,7 +92,7 @@ def _classes(label: str) -> list[str]:
 
 
 def _classes_of_subjects(labels: np.ndarray, group: np.ndarray) -> list[list[str]]:
-    """The classes of the recordings of each subject, by its number in `group`."""
+    """The classes of each subject's recordings, by its number in `group`."""
     found: list[list[str]] = [[] for _ in range(group.max() + 1)]
     for place, label in zip(group, labels, strict=True):
         found[place] += _classes(label)
@@ -100,12 +100,12 @@ def _classes_of_subjects(labels: np.ndarray, group: np.ndarray) -> list[list[str
 
 
 def _kind(classes: list[str]) -> str:
-    """A subject's kind: its commonest label, the first of several; '' without one."""
+    """A subject's kind: its commonest class, the first of equals; '' without one."""
     return collections.Counter(classes).most_common(1)[0][0] if classes else ""
 
 
 def subject_order(labels: np.ndarray, subjects: np.ndarray, seed: int) -> tuple[Any, int]:
-    """An order of the subjects of which every beginning is stratified.
+    """An order of the subjects of which every prefix is stratified.
 
     Args:
       labels: [recordings]; several are separated by ';'.
@@ -113,13 +113,13 @@ def subject_order(labels: np.ndarray, subjects: np.ndarray, seed: int) -> tuple[
       seed: of the order.
 
     Returns:
-      The place in the order of each recording's subject, int [recordings]; and how many subjects,
-      from the first, are needed for every class to have one.
+      The position of each recording's subject in the order, int [recordings]; and how many
+      subjects, from the first, cover every class.
     """
     group, count = numbered(subjects)
     of_subject = _classes_of_subjects(labels, group)
     order = np.random.default_rng(seed).permutation(count)
-    # A subject's place among those of its kind, as a share, spreads the kinds.
+    # Ordering by relative position among those of its kind spreads the kinds.
     same: dict[str, list[int]] = {}
     for place in order:
         same.setdefault(_kind(of_subject[place]), []).append(place)
@@ -127,7 +127,7 @@ def subject_order(labels: np.ndarray, subjects: np.ndarray, seed: int) -> tuple[
     for places in same.values():
         share[places] = (np.arange(len(places)) + 0.5) / len(places)
     order = order[np.argsort(share[order], kind="stable")]
-    # Those by whom a class is first met come before all, or small parts would lack it.
+    # Subjects that introduce a class come before all others, or small parts would lack it.
     met: set[str] = set()
     first = np.zeros(count, bool)
     for place in order:
@@ -144,9 +144,9 @@ def take_fraction(
 ) -> np.ndarray:
     """A share of the subjects with all their recordings: stratified, and nested.
 
-    What a smaller fraction takes lies inside what a larger one takes, for one seed, so that a curve
-    over fractions differs by added data alone. Every class has at least one subject in each, even
-    where that is more than the fraction.
+    For one seed, a smaller fraction is a subset of a larger one, so that points of a curve over
+    fractions differ by added data alone. Every class has at least one subject in each, even where
+    that is more than the fraction.
 
     Args:
       labels: [recordings]; several are separated by ';'.
@@ -166,10 +166,10 @@ def take_fraction(
 def hold_out(
     labels: np.ndarray, subjects: np.ndarray, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Takes a share of the subjects out, stratified, for validation; each class keeps one.
+    """Holds out a stratified share of the subjects for validation; each class keeps a subject.
 
-    As many of each kind, by their commonest labels, as their share of the subjects, by largest
-    remainders; a kind of which that is half a subject may go without.
+    Each kind of subject, by commonest class, is held out in proportion to its size, by largest
+    remainders; a kind whose quota is half a subject may lose none.
 
     Args:
       labels: [recordings]; several are separated by ';'.
@@ -178,10 +178,10 @@ def hold_out(
       seed: of the order in which subjects are taken.
 
     Returns:
-      Places of the recordings that stay, and of those held out.
+      Indices of the recordings that stay, and of those held out.
 
     Raises:
-      TooFewLabels: where there are too few subjects to hold one out.
+      TooFewLabels: if there are too few subjects to hold one out.
     """
     rank, first = subject_order(labels, subjects, seed)
     people = int(rank.max()) + 1
@@ -194,8 +194,8 @@ def hold_out(
     wanted = min(max(round(share * people), 1), spare)
     kinds = [_kind(classes) for classes in _classes_of_subjects(labels, rank)]
     sizes = collections.Counter(kinds)
-    # How much of its kind's share is open when a subject is due, by rank, behind those that every
-    # class needs: a whole one goes before a part, by largest remainders, and a part before none.
+    # What is left of its kind's quota when a subject's turn comes, by rank, after those that every
+    # class needs: a whole subject goes before a remainder, a larger remainder before a smaller.
     due = np.full(people, -np.inf)
     before: collections.Counter[str] = collections.Counter()
     for place in range(first, people):
@@ -211,15 +211,15 @@ _FOLD = re.compile(r"([0-9]+)/([0-9]+)(?:@([0-9]+))?")
 
 
 def subjects_of(text: str) -> set[str]:
-    """The subjects that a field such as `config.exclude_subjects` names.
+    """The subjects named by a field such as `config.exclude_subjects`.
 
     Args:
-      text: entries separated by commas, each one of: a subject; a manifest, as 'test.csv'; a
-        prepared dataset, 'DATA', or a split of one, 'DATA:test'; a fold of one, 'DATA:0/5', that
-        evaluation with five folds calls 0, or 'DATA:0/5@7' where its seed is 7 rather than 0.
+      text: comma-separated entries, each one of: a subject; a manifest, as 'test.csv'; a prepared
+        dataset, 'DATA', or a split of one, 'DATA:test'; a fold of one, 'DATA:0/5', which evaluation
+        with five folds calls 0, or 'DATA:0/5@7' where its seed is 7 rather than 0.
 
     Raises:
-      UserError: for a split or fold that is not there.
+      UserError: for a missing folder, split or fold, or a manifest row without a subject.
     """
     found: set[str] = set()
     for entry in _entries(text):
@@ -264,9 +264,9 @@ def _is_name(entry: str) -> bool:
 
 
 def renamed_entries(text: str) -> str:
-    """The entries of `subjects_of` with subjects under the names that datasets have for them.
+    """The entries of `subjects_of` with subjects by their pseudonyms in datasets.
 
-    For a config that is kept: a run holds no name that a clinic gave.
+    For a config that is saved: a run holds no name that a clinic gave.
     """
     key = read_key()
     if key is None:
@@ -278,7 +278,7 @@ def renamed_entries(text: str) -> str:
 
 
 def _also_renamed(names: set[str]) -> set[str]:
-    """The names, and what a dataset calls them that was prepared with this user's key."""
+    """The names, and their pseudonyms in datasets prepared with this user's key."""
     key = read_key()
     return names | ({pseudonym(name, key) for name in names} if key else set())
 

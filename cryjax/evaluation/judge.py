@@ -1,4 +1,4 @@
-"""What a classifier says of whole recordings: probabilities, how good they are, and their file."""
+"""A classifier's probabilities for whole recordings, their metrics, and their file."""
 
 import csv
 import functools
@@ -17,7 +17,7 @@ from cryjax.training.trained import load_trained
 
 
 class Judge:
-    """Scores recordings with a state that is trained on the classes of `learnt`, [classes]."""
+    """Scores recordings with a state trained on the classes in `learnt`, bool [classes]."""
 
     def __init__(
         self,
@@ -42,17 +42,17 @@ class Judge:
         )
 
     def probabilities(self, variables: Any, index: Index, *, shown: bool = False) -> Embeddings:
-        """Of whole recordings, [recordings, classes] in `features`."""
+        """For whole recordings, [recordings, classes] in `features`."""
         return self._embedder(variables, self._task.prepared.at(index), shown=shown)
 
     def of_run(self, path: str, index: Index) -> Embeddings:
-        """The same by what a run kept: what did best, or what there was at its end."""
+        """Same, by the model that a run saved: the best on validation, or the last."""
         trained = load_trained(path)
         variables = {"encoder": trained.pretrained.variables, "head": trained.variables}
         return self.probabilities(variables, index, shown=True)
 
     def metrics(self, state: steps.TrainState, index: Index) -> dict[str, float]:
-        """Of a state that is being trained, as lines of metrics.jsonl have them."""
+        """Validation metrics of a state in training, named as in metrics.jsonl."""
         live = state.live if state.average is None else state.average
         variables = {
             "encoder": {kind: live[kind]["encoder"] for kind in ("params", "batch_stats")},
@@ -74,7 +74,7 @@ class Judge:
 def write_predictions(
     path: pathlib.Path, found: Embeddings, classes: Sequence[str], what: str = "p"
 ) -> None:
-    """A row for each scored recording: its number, subject, label, and for each class `what`."""
+    """Writes a row per scored recording: number, subject, label, and `what` for each class."""
     with whole(path, newline="") as file:
         table = csv.writer(file)
         table.writerow(["recording", "subject", "label", *(f"{what}({name})" for name in classes)])
@@ -86,16 +86,16 @@ def write_predictions(
 def summarise(
     found: Embeddings, task: tasks.Task, config: Any, learnt: np.ndarray
 ) -> dict[str, Any]:
-    """The metrics of recordings and, where a subject has one label, of subjects; and 'warnings'.
+    """Metrics over recordings and, if each subject has one label, over subjects; and 'warnings'.
 
     Args:
       found: probabilities.
-      task: of which classes.
+      task: with the classes.
       config: of the run.
       learnt: bool [classes].
 
     Raises:
-      UserError: where a probability is not finite.
+      UserError: if a probability is not finite.
     """
     metrics.check_finite(found.features, "probabilities", found.recordings)
     true = task.true(found.labels)

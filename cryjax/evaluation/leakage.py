@@ -1,4 +1,4 @@
-"""Whom an encoder has heard in training, so that no number is of them unnoticed."""
+"""Which subjects an encoder was trained on, so that none is scored unnoticed."""
 
 import dataclasses
 import pathlib
@@ -14,12 +14,12 @@ from cryjax.training.checkpoints import read_meta
 
 @dataclasses.dataclass
 class Heard:
-    """The subjects of a run and of those that it started from.
+    """The training subjects of a run and of those it started from.
 
     Attributes:
-      labelled: whose labels were learnt, or chose a step.
-      unlabelled: who were heard without.
-      unknown: why others may have been, too.
+      labelled: whose labels were learnt, or used to select a step.
+      unlabelled: heard without labels.
+      unknown: why there may be others.
     """
 
     labelled: set[str] = dataclasses.field(default_factory=set)
@@ -28,13 +28,13 @@ class Heard:
 
 
 def heard(run: str, key: str) -> Heard:
-    """Whom a run, and those that it started from, were trained on.
+    """Subjects that a run, and those it started from, were trained on.
 
-    That is told by their configs and the datasets that these name, as they are now.
+    Looked up in their configs and in the datasets named there, as they are now.
 
     Args:
       run: its work directory.
-      key: fingerprint of the key that subjects are to be named by.
+      key: fingerprint of the key behind the subjects' pseudonyms.
     """
     found, followed = Heard(), set()
     while run:
@@ -62,7 +62,7 @@ def heard(run: str, key: str) -> Heard:
 
 def _add(found: Heard, program: str, config: ml_collections.ConfigDict, prepared: Prepared,
          key: str) -> None:  # fmt: skip
-    """Adds those of a dataset that a run of this config was trained on."""
+    """Adds the subjects of a dataset that a run with this config used."""
     if prepared.subject_key != key:
         raise UserError(f"{prepared.directory} names subjects by another key")
     if program == "finetune":
@@ -76,15 +76,15 @@ def _add(found: Heard, program: str, config: ml_collections.ConfigDict, prepared
 
 
 def check(run: str, prepared: Prepared, scored: np.ndarray) -> list[str]:
-    """What a reader of numbers by a run's encoder should know of those whom it has heard.
+    """Warnings about scored subjects that a run's encoder was, or may have been, trained on.
 
     Args:
       run: its work directory.
       prepared: the dataset that is scored.
-      scored: subjects of the recordings that are.
+      scored: subjects of the scored recordings.
 
     Raises:
-      UserError: where it learnt the labels of some of them.
+      UserError: if it learnt the labels of some of them.
     """
     everybody, found = set(scored), heard(run, prepared.subject_key)
     if known := sorted(everybody & found.labelled):

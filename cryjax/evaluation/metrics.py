@@ -1,15 +1,15 @@
-"""Metrics of a classifier over recordings, weighted.
+"""Weighted metrics of a classifier over recordings.
 
-A resample of a bootstrap is a weight for each recording, so that all resamples are computed at
-once; see `cryjax.evaluation.bootstrap`.
+A bootstrap resample is a weight for each recording, so that all resamples are computed at once; see
+`cryjax.evaluation.bootstrap`.
 
 Targets are of two kinds. Single-label: int [recordings], the class of each. Multi-label: bool
-[recordings, classes], any number of them, as in AudioSet. A metric over classes is the mean over
-those that a resample has; a class that it lacks is left out.
+[recordings, classes], any number of classes each, as in AudioSet. A metric over classes is the mean
+over the classes present in a resample.
 
-A score is NaN where the classifier was trained without the class: it says nothing of it. Such a
-class is never the one said, and a metric of one class against the rest leaves those recordings out
-of that class, for of the rest it says nothing either.
+A score is NaN where the classifier was trained without the class: it says nothing about it. Such a
+class is never predicted, and its one-against-rest metrics leave out all recordings without a score,
+since the classifier says nothing about the rest either.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,9 @@ import numpy as np
 from cryjax.command.errors import UserError
 from cryjax.data.subjects import numbered
 
-# A detector is judged by its sensitivity where it has this specificity.
+# The specificity at which a detector's sensitivity is reported.
 SPECIFICITY = 0.8
-# A label of several is said to be there from this probability on.
+# Multi-label: a class is predicted from this probability up.
 THRESHOLD = 0.5
 CALIBRATION_BINS = 15
 
@@ -30,17 +30,17 @@ Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 def memberships(true: np.ndarray, classes: int) -> np.ndarray:
-    """bool [recordings, classes]: which classes a recording is of."""
+    """bool [recordings, classes]: which classes a recording has."""
     return true.astype(bool) if true.ndim == 2 else true[:, None] == np.arange(classes)
 
 
 def check_finite(values: np.ndarray, what: str, recordings: np.ndarray | None = None) -> None:
-    """Raises UserError where some of [recordings, anything] are NaN or infinite.
+    """Raises UserError if any of `values` is NaN or infinite.
 
     Args:
       values: [recordings, anything].
-      what: they are, for the message.
-      recordings: int [recordings], their numbers; their places count where there are none.
+      what: their name in the message.
+      recordings: int [recordings], their numbers; row indices are reported if None.
     """
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
@@ -54,7 +54,7 @@ def check_finite(values: np.ndarray, what: str, recordings: np.ndarray | None = 
 
 
 def scores_of(probabilities: np.ndarray, learnt: np.ndarray) -> np.ndarray:
-    """[recordings, classes] by which classes are told apart: NaN of those that were not learnt.
+    """[recordings, classes] scores to classify by: NaN for classes that were not learnt.
 
     Training made their probability low for everybody; pooled with those of a fold that learnt them,
     it would rank recordings by fold.
@@ -63,7 +63,7 @@ def scores_of(probabilities: np.ndarray, learnt: np.ndarray) -> np.ndarray:
 
 
 def winners(scores: np.ndarray) -> np.ndarray:
-    """int [recordings]: the class with the highest of [recordings, classes]; -1 if all are NaN."""
+    """int [recordings]: the class with the highest score; -1 if all are NaN."""
     silent = np.isnan(scores)
     return np.where(silent.all(axis=1), -1, np.where(silent, -np.inf, scores).argmax(axis=1))
 
@@ -75,19 +75,19 @@ def _hits(true: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole; NaN where there is nothing to divide by."""
+    """part / whole; NaN where `whole` is 0."""
     return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
 
 
 def _macro(values: np.ndarray) -> np.ndarray:
-    """[classes, resamples] -> [resamples]: the mean without NaNs; NaN of nothing else."""
+    """[classes, resamples] -> [resamples]: the mean without NaNs; NaN if all are."""
     return _ratio(np.nansum(values, axis=0), np.isfinite(values).sum(axis=0))
 
 
 def accuracy(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Share of recordings whose highest score is the true class's.
 
-    Of several labels it is the top-1 hit rate: the highest score is that of any true class. A
+    For multi-label targets, the top-1 hit rate: the highest score is that of any true class. A
     recording without a label then counts as a miss.
 
     Args:
@@ -102,19 +102,19 @@ def accuracy(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.nd
 
 
 def balanced_accuracy(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean over the classes of a resample of their recall; single-label, shapes as `accuracy`."""
+    """Mean recall over the classes in a resample; single-label, shapes as in `accuracy`."""
     members = memberships(true, scores.shape[1])
     found = weights @ (members & _hits(true, scores)[:, None])
     return _macro(_ratio(found, weights @ members).T)
 
 
 def f1(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean over the classes of a resample of the harmonic mean of precision and recall.
+    """Mean over the classes in a resample of the harmonic mean of precision and recall.
 
-    A class is said where its score is the highest; of several labels, where it is at least
-    `THRESHOLD`, so there the scores have to be probabilities. A class that a resample lacks is left
-    out even where it is said, as with `labels` in scikit-learn's f1_score: of one label, its false
-    alarms lower the recall of other classes already. Shapes as `accuracy`.
+    A class is predicted where its score is the highest; for multi-label targets, where it is at
+    least `THRESHOLD`, so scores must be probabilities. A class absent from a resample is left out
+    even where predicted, as with `labels` in scikit-learn's f1_score: in single-label data, its
+    false positives already lower the recall of other classes. Shapes as in `accuracy`.
     """
     classes = scores.shape[1]
     members = memberships(true, classes)
@@ -129,9 +129,9 @@ def _curve(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The weight of positives, and of negatives, at or above thresholds from high to low.
 
-    A step of the curve is one score that positives have, or all the negatives between two such:
-    nothing below depends on where among those a threshold is, and rare classes have few steps.
-    Recordings without a score are left out. Arguments as `auc`; returns two of [resamples, steps].
+    A step of the curve is one score that positives have, or all negatives between two such scores:
+    no metric depends on where a threshold lies among those, and rare classes have few steps.
+    Recordings without a score are left out. Arguments as in `auc`; returns two [resamples, steps].
     """
     scored = ~np.isnan(score)
     if not scored.any():
@@ -167,7 +167,7 @@ def auc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndar
 
 
 def _precision(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Average precision of one class: arguments and result as `auc`, but 1 without negatives."""
+    """Average precision of one class: arguments and result as in `auc`, but 1 without negatives."""
     up, down = _curve(positive, score, weights)
     gained = np.diff(up, axis=1, prepend=0.0)
     # Where nothing is above a threshold, nothing is gained there either.
@@ -183,14 +183,14 @@ def _one_against_rest(
 
 
 def macro_auc(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean over the classes of a resample of one-against-rest `auc`; shapes as `accuracy`."""
+    """Mean over the classes in a resample of one-against-rest `auc`; shapes as in `accuracy`."""
     return _one_against_rest(auc, true, scores, weights)
 
 
 def detection(true: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which recordings are of the second of two classes, and by how much it scores more.
+    """Which recordings are of the second of two classes, and by how much it scores higher.
 
-    In float64: of two probabilities in float32 that are both nearly sure the differences tie.
+    In float64: in float32, the differences of nearly certain probabilities would tie.
 
     Args:
       true: int [recordings].
@@ -203,12 +203,12 @@ def detection(true: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def average_precision(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean over the classes of a resample of one-against-rest average precision (mAP).
+    """Mean over the classes in a resample of one-against-rest average precision (mAP).
 
     That of a class is the sum over thresholds of precision times the recall gained there, without
-    interpolation, as in scikit-learn; by chance it is the share of the class. Of two classes, one
-    label a recording, it is that of the positive one alone, scored as in `sensitivity`; NaN where
-    that one is lacking. Shapes as `accuracy`.
+    interpolation, as in scikit-learn; by chance it is the share of the class. With two classes,
+    single-label, it is that of the positive class alone, scored as in `sensitivity`; NaN where that
+    is absent. Shapes as in `accuracy`.
     """
     if true.ndim == 1 and scores.shape[1] == 2:
         return _precision(*detection(true, scores), weights)
@@ -218,9 +218,9 @@ def average_precision(true: np.ndarray, scores: np.ndarray, weights: np.ndarray)
 def sensitivity(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Sensitivity at `SPECIFICITY` for the positive class, the second of two.
 
-    The score is by how much the positive class has more than the other. The threshold is the
-    lowest that leaves at least that share of the negatives under it. It is chosen on the same
-    recordings, as in the literature, so it is an optimistic figure.
+    The score is that of the positive class minus the other's. The threshold is the lowest that
+    leaves at least that share of the negatives below it. It is chosen on the same recordings, as in
+    the literature, so the figure is optimistic.
 
     Args:
       true: int [recordings].
@@ -239,10 +239,10 @@ def sensitivity(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np
 def calibration_error(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Expected calibration error of the highest probability (Guo et al., 2017, equation 3).
 
-    The mean over `CALIBRATION_BINS` equal bins (a, b] of probability, each by its share of the
-    recordings, of the distance between accuracy and mean probability. It is biased upwards, the
-    more so the fewer the recordings, and again in a resample: the interval of a well-calibrated
-    classifier may lie above its value. Single-label, of probabilities; shapes as `accuracy`.
+    The mean over `CALIBRATION_BINS` equal-width bins (a, b] of probability, weighted by their
+    share of recordings, of the distance between accuracy and mean probability. Biased upwards, more
+    so with fewer recordings, and again in a resample: the interval of a well-calibrated classifier
+    may lie above its value. Single-label, for probabilities; shapes as in `accuracy`.
     """
     confidence = np.nanmax(scores, axis=1).astype(float)
     edges = np.arange(1, CALIBRATION_BINS) / CALIBRATION_BINS
@@ -254,7 +254,7 @@ def calibration_error(true: np.ndarray, scores: np.ndarray, weights: np.ndarray)
 def by_subject(
     true: np.ndarray, scores: np.ndarray, subjects: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """One row a subject, with the mean of the scores of its recordings.
+    """One row per subject, with the mean scores of its recordings.
 
     Args:
       true: int [recordings], or bool [recordings, classes].
@@ -262,8 +262,8 @@ def by_subject(
       subjects: [recordings].
 
     Returns:
-      `true`, `scores` and `subjects` of the subjects, as they come; None where the recordings of
-      one differ in their labels, so that it has none of its own.
+      `true`, `scores` and `subjects` of the subjects, in order of appearance; None if the
+      recordings of one differ in their labels, so that it has none of its own.
     """
     group, people = numbered(subjects)
     _, first = np.unique(group, return_index=True)
@@ -274,7 +274,7 @@ def by_subject(
     return true[first], sums / np.bincount(group)[:, None], subjects[first]
 
 
-# Of them the mean is over classes, so a resample without a class has another mean.
+# Means over classes: in a resample that lacks a class, they measure something else.
 OVER_CLASSES = ("balanced_accuracy", "macro_auc", "average_precision", "f1")
 HEADLINES: dict[str, Metric] = {
     "accuracy": accuracy,
@@ -287,11 +287,11 @@ SENSITIVITY = f"sensitivity_at_{SPECIFICITY * 100:.0f}_specificity"
 
 
 def headlines(true: np.ndarray, classes: int, *, probabilities: bool = False) -> dict[str, Metric]:
-    """The metrics that mean something for these targets.
+    """The metrics that are meaningful for these targets.
 
     Args:
       true: int [recordings], or bool [recordings, classes].
-      classes: how many.
+      classes: number of classes.
       probabilities: whether the scores are.
     """
     if true.ndim == 2:
@@ -313,7 +313,7 @@ _METRIC_NAMES = {
 
 
 def metric_name(metric: str, classes: int) -> str:
-    """A metric for a reader: 'macro_auc' -> 'macro AUC', and 'AUC' where there are two classes."""
+    """A metric for a reader: 'macro_auc' -> 'macro AUC', or 'AUC' with two classes."""
     if metric == "macro_auc" and classes == 2:
         return "AUC"
     return _METRIC_NAMES.get(metric, metric.replace("_", " "))

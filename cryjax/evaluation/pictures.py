@@ -1,6 +1,6 @@
 """Embeddings for TensorBoard: for its projector, and as a map among the images.
 
-With nothing but their labels: neither who they are of, nor what they were made of.
+Only labels go with them: neither subjects nor sources.
 """
 
 import io
@@ -20,21 +20,21 @@ MOST = 300  # examples to embed: enough for a map, and quick
 
 
 def embeddings(workdir: Workdir, step: int, found: Embeddings, *, note: str) -> None:
-    """Adds embeddings to the projector, and a map of them to the images."""
+    """Adds embeddings to the projector and a map of them to the images."""
     if len(found.labels) < FEWEST:
         return
-    # A tab or a new line would be another column or row.
+    # A tab or newline would start another column or row.
     labels = [" ".join(label.split()) or "(none)" for label in found.labels]
     folder = workdir.path / PROJECTOR / f"{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
     rows = ("\t".join(f"{x:.5g}" for x in row) for row in found.features)
     (folder / "tensors.tsv").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-    # One column, and so without a heading.
+    # A single column, hence no header.
     named = "".join(f"{label}\n" for label in labels)
     (folder / "metadata.tsv").write_text(named, encoding="utf-8")
     _describe(workdir.path)
 
-    # By principal components: they are quick, and distances keep their meaning.
+    # Principal components are quick, and distances keep their meaning.
     parts = PCA(2, svd_solver="full").fit(found.features)
     points = parts.transform(found.features)
     share = 100 * np.nan_to_num(parts.explained_variance_ratio_).sum()
@@ -47,13 +47,13 @@ def embeddings(workdir: Workdir, step: int, found: Embeddings, *, note: str) -> 
 def of_state(
     state: TrainState, step: int, *, workdir: Workdir, embedder: Embedder, source: Any, note: str
 ) -> None:
-    """The same of examples that are embedded by a state's encoder; of many, a few."""
+    """Same, for at most `MOST` examples embedded by a state's encoder."""
     found = embedder(state.encoder, source, most=MOST)
     embeddings(workdir, step, found, note=note)
 
 
 def _describe(home: pathlib.Path) -> None:
-    """Writes what TensorBoard's projector reads first: all steps that have embeddings."""
+    """Writes the projector's configuration, which lists all steps with embeddings."""
     entries = [
         f'embeddings {{\n  tensor_name: "step {int(path.parent.name)}"\n'
         f'  tensor_path: "{path.relative_to(home).as_posix()}"\n'

@@ -21,29 +21,29 @@ _AT_A_TIME = 1024  # recordings compared with all others
 
 
 def _from_the_middle(penalties: np.ndarray) -> np.ndarray:
-    """Where several are the best alike, as with a handful of labels, the search takes the first."""
+    """Middle first: among ties, as with a handful of labels, the search takes the first."""
     distance = np.abs(np.arange(len(penalties)) - len(penalties) // 2)
     return penalties[np.argsort(distance, kind="stable")]
 
 
-# Penalties for each recording of the training set: on standardised features, from hardly any to
-# one under which nothing is left.
+# Penalties per training recording, on standardised features: from almost none to one that shrinks
+# everything away.
 RIDGE_PENALTIES = _from_the_middle(np.logspace(-4, 2, 13))
 LOGISTIC_PENALTIES = _from_the_middle(np.logspace(-4, 0, 7))
 
 
 @dataclasses.dataclass(frozen=True)
 class ProbeResult:
-    """What a probe said of the recordings that it was not fitted on.
+    """A probe's scores of held-out recordings.
 
     Attributes:
-      rows: int [n], which of the recordings given, in order.
+      rows: int [n], indices into the recordings given, ascending.
       true: int [n] classes.
-      scores: [n, classes], the highest wins; no probabilities. NaN where the recordings that were
-        fitted on lack the class.
+      scores: [n, classes], the highest wins; not probabilities. NaN where the training recordings
+        lack the class.
       subjects: [n].
-      trained: recordings that it was fitted on, mean over the folds.
-      trained_subjects: theirs, likewise.
+      trained: number of training recordings, mean over folds.
+      trained_subjects: number of their subjects, likewise.
       penalties: the one chosen in each fold.
       warnings: what a reader of the numbers should know.
     """
@@ -74,10 +74,10 @@ def fit(
     """Fits a linear classifier on standardised features, its penalty chosen by grouped folds.
 
     'ridge' is least squares on targets of -1 and 1, in closed form; 'logistic' is multinomial with
-    an L2 penalty. Every class weighs the same, as in `cryjax.finetune`. The penalty is the one with
-    the best macro AUC on held-out subjects within the recordings given, so that nothing of a test
-    subject enters. The AUC does not see how far scores are shrunk: without the weights, a heavy
-    penalty leaves the shares of the classes alone, and the commonest is said of everything.
+    an L2 penalty. Classes weigh the same, as in `cryjax.finetune`. The penalty is the one with the
+    best macro AUC on held-out subjects within the recordings given, so that no test subject
+    influences it. AUC is blind to how far scores are shrunk: without class weights, a heavy penalty
+    leaves only the class shares, and the commonest class is predicted throughout.
 
     Args:
       features: [recordings, features].
@@ -87,7 +87,7 @@ def fit(
       seed: of the folds.
 
     Returns:
-      The model, and its penalty for each recording.
+      The model, and its penalty per recording.
     """
     count = len(labels)
     if classifier == "ridge":
@@ -104,7 +104,7 @@ def fit(
     def score(fitted: Pipeline, held_out: np.ndarray, true: np.ndarray) -> float:
         scores = _scores(fitted, held_out, total)
         found = metrics.macro_auc(true, scores, np.ones((1, len(true))))[0]
-        return 0.5 if np.isnan(found) else found  # a fold of one class tells nothing
+        return 0.5 if np.isnan(found) else found  # a fold of one class says nothing
 
     # A fold whose training part has one class cannot be fitted.
     folds = [
@@ -119,14 +119,14 @@ def fit(
         )
     search = GridSearchCV(model, grid, scoring=score, cv=folds)
     with warnings.catch_warnings():
-        # The search includes penalties so weak that the optimiser runs out; they lose.
+        # The search includes penalties so weak that the optimiser runs out of steps; they lose.
         warnings.simplefilter("ignore", ConvergenceWarning)
         search.fit(features, labels)
     return search.best_estimator_, float(penalties[search.best_index_])
 
 
 def _check_enough(labels: np.ndarray, subjects: np.ndarray) -> None:
-    """Raises TooFewLabels where no probe can be fitted and scored."""
+    """Raises TooFewLabels if no probe can be fitted and scored."""
     if len(set(labels)) < 2:
         raise TooFewLabels(
             f"{len(labels)} labelled recordings of {len(set(labels))} class(es); "
@@ -143,7 +143,7 @@ def _check_enough(labels: np.ndarray, subjects: np.ndarray) -> None:
 def _divide(
     labels: np.ndarray, subjects: np.ndarray, folds: int, splits: np.ndarray | None, seed: int
 ) -> tuple[folds_lib.Parts, list[str]]:
-    """What to fit on and what to score, in turn, and what a reader should know; as `probe`."""
+    """Train and test indices of each fold, and warnings; arguments as in `probe`."""
     count, said = len(set(subjects)), []
     if splits is None:
         parts = folds_lib.grouped_folds(labels, subjects, folds, seed)
@@ -164,10 +164,10 @@ def _divide(
 
 
 def _lacking(fold: int, trained: np.ndarray, tested: np.ndarray, names: Sequence[str]) -> list[str]:
-    """What a reader should know of the classes that a fold is fitted on and scored by.
+    """Warnings about test classes that a fold's training recordings lack.
 
     Raises:
-      TooFewLabels: where it would be fitted on one.
+      TooFewLabels: if they have only one class.
     """
     seen = set(trained)
     if len(seen) < 2:
@@ -197,26 +197,26 @@ def probe(
     classes: Sequence[str] | None = None,
     recordings: np.ndarray | None = None,
 ) -> ProbeResult:
-    """Scores every held-out recording by a classifier that saw none of its subject.
+    """Scores every held-out recording with a classifier that never saw its subject.
 
     Args:
       features: [recordings, features].
       labels: int [recordings], classes from 0 up.
       subjects: [recordings].
       classifier: 'ridge' or 'logistic'.
-      folds: grouped, stratified; as many as subjects if those are fewer. Scores of all folds are
-        pooled, which makes a pooled AUC slightly pessimistic.
+      folds: grouped, stratified; at most one per subject. Scores of all folds are pooled, which
+        makes a pooled AUC slightly pessimistic.
       splits: [recordings], or None: instead of folds, fit on 'train' and 'validation' and score
-        'test'.
+        'test', or score 'fold1', 'fold2', ... in turn.
       seed: of the folds.
       fraction: of the training subjects to fit on, in (0, 1].
-      label_seed: chooses which.
-      classes: their names, for what is said of them; their numbers without.
-      recordings: int [recordings], their numbers, to name those whose features are not finite.
+      label_seed: selects those subjects.
+      classes: names for the warnings; numbers if None.
+      recordings: int [recordings], their numbers, to report non-finite features by.
 
     Raises:
       TooFewLabels: with one class, or too few subjects.
-      UserError: where features, or what is made of them, are not finite.
+      UserError: if features, or scores made from them, are not finite.
     """
     metrics.check_finite(features, "embeddings", recordings)
     _check_enough(labels, subjects)
@@ -266,11 +266,11 @@ def nearest_neighbour_accuracy(
 
     Args:
       features: [recordings, features].
-      labels: [recordings] names, '' where there is none: those are left out.
+      labels: [recordings] names; recordings with '' are left out.
       subjects: [recordings].
 
     Returns:
-      In [0, 1], or None where there are not two subjects and two labels.
+      In [0, 1], or None with fewer than two subjects or labels.
     """
     kept = labels != ""
     features, labels, subjects = features[kept], labels[kept], subjects[kept]

@@ -1,4 +1,4 @@
-"""What a config of `cryjax.reproduce` must be, by field and as a whole."""
+"""Rules for a config of `cryjax.reproduce`, by field and as a whole."""
 
 import contextlib
 import re
@@ -51,7 +51,7 @@ RECIPES = {
 
 
 def check(config: Any) -> None:
-    """Raises UserError where a field, or a recipe in the config, is not as its program takes it."""
+    """Raises UserError if a field, or a recipe in it, is invalid for its program."""
     for name, rules in RECIPES.items():
         recipe = config.get(name)
         if not isinstance(recipe, ml_collections.ConfigDict):
@@ -102,11 +102,11 @@ def check(config: Any) -> None:
 
 @contextlib.contextmanager
 def part_of_config(name: str) -> Iterator[None]:
-    """What is wrong with a part of the config is named by its place in the whole."""
+    """Names fields of a part of the config by their full path in error messages."""
     try:
         yield
     except UserError as error:
-        # Not what ends in it, as a folder may.
+        # Not names that merely end in it, as a folder may.
         raise UserError(re.sub(r"(?<![\w./-])config\.", f"config.{name}.", str(error))) from error
 
 

@@ -1,7 +1,7 @@
-"""The report of an experiment: one file of HTML that needs nothing else.
+"""The report of an experiment: one self-contained HTML file.
 
-It has no script and asks for nothing over the network: its images are in it, and a policy in its
-head forbids the rest. All text is escaped, because labels come from users' files.
+It has no script and makes no network requests: its images are embedded, and a policy in its head
+forbids the rest. All text is escaped, because labels come from users' files.
 """
 
 import base64
@@ -25,7 +25,7 @@ from cryjax.evaluation.figures.training import training_figure
 from cryjax.evaluation.metrics import metric_name, winners
 from cryjax.evaluation.results import Experiment, Scores, Task, method_name
 
-# Not worth a panel in a report; and as many panels and runs as stay readable.
+# Metrics not worth a panel; and how many panels and runs stay readable.
 _DULL = {"step", "learning_rate", "gradient_norm", "clips_per_second", "seconds"}
 _MOST_PANELS, _MOST_RUNS = 4, 16
 
@@ -86,7 +86,7 @@ _HEAD = """<!DOCTYPE html>
 
 
 def _text(value: Any) -> str:
-    """A value of a config or a count, for a cell of a table."""
+    """A value of a config or a count, as text for a table cell."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_text(own)}" for name, own in value.items())
     if isinstance(value, list | tuple):
@@ -95,7 +95,7 @@ def _text(value: Any) -> str:
 
 
 def _scrolled(name: str, table: str) -> str:
-    """A table in a box of its own, which a keyboard can scroll too."""
+    """A table in a box that can be scrolled, by keyboard too."""
     label = html.escape(name)
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table>'
@@ -105,7 +105,7 @@ def _scrolled(name: str, table: str) -> str:
 
 def _html_table(table: tables.Table) -> str:
     def cell(text: str) -> str:
-        """Intervals and counts go on a line of their own, names may break after a plus."""
+        """Intervals and counts go on their own line; names may break after a plus."""
         text = re.sub(r" (\[[^]]*\]|\(n = \d+\))$", r" <small>\1</small>", html.escape(text))
         return re.sub(r"\+(?=[a-z])", "+<wbr>", text)
 
@@ -120,7 +120,7 @@ def _html_table(table: tables.Table) -> str:
 
 
 def _confusion(name: str, labels: Sequence[str], scores: Scores) -> str:
-    """A confusion matrix as a table: counts, on a ground shaded by the share of the true class."""
+    """A confusion matrix as a table: counts, cells shaded by the share of the true class."""
     said = winners(scores.scores)
     counts = confusion_matrix(scores.true, said, labels=range(len(labels)))
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -145,7 +145,7 @@ def _confusion(name: str, labels: Sequence[str], scores: Scores) -> str:
 def _figure(
     alt: str, draw: Callable[..., Any], *args: Any, caption: str = "", **options: Any
 ) -> str:
-    """A figure in the page; `alt` tells what it shows to those who do not see it."""
+    """A figure in the page; `alt` describes it for those who cannot see it."""
     drawn = io.BytesIO()
     draw(drawn, *args, **options)
     image = base64.b64encode(drawn.getvalue()).decode()
@@ -159,7 +159,7 @@ def _grid(parts: Iterable[str], kind: str = "grid") -> str:
 
 
 def _results(experiment: Experiment, task: Task, note: str) -> Iterable[str]:
-    """The tables of a task, and its curves over the labels."""
+    """The tables of a task, and its label-efficiency curves."""
     lines = [line for line in experiment.lines if line.task == task.name]
     if not lines:
         return
@@ -241,7 +241,7 @@ def _maps(experiment: Experiment, note: str) -> Iterable[str]:
 
 
 def _runs(training: Mapping[str, Sequence[Mapping[str, Any]]], note: str) -> Iterable[str]:
-    """The courses of the first runs, the loss before other metrics."""
+    """Training curves of the first runs, the loss before other metrics."""
     for name, history in list(training.items())[:_MOST_RUNS]:
         shown = dict.fromkeys(
             key
@@ -264,7 +264,7 @@ def _runs(training: Mapping[str, Sequence[Mapping[str, Any]]], note: str) -> Ite
 
 
 def _again(experiment: Experiment) -> Iterable[str]:
-    """The data and what it takes to make the experiment again."""
+    """The data, and what it takes to reproduce the experiment."""
     if experiment.data:
         head = list(dict.fromkeys(name for counts in experiment.data for name in counts))
         rows = [[_text(counts.get(name, "")) for name in head] for counts in experiment.data]
@@ -287,7 +287,7 @@ def _again(experiment: Experiment) -> Iterable[str]:
 
 
 def write_report(experiment: Experiment, path: pathlib.Path) -> None:
-    """Writes the report, one file of HTML. A piece that is missing is left out."""
+    """Writes the report, one HTML file. Missing pieces are left out."""
     title = html.escape(experiment.title)
     note = "synthetic data" if experiment.synthetic else ""
     parts = [_HEAD.format(title=title, css=_CSS)]

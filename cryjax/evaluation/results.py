@@ -1,4 +1,4 @@
-"""What an experiment found, in the form that tables, figures and report take, and its words."""
+"""Results of an experiment, as tables, figures and report take them; their wording."""
 
 import dataclasses
 from typing import Any
@@ -13,11 +13,11 @@ _METHOD_NAMES = {"probe": "linear probe", "finetune": "fine-tuning"}
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A number and how sure it is.
+    """A number and its uncertainty.
 
     Attributes:
       value: mean over seeds.
-      interval: at `LEVEL`, from a bootstrap over subjects.
+      interval: at `LEVEL`, bootstrapped over subjects.
       spread: standard deviation over seeds.
     """
 
@@ -28,18 +28,18 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One cell of the experiment: an encoder, how it is used, a task, a share of the labels.
+    """One line of results: an encoder, how it is used, a task, a share of the labels.
 
     Attributes:
       row: one of `recipe.ROWS`.
       method: 'probe' or 'finetune'.
       task: name.
-      fraction: of the training subjects, with their labels, in (0, 1].
-      seeds: behind each estimate.
+      fraction: of the training subjects whose labels are used, in (0, 1].
+      seeds: number behind each estimate.
       n_train: labelled training recordings, mean over folds and seeds.
       metrics: name -> estimate.
       difference: name -> estimate of how much better than 'scratch' with the same method, task and
-        fraction; empty for 'scratch' itself.
+        fraction; empty for 'scratch', or without it.
     """
 
     row: str
@@ -54,7 +54,7 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """How much better a row is than another: the same method, task and fraction, paired."""
+    """How much better a row is than another: same method, task and fraction, paired."""
 
     row: str
     other: str
@@ -66,11 +66,11 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Test recordings with all labels and the first seed.
+    """Scores of test recordings, with all labels and the first seed.
 
     Attributes:
       true: int [recordings], indices into the labels of the task.
-      scores: [recordings, classes], the highest wins; NaN of a class that was not learnt.
+      scores: [recordings, classes], the highest wins; NaN for a class not learnt.
     """
 
     true: np.ndarray
@@ -79,11 +79,11 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is told apart, and on how much.
+    """A classification task, and its size.
 
     Attributes:
       majority_accuracy: the share of the commonest class among the test recordings.
-      held: of each label, recordings, their subjects, and how many of both are scored.
+      held: per label: recordings, their subjects, and how many of each are scored.
     """
 
     name: str
@@ -98,21 +98,21 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """All that is reported.
+    """Everything that is reported.
 
     Attributes:
       title: of the report.
-      synthetic: whether any of the data is.
+      synthetic: whether any of the data are.
       tasks: in the order of the report.
       lines: in the order of the tables' rows.
-      comparisons: of rows other than with the one from scratch.
+      comparisons: between rows, besides those with 'scratch'.
       scores: (row, method, task) -> scores.
       embeddings: (row, task) -> embeddings.
       training: name of a run -> the lines of its metrics.jsonl.
       configs: name -> config.
       versions: package -> version.
-      data: one a dataset: name, split, recordings, subjects, hours, labels.
-      commands: that make it again.
+      data: per dataset and split: name, split, recordings, subjects, hours, labels.
+      commands: to rerun it.
       notes: warnings, shown first.
     """
 
@@ -132,12 +132,12 @@ class Experiment:
 
 
 def method_name(method: str) -> str:
-    """A method for a reader: \'probe\' -> \'linear probe\'."""
+    """A method for a reader: 'probe' -> 'linear probe'."""
     return _METHOD_NAMES.get(method, method)
 
 
 def chance(metric: str, task: Task) -> float | None:
-    """What a classifier that has not listened gets; None where that is not one number."""
+    """What a classifier that ignores the audio gets; None where that is not one number."""
     known = {
         "macro_auc": 0.5,
         "accuracy": task.majority_accuracy,

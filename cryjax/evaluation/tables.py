@@ -29,8 +29,8 @@ SYNTHETIC = (
 )
 
 
-# Of fewer scored subjects no difference is starred: 8 to 38 % would be, of encoders of equal worth
-# (tests/simulations.py).
+# With fewer scored subjects no difference is starred: for encoders of equal worth, 8 to 38 % would
+# be (tests/simulations.py).
 FEWEST_FOR_A_CLAIM = 6
 
 
@@ -46,12 +46,12 @@ def _number(value: float, sign: str = "") -> str:
 
 
 def _cell(estimate: Estimate | None) -> str:
-    """'0.812 [0.701, 0.898]', a dash for what is missing."""
+    """'0.812 [0.701, 0.898]', or a dash if missing."""
     return _marked(estimate, "", "")
 
 
 def _difference(estimate: Estimate | None, task: Task) -> str:
-    """A cell with a sign, and a star where its interval leaves out zero, of subjects enough."""
+    """A signed cell, starred if its interval excludes zero and subjects are enough."""
     enough = task.n_test_subjects >= FEWEST_FOR_A_CLAIM
     apart = estimate and (estimate.interval[0] > 0 or estimate.interval[1] < 0)
     return _marked(estimate, "+", "*" if enough and apart else "")
@@ -65,13 +65,13 @@ def _marked(estimate: Estimate | None, sign: str, star: str) -> str:
 
 
 def headline(lines: Sequence[Line]) -> str:
-    """The metric of the tables and curves: the AUC where it is there."""
+    """The metric of the tables and curves: the macro AUC if present."""
     names = list(dict.fromkeys(name for line in lines for name in line.metrics))
     return "macro_auc" if "macro_auc" in names or not names else names[0]
 
 
 def _by_fraction(task: Task, lines: Sequence[Line], method: str) -> Iterable[Table]:
-    """The headline metric of a method, rows by fractions, and the differences from scratch."""
+    """A method's headline metric, rows by fractions, and the differences from 'scratch'."""
     metric = headline(lines)
     cells = {(line.row, line.fraction): line for line in lines if line.method == method}
     rows = list(dict.fromkeys(row for row, _ in cells))
@@ -97,7 +97,7 @@ def _by_fraction(task: Task, lines: Sequence[Line], method: str) -> Iterable[Tab
 def _by_comparison(
     task: Task, lines: Sequence[Line], comparisons: Sequence[Comparison]
 ) -> Iterable[Table]:
-    """How much better one row is than another, in the headline metric, by fractions."""
+    """How much better one row is than another in the headline metric, by fraction."""
     metric = headline(lines)
     for method in dict.fromkeys(found.method for found in comparisons):
         cells = {
@@ -118,7 +118,7 @@ def _by_comparison(
 
 
 def _of_classes(task: Task) -> Iterable[Table]:
-    """How much there is of each class: the macro AUC counts the rarest as much as the commonest."""
+    """Size of each class: the macro AUC weights the rarest as much as the commonest."""
     head = ["class", "recordings", "subjects", "recordings scored", "subjects scored"]
     rows = [[label, *map(str, held)] for label, held in zip(task.labels, task.held, strict=False)]
     if rows:
@@ -126,7 +126,7 @@ def _of_classes(task: Task) -> Iterable[Table]:
 
 
 def tables_of(experiment: Experiment, task: Task) -> list[Table]:
-    """The tables of a task, the same ones for Markdown and for HTML; none where it has no lines."""
+    """The tables of a task, the same for Markdown and HTML; none if it has no lines."""
     lines = [line for line in experiment.lines if line.task == task.name]
     if not lines:
         return []
@@ -149,7 +149,7 @@ def tables_of(experiment: Experiment, task: Task) -> list[Table]:
 
 
 def about(task: Task, lines: Sequence[Line]) -> str:
-    """What a task is, in a few sentences."""
+    """Describes a task in a few sentences."""
     positive = f" ({task.labels[1]} is positive)" if len(task.labels) == 2 else ""
     scored = [recordings for _, _, recordings, _ in task.held]
     commonest = "the commonest class"
@@ -171,7 +171,7 @@ def about(task: Task, lines: Sequence[Line]) -> str:
 
 
 def reading(lines: Sequence[Line]) -> str:
-    """How the numbers are to be read."""
+    """How to read the numbers."""
     text = (
         f"Brackets hold {100 * LEVEL:.0f} % intervals from a bootstrap over the subjects scored; "
         "they hold the trained classifier fixed, and do not cover what other training subjects or "
@@ -190,7 +190,7 @@ def reading(lines: Sequence[Line]) -> str:
 
 
 def write_csv(experiment: Experiment, path: pathlib.Path) -> None:
-    """Writes every number, at full precision: one row a line and metric."""
+    """Writes every number at full precision: one row per line and metric."""
     with whole(path, newline="") as file:
         _write_rows(experiment, csv.writer(file, lineterminator="\n"))
 

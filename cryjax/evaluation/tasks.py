@@ -1,4 +1,4 @@
-"""A labelled dataset as a task: its classes, and who is trained on, chosen by and scored."""
+"""A labelled dataset as a task: its classes, and its training, validation and test parts."""
 
 import dataclasses
 from typing import Any
@@ -12,9 +12,9 @@ from cryjax.evaluation import folds
 
 
 def ordered(prepared: Prepared, positive: str) -> tuple[str, ...]:
-    """A dataset's classes by name, the positive one, if it is named, last.
+    """A dataset's classes by name, the positive one, if given, last.
 
-    Of two classes the second is what a detector finds, here and in every metric.
+    Of two classes, the second is the positive one, here and in every metric.
     """
     names = prepared.label_names
     if positive and positive not in names:
@@ -41,7 +41,7 @@ def targets_of(labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is to be told apart.
+    """A classification task.
 
     Attributes:
       prepared: the dataset.
@@ -54,13 +54,13 @@ class Task:
     multi_label: bool
 
     def true(self, labels: np.ndarray) -> np.ndarray:
-        """[n] labels -> int [n] classes, or bool [n, classes] of several."""
+        """[n] labels -> int [n] classes, or bool [n, classes] if multi-label."""
         targets = targets_of(labels, self.classes)
         return targets if self.multi_label else targets.argmax(axis=1)
 
 
 def open_task(config: Any, index: Index, prepared: Prepared) -> Task:
-    """The task of a dataset. Raises UserError where the config or the labels do not fit it."""
+    """The task of a dataset. Raises UserError if the config or the labels do not fit it."""
     classes = prepared.label_names
     if len(classes) < 2:
         found = f"1 class ({classes[0]!r})" if classes else "no labels"
@@ -88,7 +88,7 @@ class Division:
 
     @property
     def scored(self) -> Index:
-        """Whom the numbers are of: those for testing or, where there are none, for validation."""
+        """The scored examples: those for testing or, if there are none, for validation."""
         return self.test if len(self.test) else self.validation
 
 
@@ -96,7 +96,7 @@ def divide(index: Index, config: Any) -> Division:
     """Divides labelled examples by recording, and recordings by subject, as the config says.
 
     Raises:
-      UserError: where there is nothing to train on, or nothing by which to judge it.
+      UserError: if there is nothing to train on, or nothing to score.
     """
     of = index.by_recording
     validation = np.array([], int)
@@ -134,7 +134,7 @@ def divide(index: Index, config: Any) -> Division:
             of.labels[train], of.subjects[train], config.validation, config.label_seed
         )
         train, validation = train[stay], train[held]
-    # Of each by itself, so that both are nested, and few labels are few for validation too.
+    # From each part separately: both are nested, and few labels means few for validation.
     train, validation = (
         part[
             folds.take_fraction(
@@ -156,15 +156,15 @@ def divide(index: Index, config: Any) -> Division:
 
 
 def learnt(task: Task, division: Division) -> np.ndarray:
-    """bool [classes]: which a training recording has."""
+    """bool [classes]: which of them occur in training."""
     return np.any(targets_of(division.train.labels, task.classes), axis=0)
 
 
 def missing(task: Task, division: Division) -> list[str]:
-    """What a reader of the numbers should know of the division.
+    """What a reader of the numbers should know about the division.
 
     Raises:
-      UserError: where there is but one class to learn.
+      TooFewLabels: if there are fewer than two classes to learn.
     """
     said = [*task.prepared.cautions]
     has = learnt(task, division)

@@ -1,1 +1,1 @@
-"""Models as others use them: loaded in Python, exported, imported."""
+"""Models for use elsewhere: loading in Python, export and import."""

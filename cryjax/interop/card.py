@@ -73,7 +73,7 @@ _USE_ENCODER = "print(mean)"
 
 
 def example(description: Description) -> str:
-    """A program that uses the folder."""
+    """The text of a program that uses the folder."""
     window = description.window_samples / description.sample_rate
     classifies = bool(description.labels)
     return _EXAMPLE.format(
@@ -86,7 +86,7 @@ def example(description: Description) -> str:
 
 
 def config(description: Description) -> str:
-    """`config.json`: what the hub looks for, and the description."""
+    """`config.json`: the fields that the hub looks for, and the description."""
     fields: dict[str, Any] = {
         "model_type": "cryjax",
         "architectures": [description.encoder.upper()],
@@ -100,7 +100,7 @@ def config(description: Description) -> str:
 
 
 def _measured(result: dict[str, Any]) -> str:
-    """The metrics of a result.json with their intervals, and what to know of them, as Markdown."""
+    """The metrics of a result.json with their intervals and warnings, as Markdown."""
     from cryjax.evaluation.metrics import metric_name
 
     lines = [
@@ -122,14 +122,14 @@ def _measured(result: dict[str, Any]) -> str:
 
 
 def _front_matter(description: Description, license: str) -> list[str]:
-    """What the hub reads first, a line each."""
+    """The lines of the hub's front matter."""
     pipeline = "audio-classification" if description.labels else "feature-extraction"
     lines = ["library_name: onnx", f"pipeline_tag: {pipeline}", "tags: [audio, jax, cryjax]"]
     return [f"license: {license}", *lines] if license else lines
 
 
 def _facts(description: Description, meta: dict[str, Any], result: dict[str, Any]) -> list[str]:
-    """What the model is, takes and gives, and what it was trained on, as a list in Markdown."""
+    """The model's architecture, input, output and training data, as a Markdown list."""
     front_end = description.front_end
     kind = {
         "pretrain": "SimCLR, without labels",
@@ -174,8 +174,8 @@ def write(
     Args:
       description: of the model.
       meta: of the run's checkpoint.
-      result: the run's result.json, empty where it has none.
-      license: of the weights; '' where whoever publishes them has still to choose.
+      result: the run's result.json, empty if it has none.
+      license: of the weights; '' if their publisher has yet to choose one.
     """
     license_line = license or "not stated yet; whoever publishes the weights has to choose one"
     measured = _measured(result) if result.get("intervals") else "Nothing was measured with labels."

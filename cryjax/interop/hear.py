@@ -1,9 +1,9 @@
-"""A run under the API of HEAR 2021, to be compared on its tasks (Turian et al., 2022).
+"""A run under the API of HEAR 2021, to compare it on its tasks (Turian et al., 2022).
 
     hear-validator cryjax.interop.hear --model RUN
     python -m heareval.embeddings.runner cryjax.interop.hear --model RUN --tasks-dir TASKS
 
-HEAR takes PyTorch modules only, so this one module needs PyTorch; the model itself runs in JAX.
+HEAR accepts only PyTorch modules, so this module needs PyTorch; the model itself runs in JAX.
 """
 
 import numpy as np
@@ -11,20 +11,19 @@ import torch
 
 from cryjax.interop.model import Model, load
 
-# The rates that HEAR's tasks exist at.
+# The sample rates of HEAR's tasks.
 _RATES = (16_000, 22_050, 44_100, 48_000)
 _HOP_SECONDS = 0.05
-# Of the waveform round a timestamp that its embedding is of.
+# Length of the waveform that a timestamp's embedding covers.
 _CONTEXT_SECONDS = 1.0
 
 
 class HearModel(torch.nn.Module):
-    """What HEAR asks of a model.
+    """A model as HEAR requires it.
 
     Attributes:
-      model: of cryjax.
-      sample_rate: in hertz, of the audio to be given: HEAR's lowest that the model can be served
-        from.
+      model: the cryjax model.
+      sample_rate: in hertz, of the input audio: HEAR's lowest that is not below the model's.
       scene_embedding_size: features.
       timestamp_embedding_size: features.
     """
@@ -37,7 +36,7 @@ class HearModel(torch.nn.Module):
 
 
 def load_model(model_file_path: str = "") -> HearModel:
-    """A run, or an exported file, as `cryjax.load` takes it."""
+    """Loads a run or an exported file, as `cryjax.load` does."""
     return HearModel(load(model_file_path))
 
 
@@ -50,11 +49,11 @@ def get_scene_embeddings(audio: torch.Tensor, model: HearModel) -> torch.Tensor:
 def get_timestamp_embeddings(
     audio: torch.Tensor, model: HearModel
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeds the second round each of evenly spaced times, zeros beyond either end.
+    """Embeds the second around each of evenly spaced times, with zeros past the ends.
 
     Args:
       audio: [sounds, samples] in [-1, 1] at the model's rate.
-      model: of `load_model`.
+      model: from `load_model`.
 
     Returns:
       float32 [sounds, times, features], and the times [sounds, times] in milliseconds.

@@ -1,4 +1,4 @@
-"""A trained model as others use it: waveforms in, embeddings and probabilities out."""
+"""Trained models for inference: waveforms in, embeddings and probabilities out."""
 
 import dataclasses
 import functools
@@ -20,10 +20,10 @@ from cryjax.data import cutting
 from cryjax.training import checkpoints, steps
 from cryjax.training.trained import load_pretrained, load_trained
 
-# Of models of which nobody said how long the segments of their recordings are.
+# Segment length of models that do not state their own.
 SEGMENT_SECONDS = 10.0
 _MOST_AT_A_TIME = 16
-# Above it a waveform is not in [-1, 1] with a little clipping, but in another unit.
+# Beyond it, a waveform is not in [-1, 1] with a little clipping, but in another unit.
 _LOUDEST = 2.0
 _MOST_CHANNELS = 8
 
@@ -33,19 +33,19 @@ Function = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a model must say of itself to be used. It travels with every export, as JSON.
+    """What is needed to use a model. Every export carries it as JSON.
 
     Attributes:
       encoder: name, as `make_encoder` takes it.
       width: of the encoder.
       features: width of the embedding.
-      front_end: that it was trained with.
+      front_end: used in training.
       window_samples: length of the crops that it was trained on.
-      least_samples: the shortest waveform that an exported program takes.
-      segment_seconds: a longer recording is cut into such segments, and those into windows.
-      labels: names of the classes; none without a classifier.
-      multi_label: whether a recording may have several.
-      synthetic: whether synthetic audio went into it.
+      least_samples: the shortest waveform that an export takes without repeating it.
+      segment_seconds: longer recordings are cut into such segments, and those into windows.
+      labels: names of the classes; empty without a classifier.
+      multi_label: whether a recording may have several labels.
+      synthetic: whether synthetic audio was used in training.
     """
 
     encoder: str
@@ -79,10 +79,10 @@ class Description:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A run's model in its parts, in float32, whatever it was trained in.
+    """The parts of a run's model, in float32 whatever it was trained in.
 
     Attributes:
-      description: of it.
+      description: of the model.
       variables: {'encoder': {'params', 'batch_stats'}}, and {'head': {'params'}} of a classifier.
       function: (variables, float32 [batch, samples]) -> the outputs of `steps.outputs`; pure.
     """
@@ -93,11 +93,11 @@ class Source:
 
 
 def read_run(run: str, *, encoder_only: bool = False) -> Source:
-    """The model of a training run.
+    """Reads the model of a training run.
 
     Args:
       run: its work directory.
-      encoder_only: leave a classifier out.
+      encoder_only: whether to omit a classifier.
     """
     meta = checkpoints.read_meta(run)
     classifies = bool(meta["labels"]) and not encoder_only
@@ -116,7 +116,7 @@ def read_run(run: str, *, encoder_only: bool = False) -> Source:
         features=encoder.features,
         front_end=pretrained.settings,
         window_samples=pretrained.window_samples,
-        # Frames enough that every pooling halves two at least.
+        # Enough frames for every pooling to halve at least two.
         least_samples=max(2**encoder.pooled - 1, 1) * pretrained.settings.hop_length,
         segment_seconds=max(
             meta.get("segment_seconds", SEGMENT_SECONDS),
@@ -137,12 +137,12 @@ def read_run(run: str, *, encoder_only: bool = False) -> Source:
 
 
 class Model:
-    """Embeds and classifies recordings, as mean over windows of the length it was trained on.
+    """Embeds and classifies recordings: the mean over windows of the length it was trained on.
 
     Attributes:
-      description: of it.
-      sample_rate: in hertz, that it works at.
-      labels: names of its classes; none without a classifier.
+      description: of the model.
+      sample_rate: its own, in hertz.
+      labels: names of its classes; empty without a classifier.
     """
 
     def __init__(self, description: Description, function: Function):
@@ -150,7 +150,7 @@ class Model:
 
         Args:
           description: of the model.
-          function: of windows.
+          function: windows -> outputs.
         """
         self.description = description
         self._function = function
@@ -177,29 +177,29 @@ class Model:
 
         Args:
           waveform: mono, [samples] or [batch, samples], floats in [-1, 1] or int16.
-          sample_rate: of it, in hertz; a higher one than the model's is brought down to that.
+          sample_rate: in hertz; one above the model's is resampled down to it.
 
         Returns:
           float32 [batch, features].
 
         Raises:
-          UserError: for a waveform or a rate that cannot be served.
+          UserError: for a waveform or a rate that cannot be used.
         """
         return self._mean("embedding", waveform, sample_rate)
 
     def predict(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
         """Probabilities of recordings, float32 [batch, classes] in the order of `labels`.
 
-        Args and errors as of `embed`; a model without a classifier is refused too.
+        Args and errors as in `embed`; a model without a classifier raises UserError too.
         """
         return self._mean("probabilities", waveform, sample_rate)
 
     def outputs(self, windows: np.ndarray, most: int = _MOST_AT_A_TIME) -> dict[str, np.ndarray]:
-        """What the model says of windows.
+        """Runs the model on windows.
 
         Args:
           windows: float32 in [-1, 1] or int16, [n, samples].
-          most: windows at a time.
+          most: windows per call of the model.
 
         Returns:
           'embedding', float32 [n, features]; with a classifier 'probabilities', [n, classes].
@@ -209,7 +209,7 @@ class Model:
         parts = []
         for start in range(0, len(windows), most):
             part = windows[start : start + most]
-            # Filled up to a power of two: few sizes to compile, and little work in vain.
+            # Padded to a power of two: few sizes to compile, and little wasted work.
             full = 1 << (len(part) - 1).bit_length()
             padded = np.concatenate([part, np.zeros((full - len(part), part.shape[1]), part.dtype)])
             found = self._function(padded)
@@ -228,11 +228,11 @@ class Model:
         return np.concatenate([cutting.windows(piece, samples) for piece in pieces])
 
     def at_own_rate(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
-        """Float32 of a waveform that `embed` takes, the last axis at the model's rate."""
+        """A waveform that `embed` takes, as float32 at the model's rate along the last axis."""
         waveform = _checked(waveform, sample_rate, self.sample_rate)
         if sample_rate == self.sample_rate:
             return waveform
-        # By the resampler that prepares datasets, which wants time first.
+        # The resampler that prepares datasets; it wants time first.
         found = soxr.resample(waveform.T, sample_rate, self.sample_rate, quality="VHQ").T
         if not found.shape[-1]:
             raise UserError(
@@ -264,7 +264,7 @@ def _checked(waveform: np.ndarray, sample_rate: int, wanted: int) -> np.ndarray:
         )
     if not (isinstance(sample_rate, numbers.Real) and math.isfinite(sample_rate)):
         raise UserError(f"a sample rate of {sample_rate!r}; give it in hertz")
-    # As soundfile and scipy give it; each moment would be taken for a recording of its own.
+    # As soundfile and scipy return it; each sample would be taken for a recording.
     if waveform.ndim == 2 and waveform.shape[1] <= _MOST_CHANNELS < waveform.shape[0]:
         raise UserError(
             f"a waveform of the shape {waveform.shape}, which looks like [samples, channels]; give "
@@ -286,7 +286,7 @@ def _checked(waveform: np.ndarray, sample_rate: int, wanted: int) -> np.ndarray:
 
 
 def load(path: str) -> Model:
-    """As `cryjax.load`."""
+    """Same as `cryjax.load`."""
     home = pathlib.Path(path)
     if home.is_dir() and (home / "model.onnx").is_file():
         home = home / "model.onnx"

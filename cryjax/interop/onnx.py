@@ -1,8 +1,8 @@
-"""Models as ONNX: the same network written down node by node, front end included.
+"""ONNX export: the same network built node by node, front end included.
 
-Not converted from what JAX traced, which is written for XLA. Batch norm is folded into the
-convolutions before it, and the Fourier transform is a convolution with the windowed cosines and
-sines, so that the file has a few kinds of node that every runtime has fast kernels for.
+It is not converted from JAX's trace, which targets XLA. Batch norm is folded into the convolutions
+before it, and the Fourier transform is a convolution with the windowed cosines and sines, so that
+the file has only a few kinds of node, for which every runtime has fast kernels.
 """
 
 import math
@@ -19,7 +19,7 @@ from cryjax.models import ENCODERS
 from cryjax.models.norm import EPSILON
 
 OPSET = 17
-_KEY = "cryjax"  # of the description, in the metadata of the file
+_KEY = "cryjax"  # metadata key of the description
 
 
 def _packages() -> Any:
@@ -41,14 +41,14 @@ class _Graph:
         self.constants: list[Any] = []
 
     def add(self, op: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        """A node; gives the name of its output."""
+        """Adds a node; returns its output's name."""
         output = output or f"{op.lower()}{len(self.nodes)}"
         node = self._onnx.helper.make_node(op, inputs, [output], **attributes)
         self.nodes.append(node)
         return output
 
     def constant(self, value: Any) -> str:
-        """A constant as it is."""
+        """Adds a constant as it is."""
         name = f"constant{len(self.constants)}"
         tensor = self._onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
         self.constants.append(tensor)
@@ -61,9 +61,9 @@ class _Graph:
         return self.constant(np.array(values, np.int64))
 
     def kernel(self, value: np.ndarray, axis: int) -> str:
-        """A constant, stored as the file's weights are, its outputs along `axis`.
+        """Adds a constant, stored as the file's weights are, its outputs along `axis`.
 
-        A runtime computes it once, when it loads the file.
+        A runtime restores it once, when it loads the file.
         """
         stored = weights.store(np.asarray(value, np.float32), self._kind, axis)
         if isinstance(stored, weights.Int8):
@@ -82,23 +82,23 @@ def _affine(norm: dict[str, Any], stats: dict[str, Any]) -> tuple[np.ndarray, np
 
 
 def _filled(graph: _Graph, waveform: str, description: Description) -> str:
-    """[batch, samples] of at least `least_samples`: what is shorter is repeated to fill a window.
+    """[batch, samples] of at least `least_samples`: shorter ones are repeated to fill a window.
 
-    So does cryjax. Of less, nothing would be left to pool, which crashes some runtimes.
+    As in cryjax. With fewer, nothing would be left to pool, which crashes some runtimes.
     """
     size = graph.add("Gather", graph.add("Shape", waveform), graph.integers(1))
     short = graph.add("Less", size, graph.integers(description.least_samples))
     window = max(description.window_samples, description.least_samples)
     wanted = graph.add("Where", short, graph.integers(window), size)
     one = graph.integers(1)
-    some = graph.add("Max", size, one)  # nothing is to be divided by no sample
+    some = graph.add("Max", size, one)  # avoids a division by zero samples
     rounds = graph.add("Div", graph.add("Sub", graph.add("Add", wanted, some), one), some)
     tiled = graph.add("Tile", waveform, graph.add("Concat", one, rounds, axis=0))
     return graph.add("Slice", tiled, graph.integers(0), wanted, one)
 
 
 def _log_mel(graph: _Graph, waveform: str, settings: frontend.FrontEnd) -> str:
-    """[batch, samples] -> [batch, mels, frames], as `frontend.log_mel`."""
+    """[batch, samples] -> [batch, mels, frames], same as `frontend.log_mel`."""
     before, after = settings.ends
     margin = graph.integers(0, before, 0, after)
     padded = graph.add("Pad", waveform, margin, mode=settings.padding)
@@ -119,7 +119,7 @@ def _log_mel(graph: _Graph, waveform: str, settings: frontend.FrontEnd) -> str:
 
 
 def _embedding(graph: _Graph, log_mel: str, source: Source) -> str:
-    """[batch, mels, frames] -> 'embedding' [batch, features], as `models.encoders.Encoder`."""
+    """[batch, mels, frames] -> 'embedding' [batch, features], same as `models.encoders.Encoder`."""
     params = source.variables["encoder"]["params"]
     stats = source.variables["encoder"]["batch_stats"]
     _, layers, size, pooled, _ = ENCODERS[source.description.encoder]
@@ -154,7 +154,7 @@ def _dense(graph: _Graph, x: str, layer: dict[str, Any]) -> str:
 
 
 def write(source: Source, path: pathlib.Path, kind: str) -> None:
-    """Writes a model, and has onnx check it.
+    """Writes a model and checks it with onnx.
 
     Args:
       source: the model.
@@ -185,7 +185,7 @@ def write(source: Source, path: pathlib.Path, kind: str) -> None:
         ),
         producer_name="cryjax",
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
-        ir_version=8,  # of the same age as the opset, so that older runtimes take it
+        ir_version=8,  # as old as the opset, so that older runtimes accept it
     )
     onnx.helper.set_model_props(model, {_KEY: description.to_json()})
     onnx.checker.check_model(model, full_check=True)
@@ -193,7 +193,7 @@ def write(source: Source, path: pathlib.Path, kind: str) -> None:
 
 
 def open_file(path: pathlib.Path) -> tuple[Description, Function]:
-    """The description and the function of a file. Raises UserError where it is none."""
+    """The description and function of a file. Raises UserError if it is not an export."""
     _, onnxruntime = _packages()
     try:
         session = onnxruntime.InferenceSession(
@@ -203,7 +203,7 @@ def open_file(path: pathlib.Path) -> tuple[Description, Function]:
         description = Description.from_json(properties[_KEY])
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # onnxruntime's errors share no class of their own
+    except Exception as error:  # onnxruntime's errors share no base class
         raise UserError(
             f"{path}: no ONNX file of python -m cryjax.export ({type(error).__name__})"
         ) from error
@@ -211,7 +211,7 @@ def open_file(path: pathlib.Path) -> tuple[Description, Function]:
     return description, lambda x: dict(zip(names, session.run(names, {"waveform": x}), strict=True))
 
 
-# What a fresh process does with it that has only onnxruntime and numpy.
+# Runs the file in a fresh process that has only onnxruntime and numpy.
 CHECK = """
 import sys, numpy as np, onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])

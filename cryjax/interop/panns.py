@@ -1,8 +1,8 @@
-"""Weights by the names and layouts of PANNs' PyTorch models (Kong et al., 2020), and back.
+"""Weights to and from the names and layouts of PANNs' PyTorch models (Kong et al., 2020).
 
-`Cnn14`, `Cnn10`, `Cnn6`, `Cnn14_16k` of github.com/qiuqiangkong/audioset_tagging_cnn. Read as well:
-`Cnn14` of speechbrain, which is the same network without its last dense layer, its batch norms
-under other names.
+`Cnn14`, `Cnn10`, `Cnn6`, `Cnn14_16k` of github.com/qiuqiangkong/audioset_tagging_cnn. It also reads
+speechbrain's `Cnn14`, the same network without the last dense layer and with other names for the
+batch norms.
 """
 
 import collections
@@ -50,7 +50,7 @@ def _at(tree: Mapping[str, Any], path: tuple[str, ...]) -> Any:
 def to_state_dict(
     variables: Mapping[str, Any], encoder: str, settings: frontend.FrontEnd
 ) -> dict[str, np.ndarray]:
-    """All tensors that the PyTorch class has.
+    """Returns all tensors of the PyTorch class.
 
     Args:
       variables: {'encoder': {'params', 'batch_stats'}} and, with a classifier, 'head', which
@@ -100,17 +100,17 @@ def _from_weight(tensors: Mapping[str, np.ndarray], name: str) -> dict[str, np.n
 def from_state_dict(
     tensors: Mapping[str, np.ndarray], settings: frontend.FrontEnd
 ) -> tuple[str, float, dict[str, Any]]:
-    """The encoder of a state dict, and its classifier.
+    """Returns a state dict's encoder, and its classifier if it has one.
 
     Args:
       tensors: by name, float32.
-      settings: of the front end; the file's own filters, if it has any, must be these.
+      settings: of the front end; the file's own filters, if any, must match.
 
     Returns:
       The encoder's name, its width, and the variables as `to_state_dict` takes them.
 
     Raises:
-      UserError: where it is none of the known networks, or was made for another front end.
+      UserError: if it is no known network, incomplete, or made for another front end.
     """
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     if "norm0.weight" in tensors:
@@ -146,7 +146,7 @@ def from_state_dict(
 def _layer(
     tensors: Mapping[str, np.ndarray], name: str
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Parameters and running statistics of a layer. Raises KeyError with what is missing."""
+    """Parameters and running statistics of a layer. Raises KeyError naming what is missing."""
     if not name.rpartition(".")[2].startswith("bn"):
         return _from_weight(tensors, name), {}
     return (
@@ -162,10 +162,10 @@ def _put(tree: dict[str, Any], path: tuple[str, ...], leaves: dict[str, np.ndarr
 
 
 def _from_speechbrain(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """By PANNs' names. The dense layer that it has not got becomes one that changes nothing.
+    """Renames tensors as in PANNs; the missing dense layer becomes an identity.
 
-    What reaches it is a sum of means and maxima of ReLUs, so not negative: its own ReLU does
-    nothing either.
+    Its input, a sum of means and maxima of ReLUs, is never negative, so its own ReLU does nothing
+    either.
     """
     renamed = {re.sub(r"\bnorm(\d)\.", r"bn\1.", name): x for name, x in tensors.items()}
     last = max((name for name in renamed if name.endswith(".conv2.weight")), default="")
@@ -177,7 +177,7 @@ def _from_speechbrain(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 def fitting_front_ends(tensors: Mapping[str, np.ndarray]) -> list[str]:
-    """The presets whose mel filters a file has; none where it has no filters at all."""
+    """The presets whose mel filters are a file's; none if it has no filters."""
     theirs = next((x for n, x in tensors.items() if n.endswith("logmel_extractor.melW")), None)
     if theirs is None:
         return []
@@ -217,7 +217,7 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The float tensors of a .safetensors file or, with PyTorch, of a .pth or .ckpt, as float32.
 
     Raises:
-      UserError: where it cannot be read, or what would read it is not installed.
+      UserError: if it cannot be read, or the package to read it is not installed.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; give --weights=FILE.pth or FILE.safetensors")
@@ -232,7 +232,7 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def read_description(path: pathlib.Path) -> Description | None:
-    """What a .safetensors file of `cryjax.export` says of itself; None of any other file."""
+    """The description in a .safetensors file of `cryjax.export`; None for any other file."""
     if path.suffix != ".safetensors":
         return None
     import safetensors
@@ -269,7 +269,7 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
             f"{path} needs PyTorch to be read: pip install torch, or give a .safetensors file"
         ) from error
     try:
-        # Weights only: nothing else in the file is run.
+        # Weights only: no code in the file is run.
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever unpickling and zip files raise
         said = " ".join(str(error).split())[:200]
@@ -294,7 +294,7 @@ def write_tensors(
     except ImportError as error:
         raise UserError('safetensors is missing: pip install "cryjax[export]"') from error
     stored: dict[str, Any] = {
-        # The front end's filters are small, and what a file is known by.
+        # The front end's filters are small, and identify it.
         name: x if name.split(".")[0] in _FRONT_END else weights.store(x, kind, axis=0)
         for name, x in tensors.items()
     }

@@ -29,23 +29,22 @@ def write(
     synthetic: bool = False,
     segment_seconds: float = SEGMENT_SECONDS,
 ) -> None:
-    """Makes a run with one checkpoint, as a training run's, to probe, fine-tune or export.
+    """Makes a run with one checkpoint, like a training run's, to probe, fine-tune or export.
 
     Args:
       folder: of the run.
       encoder: name, as `make_encoder` takes it.
-      width: of it.
+      width: of the encoder.
       front_end: name of a preset.
-      window_seconds: of the windows that recordings are embedded in.
+      window_seconds: length of the windows to embed.
       variables: {'encoder': {'params', 'batch_stats'}}, and {'head': {'params'}} of a classifier.
       labels: of the classifier.
-      multi_label: whether each is told by itself, or one of all.
-      synthetic: whether synthetic audio went into it.
-      segment_seconds: a longer recording is cut into such segments, or into windows if those are
-        longer.
+      multi_label: whether each is predicted by itself, or one of all.
+      synthetic: whether synthetic audio was used in training.
+      segment_seconds: longer recordings are cut into such segments, or windows if those are longer.
 
     Raises:
-      UserError: where the folder holds a run.
+      UserError: if the folder holds a run.
     """
     config = {
         "encoder": {"name": encoder, "width": width, "dtype": "float32"},

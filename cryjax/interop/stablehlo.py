@@ -1,6 +1,6 @@
-"""Models as StableHLO, by `jax.export`: one file for CPU, CUDA and TPU that JAX runs.
+"""StableHLO export by `jax.export`: one file that JAX runs on CPU, CUDA and TPU.
 
-Beside it lies NAME.stablehlo.json, with the description of the model. Without cryjax:
+NAME.stablehlo.json beside it holds the description of the model. Without cryjax:
 
     exported = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))
     exported.call(waveform)["embedding"]  # waveform: float32 [batch, samples]
@@ -28,12 +28,12 @@ def _check_packages() -> None:
 
 
 def _beside(path: pathlib.Path) -> pathlib.Path:
-    """model.stablehlo.json of model.stablehlo: a model.json may be another's."""
+    """model.stablehlo -> model.stablehlo.json: a model.json may be another's."""
     return path.with_name(f"{path.name}.json")
 
 
 def write(source: Source, path: pathlib.Path, kind: str) -> None:
-    """Writes a model; batch and number of samples stay open.
+    """Writes a model; batch and number of samples stay symbolic.
 
     Args:
       source: the model.
@@ -59,7 +59,7 @@ def write(source: Source, path: pathlib.Path, kind: str) -> None:
 
 
 def open_file(path: pathlib.Path) -> tuple[Description, Function]:
-    """The description and the function of a file. Raises UserError where it is none."""
+    """The description and function of a file. Raises UserError if it is not an export."""
     _check_packages()
     try:
         description = Description.from_json(_beside(path).read_bytes())
@@ -77,7 +77,7 @@ def open_file(path: pathlib.Path) -> tuple[Description, Function]:
     return description, lambda x: {name: np.asarray(y) for name, y in call(x).items()}
 
 
-# What a fresh process does with it that has only JAX and flatbuffers: files of waveforms in, files
+# Runs the file in a fresh process that has only JAX and flatbuffers: a file of waveforms in, a file
 # of outputs out.
 CHECK = """
 import sys, jax, numpy as np

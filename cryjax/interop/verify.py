@@ -1,4 +1,4 @@
-"""Is what was exported the model? Reloaded in a process of its own, and run on real audio too."""
+"""Checks an export against its model: reloaded in its own process, run on real audio too."""
 
 import os
 import pathlib
@@ -20,11 +20,11 @@ _SECONDS = 600
 
 
 def waveforms(description: Description, prepared: Prepared | None) -> dict[str, np.ndarray]:
-    """What to try a model on: several batch sizes and lengths, and recordings if there are any.
+    """Inputs to test a model: several batch sizes and lengths, and recordings if available.
 
     Args:
       description: of the model.
-      prepared: a dataset at its rate.
+      prepared: a dataset at the model's rate, or None.
 
     Returns:
       name -> float32 [batch, samples] in [-1, 1].
@@ -47,7 +47,7 @@ def waveforms(description: Description, prepared: Prepared | None) -> dict[str, 
 
 
 def expected(source: Source, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The model's own answers, on the CPU: 'input/output' -> float32 [batch, ...]."""
+    """The model's own outputs, on the CPU: 'input/output' -> float32 [batch, ...]."""
     function = jax.jit(source.function)
     variables = jax.tree.map(np.asarray, source.variables)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
@@ -61,13 +61,13 @@ def expected(source: Source, inputs: Mapping[str, np.ndarray]) -> dict[str, np.n
 def answers(
     script: str, arguments: Sequence[str], inputs: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """The same of a fresh process, which runs `script` with: arguments, inputs, outputs."""
+    """The same from a fresh process that runs `script`: arguments, input file, output file."""
     with tempfile.TemporaryDirectory() as folder:
         given, found = pathlib.Path(folder) / "inputs.npz", pathlib.Path(folder) / "outputs.npz"
         with given.open("wb") as file:
-            np.savez(file, **dict[str, Any](inputs))  # its own keyword is not in NumPy 2.0
+            np.savez(file, **dict[str, Any](inputs))  # NumPy 2.0 lacks allow_pickle
         command = [sys.executable, "-c", script, *arguments, str(given), str(found)]
-        # An accelerator is this process's; and only a CPU computes in full precision everywhere.
+        # This process holds the accelerator, and only a CPU has full precision everywhere.
         environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
         try:
             done = subprocess.run(
@@ -86,7 +86,7 @@ def answers(
 def differences(
     wanted: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """'input/output' -> the largest difference, as a share of the largest value wanted."""
+    """'input/output' -> the largest difference, relative to the largest expected value."""
     if wanted.keys() != found.keys():
         raise UserError(f"the export has the outputs {sorted(found)}, not {sorted(wanted)}")
     return {

@@ -1,6 +1,6 @@
-"""Weights as a file holds them: whole, in half the bytes, or in a quarter.
+"""Weights as stored in a file: in full, in half the bytes, or in a quarter.
 
-Only how they are stored: whatever reads them computes in float32.
+This affects storage only: whatever reads them computes in float32.
 """
 
 from typing import NamedTuple
@@ -13,19 +13,19 @@ KINDS = ("float32", "float16", "int8")
 
 
 class Int8(NamedTuple):
-    """A kernel in eight bits, a scale for each of its outputs: `values * scale` is the kernel."""
+    """A kernel in eight bits, with a scale per output: `values * scale` is the kernel."""
 
     values: np.ndarray
     scale: np.ndarray
 
 
 def store(weight: np.ndarray, kind: str, axis: int = -1) -> np.ndarray | Int8:
-    """A weight as `kind` stores it. Vectors stay float32: they are few, and all depends on them.
+    """Stores a weight as `kind`. Vectors stay float32: few, and everything depends on them.
 
     Args:
       weight: float32.
       kind: of `KINDS`.
-      axis: of the outputs of a kernel.
+      axis: of a kernel's outputs.
     """
     weight = np.asarray(weight)
     if weight.ndim < 2 or kind == "float32":
@@ -39,7 +39,7 @@ def store(weight: np.ndarray, kind: str, axis: int = -1) -> np.ndarray | Int8:
 
 
 def restore(weight: jax.Array | Int8) -> jax.Array:
-    """What `store` stored, in float32; for use under jit."""
+    """Restores a stored weight to float32; for use under jit."""
     if isinstance(weight, Int8):
         return jnp.asarray(weight.values).astype(jnp.float32) * weight.scale
     return jnp.asarray(weight).astype(jnp.float32)

@@ -1,22 +1,21 @@
-"""Convolution, lowered to what each platform does fast.
+"""Convolution, lowered to the form that is fast on each platform.
 
-XLA's own convolution is right for GPUs and TPUs. On CPUs the matrix product that the same
-convolution amounts to is faster, so there it is written as one: a SimCLR step of CNN14, 16 clips,
-takes 7.5 s instead of 22, batch norm (`norm.py`) included
+XLA's own convolution suits GPUs and TPUs. On CPUs an equivalent matrix product is faster, and used
+there: a SimCLR step of CNN14, 16 clips, takes 7.5 s instead of 22, batch norm (`norm.py`) included
 (`python tests/benchmarks/step.py --peers=cryjax,flax --batches=16`).
 
-- one channel: the k x k shifted copies of the input, each times its row of the kernel, added in one
-  pass;
+- one channel: the k x k shifted copies of the input, each times its row of the kernel, summed in
+  one pass;
 - 3 x 3 kernels between many channels, on maps that are not small: Winograd's minimal filtering, a
   third of the multiplications (`winograd.py`);
-- else the k x k shifted copies of the input side by side, times the flattened kernel ('im2col').
-  The copies are k x k times the input, so they are made for a few examples at a time, which keeps
-  them in the cache, and again in the backward pass rather than kept. The gradient by the input is
-  the reverse: the product with the kernel, which need not be transposed for it, then its k x k
-  parts, shifted and added.
+- otherwise: the k x k shifted copies of the input side by side, times the flattened kernel
+  ('im2col'). The copies are k x k times as large as the input, so they are made for a few examples
+  at a time, which keeps them in the cache, and remade in the backward pass rather than kept. The
+  input's gradient is the reverse: the product with the kernel, which need not be transposed for
+  it, then its k x k parts, shifted and added.
 
-The choice is made where the program is lowered, not where it is traced: a program for a TPU can be
-compiled by a process that has only a CPU.
+The choice is made when the program is lowered, not when it is traced: a process that has only a CPU
+can compile a program for a TPU.
 """
 
 import functools
@@ -31,10 +30,10 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from cryjax.models import winograd
 
 # Bytes of shifted copies at a time. Forward and backward on two cores, against all at once: 5 times
-# faster for 1 channel, 3 for 16, 2 for 32, 1.1 for 64. A quarter and four times as much are slower.
+# faster for 1 channel, 3 for 16, 2 for 32, 1.1 for 64. A quarter or four times as much is slower.
 _PATCH_BYTES = 4_000_000
 
-# Winograd's form takes over from so many channels and features, and from so many tiles, or the
+# Winograd's form is used from this many channels and features, and this many tiles: below, the
 # transform of the kernel would cost more than it saves.
 _WINOGRAD_CHANNELS = 32
 _WINOGRAD_TILES = 112
@@ -47,7 +46,7 @@ def _convolve_native(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _shifted(x: jax.Array, size: int) -> list[jax.Array]:
-    """The size * size copies of the maps, of their shape, in a kernel's order."""
+    """The size * size shifted copies of the maps, same shape, in a kernel's order."""
     _, height, width, _ = x.shape
     margin = size // 2
     padded = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
@@ -74,12 +73,12 @@ def _sum_of_shifted(patches: jax.Array, size: int) -> jax.Array:
 
 
 def _in_groups(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """[batch, ...] -> [groups, batch / groups, ...], a group's patches about `_PATCH_BYTES`.
+    """[batch, ...] -> [groups, batch / groups, ...], with about `_PATCH_BYTES` of patches each.
 
-    `x` is the kernel's input, or the gradient by its output.
+    `x` is the convolution's input, or the gradient w.r.t. its output.
     """
     batch, height, width, channels = x.shape
-    group = 1  # of a batch or a length that an exported program leaves open
+    group = 1  # for a batch or a length that an exported program leaves open
     if isinstance(batch, int) and isinstance(height, int):
         patches = height * width * (kernel.nbytes // kernel.shape[-1])
         # Not less than the kernel, which is read (its gradient read and written) for each group.
@@ -89,7 +88,7 @@ def _in_groups(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _by_winograd(x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether Winograd's form is the faster; bfloat16 is too coarse for it."""
+    """Whether Winograd's form is faster; bfloat16 is too coarse for it."""
     if x.dtype != jnp.float32 or len(kernel) != 3 or min(kernel.shape[2:]) < _WINOGRAD_CHANNELS:
         return False
     maps = x.shape[:3]  # an exported program leaves some open
@@ -119,10 +118,10 @@ def _gradients_native(
 def _gradients_on_cuda(
     x: jax.Array, kernel: jax.Array, cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The kernel's in the order of the kernel; cuDNN's has the features first.
+    """Lays the kernel's gradient out like the kernel; cuDNN's has the features first.
 
-    Left to XLA it is turned while the optimizer reads it, and what that writes, the kernel and its
-    moments, is then not written in place but copied once more.
+    Left alone, XLA transposes it where the optimizer reads it, and the kernel and its moments,
+    which the optimizer writes, are then not updated in place but copied once more.
     """
     d_x, d_kernel = _gradients_native(x, kernel, cotangent)
     d_kernel = with_layout_constraint(d_kernel, Layout(tuple(range(kernel.ndim))))
@@ -133,7 +132,7 @@ def _gradients_on_cpu(
     x: jax.Array, kernel: jax.Array, cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     if _by_winograd(x, kernel):
-        # The gradient of a convolution is a convolution with the kernel turned round.
+        # The gradient w.r.t. the input is a convolution with the flipped kernel.
         turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
         return winograd.convolve(cotangent, turned), winograd.kernel_gradient(x, cotangent)
     size, _, _, features = kernel.shape

@@ -1,6 +1,6 @@
-"""CNN6, CNN10 and CNN14 of PANNs (Kong et al., 2020, table I), waveform front end left outside.
+"""CNN6, CNN10 and CNN14 of PANNs (Kong et al., 2020, table I), without the waveform front end.
 
-Each takes [batch, frames, mels] and gives [batch, features]: batch norm over mel bands, blocks of
+Each maps [batch, frames, mels] to [batch, features]: batch norm over mel bands, blocks of
 convolutions with 2 x 2 average pooling, the mean over frequency, the sum of the maximum and the
 mean over time, and one dense layer. PANNs' dropout is left out: contrastive training brings its
 own noise.
@@ -17,14 +17,14 @@ _MOMENTUM = 0.9  # of the running statistics
 
 
 class NormRelu(nn.Module):
-    """Of a convolution: batch norm and ReLU, and pooling.
+    """Convolution, batch norm and ReLU, then optional average pooling.
 
     Parameters and statistics are those of `flax.linen.BatchNorm`.
 
     Attributes:
-      learns: whether to take the statistics of the batch, and to update the running ones.
+      learns: whether to use batch statistics and update the running ones.
       pooled: whether to pool.
-      axis_name: the device axis over which the batch's are synchronised.
+      axis_name: device axis over which batch statistics are synchronised.
     """
 
     learns: bool
@@ -59,11 +59,11 @@ class ConvBlock(nn.Module):
 
     Attributes:
       features: output channels.
-      layers: convolutions.
+      layers: number of convolutions.
       size: height and width of their kernels.
       pooled: whether to pool.
-      learns: whether statistics are those of the batch, and update the running ones.
-      axis_name: the device axis over which these are synchronised.
+      learns: whether to use batch statistics and update the running ones.
+      axis_name: device axis over which batch statistics are synchronised.
       dtype: of the computation.
     """
 
@@ -90,16 +90,16 @@ class Encoder(nn.Module):
 
     Attributes:
       channels: output channels of each block.
-      layers: convolutions in a block.
+      layers: convolutions per block.
       size: height and width of the kernels.
       pooled: how many blocks, from the first, are followed by pooling.
       features: width of the embedding.
       dtype: of the convolutions and the dense layer; parameters and statistics stay float32.
-      axis_name: the device axis over which training synchronises batch statistics.
-      remat: whether to compute the inside of each block again in the backward pass rather than keep
-        it: less memory, a third more work.
+      axis_name: device axis over which training synchronises batch statistics.
+      remat: whether to recompute the inside of each block in the backward pass: less memory, a
+        third more work.
       frozen: how many blocks, from the first, get no gradient in training and keep their running
-        statistics; one more than there are freezes the dense layer too.
+        statistics; one more than there are blocks freezes the dense layer too.
     """
 
     channels: tuple[int, ...]
@@ -114,12 +114,15 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, spectrogram: jax.Array, train: bool = False) -> jax.Array:
-        """Gives float32 [batch, features]; `train` uses the batch's statistics and updates them."""
+        """Returns float32 [batch, features].
+
+        With `train`, uses batch statistics and updates the running ones.
+        """
 
         def learns(block: int) -> bool:
             return train and block > self.frozen
 
-        # Statistics for each mel band, so bands are the channels here, and the width afterwards.
+        # Statistics per mel band: bands are the channels here, and the width afterwards.
         bands = nn.BatchNorm(
             use_running_average=not learns(1),
             momentum=_MOMENTUM,
@@ -150,7 +153,7 @@ class Encoder(nn.Module):
         return x.astype(jnp.float32)
 
 
-# name: (channels of the blocks, convolutions a block, kernel, pooled blocks, features)
+# name: (channels of the blocks, convolutions per block, kernel, pooled blocks, features)
 ENCODERS = {
     "cnn6": ((64, 128, 256, 512), 1, 5, 4, 512),
     "cnn10": ((64, 128, 256, 512), 2, 3, 4, 512),

@@ -1,4 +1,4 @@
-"""Heads: what stands on the encoder during training and is thrown away afterwards."""
+"""Heads: SimCLR's projection, for training only, and a linear classifier."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ class Classifier(nn.Module):
     """A linear classifier.
 
     Attributes:
-      classes: how many.
+      classes: number of classes.
     """
 
     classes: int

@@ -1,14 +1,14 @@
-"""Batch norm and ReLU after a convolution, and pooling, with the gradients written out.
+"""Batch norm, ReLU and pooling after a convolution, with hand-written gradients.
 
-On an accelerator these cost as much as the convolutions they follow, and all of it is memory: how
-often a map is read and written. Automatic differentiation keeps and passes more than it need. Here
-the gradient (Ioffe and Szegedy, 2015, section 3) is one of the convolution's output alone, and
-takes two passes: one for two sums a channel, one for the result. What pooling spreads over four
-elements need not be written, and of each channel the second pass needs four numbers and not all
-that the formula has: on an H200 to fetch those takes as long as to fetch the map.
+On an accelerator these cost as much as the convolutions they follow, all of it memory traffic: how
+often a map is read and written. Automatic differentiation stores and moves more than necessary.
+Here the gradient (Ioffe and Szegedy, 2015, section 3) needs only the convolution's output, and
+takes two passes: one for two sums per channel, one for the result. What pooling spreads over four
+elements need not be written, and the second pass needs four numbers per channel, not all those of
+the formula: on an H200 fetching them all takes as long as fetching the map.
 
-Statistics are those of all devices of `axis_name`, as `flax.linen.BatchNorm` has them, and so are
-the sums over the batch in the gradient; what is summed for a parameter stays the device's own.
+Statistics are over all devices of `axis_name`, as in `flax.linen.BatchNorm`, and so are the sums
+over the batch in the gradient; the gradients of the parameters stay each device's own.
 """
 
 import functools
@@ -23,7 +23,7 @@ from jax import lax
 
 EPSILON = 1e-5  # as in PyTorch
 
-# What a layer gives, and float32 [channels], the mean and the variance of the batch.
+# A layer's output, and the mean and the variance of the batch, float32 [channels].
 Normed = tuple[jax.Array, jax.Array, jax.Array]
 
 
@@ -35,7 +35,7 @@ def total(x: jax.Array, axis_name: str | None) -> jax.Array:
 def affine(
     mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """1 / deviation, and the factor and the term that normalise and scale."""
+    """1 / standard deviation, and the factor and the term that normalise and scale."""
     inverse = lax.rsqrt(var + EPSILON)
     factor = scale * inverse
     return inverse, factor, bias - mean * factor
@@ -47,7 +47,7 @@ def _per_channel(x: jax.Array) -> jax.Array:
 
 
 def _windows(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Height and width of what is pooled together: an axis of one element is left alone."""
+    """Height and width of a pooling window: an axis of one element is left alone."""
     return min(2, shape[1]), min(2, shape[2])
 
 
@@ -63,13 +63,13 @@ def average_pool(x: jax.Array) -> jax.Array:
     """2 x 2 average pooling of [batch, height, width, channels]; odd edges are dropped.
 
     A reshape and a mean, because the pooling operation converts badly to ONNX. An axis of one
-    element is left alone, so that a short input still reaches the end.
+    element is left alone, so that a short input still gets through.
     """
     return _by_window(x).mean((2, 4))
 
 
 def _unpool(pooled: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """[batch, height / 2, width / 2, channels] to all of `shape`; zero at dropped edges."""
+    """[batch, height / 2, width / 2, channels] -> `shape`; zero at dropped edges."""
     batch, height, width, channels = pooled.shape
     down, across = _windows(shape)
     spread = jnp.broadcast_to(
@@ -79,7 +79,7 @@ def _unpool(pooled: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _unpool_by_index(pooled: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The same. What XLA for a GPU pads it reads element by element, each behind a branch."""
+    """Same as `_unpool`, for GPUs: XLA reads padded maps there by element, behind a branch."""
     for axis, window in zip((1, 2), _windows(shape), strict=True):
         size, known = shape[axis], pooled.shape[axis]
         if size == window * known:
@@ -93,7 +93,7 @@ def _unpool_by_index(pooled: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def relu_of(x: jax.Array, factor: jax.Array, term: jax.Array) -> jax.Array:
-    """relu(x * factor + term), factor and term of each channel, computed in float32."""
+    """relu(x * factor + term), with factor and term per channel, computed in float32."""
     y = x.astype(jnp.float32) * _per_channel(factor) + _per_channel(term)
     return nn.relu(y).astype(x.dtype)
 
@@ -102,17 +102,17 @@ def relu_of(x: jax.Array, factor: jax.Array, term: jax.Array) -> jax.Array:
 def norm_relu(
     x: jax.Array, scale: jax.Array, bias: jax.Array, pooled: bool, axis_name: str | None
 ) -> Normed:
-    """Batch norm by the batch's statistics and ReLU; with `pooled`, `average_pool`, too.
+    """Batch norm with batch statistics and ReLU; with `pooled`, `average_pool` too.
 
     Args:
       x: [batch, height, width, channels], a convolution's output.
       scale: float32 [channels].
       bias: float32 [channels].
       pooled: whether to pool.
-      axis_name: the device axis of which the statistics are, if there is one.
+      axis_name: the device axis over which statistics are taken, if any.
 
     Returns:
-      The result, of `x`'s type, and the statistics, through which no gradient flows.
+      The result, in `x`'s dtype, and the statistics, through which no gradient flows.
     """
     values = x.astype(jnp.float32)
     moments = jnp.stack([values.mean((0, 1, 2)), jnp.square(values).mean((0, 1, 2))])
@@ -143,7 +143,7 @@ def _centred(passed: jax.Array, x: jax.Array, mean: jax.Array) -> jax.Array:
 def _sums(
     x: jax.Array, gradient: jax.Array, mean: jax.Array, factor: jax.Array, term: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Over all elements, of the gradient that ReLU lets through, and of it times x - mean."""
+    """Sums, over all elements, of the gradient that ReLU passes, and of it times x - mean."""
     passed = _passed(x, gradient, factor, term)
     return passed.sum((0, 1, 2)), _centred(passed, x, mean).sum((0, 1, 2))
 
@@ -151,17 +151,17 @@ def _sums(
 def _sums_of_pooled(
     x: jax.Array, gradient: jax.Array, mean: jax.Array, factor: jax.Array, term: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The same of a gradient by what is pooled, not yet divided among the elements."""
+    """Same as `_sums`, from the pooled gradient, not yet divided among the elements."""
     return _sums(x, _unpool(gradient, x.shape), mean, factor, term)
 
 
 def _sums_of_windows(
     x: jax.Array, gradient: jax.Array, mean: jax.Array, factor: jax.Array, term: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """That with the elements of a window side by side, each gradient read once.
+    """Same as `_sums_of_pooled`, a window's elements side by side: each gradient is read once.
 
-    A GPU is spared the arithmetic of indices, which takes longer than the memory. A TPU would
-    write the four parts.
+    Spares a GPU the index arithmetic, which takes longer than memory access. A TPU would write
+    the four parts.
     """
     windows, (down, across) = _by_window(x), _windows(x.shape)
     parts = [windows[:, :, i, :, j] for i in range(down) for j in range(across)]
@@ -170,7 +170,7 @@ def _sums_of_windows(
         return functools.reduce(operator.add, map(of, parts)).sum((0, 1, 2))
 
     passed = added(lambda part: _passed(part, gradient, factor, term))
-    # As another comparison, or XLA makes it once for both sums, and writes it: four more maps.
+    # Compared anew, or XLA would share the mask between both sums and write it: four more maps.
     factor, term = lax.optimization_barrier((factor, term))
     return passed, added(lambda part: _centred(_passed(part, gradient, factor, term), part, mean))
 
@@ -178,7 +178,7 @@ def _sums_of_windows(
 def gradients(
     pooled: bool, axis_name: str | None, kept: tuple[jax.Array, ...], cotangents: Normed
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Of `norm_relu`: by x, scale and bias; `kept` are these and the statistics."""
+    """Gradients of `norm_relu` w.r.t. x, scale, bias; `kept` holds these and the statistics."""
     x, scale, bias, mean, var = kept
     inverse, factor, term = affine(mean, var, scale, bias)
     gradient, share = cotangents[0], 1.0
@@ -197,8 +197,8 @@ def gradients(
     d_bias, d_scale = share * d_bias, share * inverse * centred
     count = x.size // x.shape[-1] * total(jnp.ones(()), axis_name)
     shift, along = total(jnp.stack([d_bias, d_scale]), axis_name) / count
-    # factor * (passed - shift - normalised * along), a line in x where ReLU is closed. The share, a
-    # power of two, goes into factor and term, by which ReLU is open where it was.
+    # factor * (passed - shift - normalised * along), linear in x where ReLU is closed. The share, a
+    # power of two, goes into factor and term, and ReLU stays open where it was.
     slope = factor * inverse * along
     offset = slope * mean - factor * shift
     factor, term = share * factor, share * term

@@ -1,15 +1,15 @@
-"""The first layer: the convolution of one channel, batch norm and ReLU, as matrix products.
+"""The first layer, a one-channel convolution, batch norm and ReLU, as matrix products.
 
-Its output is as large as any and a function of very little. With P the copies of the input that
-meet the kernel, and a column of ones, the convolution gives P K. Its mean and variance follow from
-P'P, normalising makes another kernel of it, W, and the layer is relu(P W): what the convolution
-gives is never in memory. Backward, with G the gradient that ReLU lets through, G'P has the sums and
-the gradient by the kernel, and G W' and P the gradient by the input. On an H200 it takes a
-quarter of the time of convolution and batch norm, which read and write their maps eleven times.
+Its output is as large as any layer's but depends on very little. With P the shifted copies of the
+input and a column of ones, the convolution is P K. Its mean and variance follow from P'P,
+normalising turns K into another kernel W, and the layer is relu(P W): the convolution's output is
+never in memory. Backward, with G the gradient that ReLU passes, G'P yields the sums and the
+kernel's gradient, and G W' and P yield the input's. On an H200 this takes a quarter of the time of
+convolution and batch norm, which read and write their maps eleven times.
 
-So it is on NVIDIA's GPUs alone. A TPU would lay the rows out anew, which costs more memory, and on
-a CPU nothing is gained; there, and wherever the batch's statistics are not asked for, it is a
-convolution like another.
+This form is used on NVIDIA GPUs only. A TPU would lay the rows out anew, which costs more memory,
+and on a CPU nothing is gained; there, and wherever batch statistics are not used, the layer is an
+ordinary convolution.
 """
 
 import functools
@@ -24,16 +24,16 @@ from cryjax.models import conv, norm
 
 
 def _tile(width: int) -> int:
-    """Neighbours in a row that are computed together: of one alone a product is too narrow."""
+    """Neighbours in a row to compute together: for one alone the product is too narrow."""
     return next(n for n in range(8, 0, -1) if width % n == 0)
 
 
 @functools.lru_cache(maxsize=16)
 def _places(size: int, tile: int) -> np.ndarray:
-    """[columns, tile, size * size + 1]: the column of P that an element of a kernel meets.
+    """[columns, tile, size * size + 1]: 1 where a column of P meets an element of the kernel.
 
-    A row of P has the inputs that a tile of outputs is a function of, a one, and zeros up to whole
-    eights of columns, which matrix units want. The kernel's last element is the term that is added.
+    A row of P has the inputs that a tile of outputs depends on, a one, and zeros up to a multiple
+    of eight columns, as matrix units want. The kernel's last element is the term that is added.
     """
     across = tile + size - 1
     places = np.zeros((-(-(size * across + 1) // 8) * 8, tile, size * size + 1), np.float32)
@@ -49,7 +49,7 @@ def _copies(x: jax.Array, size: int) -> jax.Array:
     """P, [batch, height * width / tile, columns], of [batch, height, width, 1]."""
     batch, height, width, _ = x.shape
     margin, tile = size // 2, _tile(width)
-    following = -(-2 * margin // tile)  # tiles that a tile needs something of
+    following = -(-2 * margin // tile)  # further tiles that a tile needs part of
     right = following * tile - margin
     padded = jnp.pad(x[..., 0], ((0, 0), (margin, margin), (margin, right)))
     rows = batch, height + 2 * margin, width // tile, tile
@@ -61,12 +61,12 @@ def _copies(x: jax.Array, size: int) -> jax.Array:
     return jnp.pad(copies, ((0, 0), (0, 0), (0, -copies.shape[-1] % 8)))
 
 
-# Of float32 as it is; of bfloat16 added up in float32.
+# Full precision for float32; bfloat16 accumulates in float32.
 _exact = functools.partial(jnp.einsum, precision="highest", preferred_element_type=jnp.float32)
 
 
 def _products(copies: jax.Array, of: jax.Array) -> jax.Array:
-    """P'Q, float32 [columns, ...]; example by example first, which divides the work."""
+    """P'Q, float32 [columns, ...]; per example first, which divides the work."""
     return _exact("bnp,bnq->bpq", copies, of).sum(0)
 
 
@@ -76,14 +76,14 @@ def _with_term(kernel: jax.Array, term: jax.Array) -> jax.Array:
 
 
 def _own_moments(copies: jax.Array, places: np.ndarray) -> jax.Array:
-    """[k + 1, k + 1]: what meets two elements of the kernel, multiplied, added over the maps."""
+    """[k + 1, k + 1]: products of inputs that meet two kernel elements, summed over the maps."""
     return _exact("pqk,pr,rql->kl", places, _products(copies, copies), places)
 
 
 def _weights(
     kernel: jax.Array, factor: jax.Array, term: jax.Array, places: np.ndarray, dtype: jnp.dtype
 ) -> jax.Array:
-    """W, [columns, tile * channels]: P W is what the convolution gives, normalised."""
+    """W, [columns, tile * channels]: P W is the convolution's output, normalised."""
     normalising = _with_term(kernel * factor[None], term)
     return _exact("pqk,kc->pqc", places, normalising).reshape(len(places), -1).astype(dtype)
 
@@ -112,8 +112,8 @@ def _gradients_as_products(
     places = _places(len(kernel), _tile(x.shape[2]))
     flat = kernel.reshape(-1, kernel.shape[-1]).astype(jnp.float32)
     inverse, factor, term = norm.affine(mean, var, scale, bias)
-    # Where ReLU is open is computed again, in the product that takes the gradient there: P is a
-    # sixteenth of y. The barrier keeps forward and backward from sharing, so writing, P W.
+    # ReLU's mask is recomputed, in the product that masks the gradient: P is a sixteenth of y. The
+    # barrier keeps forward and backward from sharing P W, which would write it to memory.
     weights = _weights(flat, factor, term, places, x.dtype)
     weights, cotangent = lax.optimization_barrier((weights, cotangent))
     rows = copies.reshape(-1, len(places))
@@ -126,7 +126,7 @@ def _gradients_as_products(
     own = _own_moments(copies, places)
     along, shift = norm.total(jnp.stack([d_scale, d_bias]), axis_name)
     along, shift = (part / norm.total(own[-1, -1], axis_name) for part in (along, shift))
-    # The gradient by the convolution's output, passed * factor - P linear, is never formed either.
+    # Nor is the gradient w.r.t. the convolution's output, passed * factor - P linear, ever formed.
     along *= inverse * factor
     linear = _with_term(flat * along[None], shift * factor - along * mean)
     d_flat = products[:-1] * factor[None] - _exact("kl,lc->kc", own[:-1], linear)
@@ -159,17 +159,17 @@ def _gradients_as_convolution(
 def one_channel(
     x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array, axis_name: str | None
 ) -> norm.Normed:
-    """`norm_relu` of a convolution of one channel, as the platform does it fast.
+    """`norm_relu` of a one-channel convolution, in the platform's fast form.
 
     Args:
       x: [batch, height, width, 1].
       kernel: [size, size, 1, channels], size odd; the dtype of `x`.
       scale: float32 [channels].
       bias: float32 [channels].
-      axis_name: the device axis of which the statistics are, if there is one.
+      axis_name: the device axis over which statistics are taken, if any.
 
     Returns:
-      As `norm_relu`.
+      Same as `norm_relu`.
     """
     return _forward(x, kernel, scale, bias, axis_name)[0]
 

@@ -1,12 +1,12 @@
 """3 x 3 convolution by Winograd's minimal filtering, F(4 x 2, 3 x 3), as matrix products.
 
-A tile of 4 x 2 outputs needs 6 x 4 inputs. Tile and kernel are each brought to 24 numbers by sums
-and small multiples; there the convolution is a product number by number, so over channels one
-matrix product for each of the 24: a third of the direct form's 72 multiplications a tile (Lavin and
-Gray, 2016, "Fast algorithms for convolutional neural networks"). Float32 only: the sums lose a
-digit or two of it. F(4 x 4, 3 x 3) would save a quarter more and lose another digit.
+A tile of 4 x 2 outputs needs 6 x 4 inputs. Sums and small multiples turn tile and kernel into 24
+numbers each; there the convolution is an elementwise product, so over channels one matrix product
+for each of the 24: a third of the direct form's 72 multiplications per tile (Lavin and Gray, 2016,
+"Fast algorithms for convolutional neural networks"). Float32 only: the sums lose a digit or two
+of precision. F(4 x 4, 3 x 3) would save a quarter more and lose another digit.
 
-Tiles are transformed some hundreds at a time, so that they stay in the cache between the two
+Tiles are transformed a few hundred at a time, so that they stay in the cache between the two
 transforms.
 """
 
@@ -19,13 +19,13 @@ from jax import lax
 
 _DOWN, _ACROSS = 4, 2  # outputs of a tile
 
-# Tiles at a time, about. XLA divides a product of small matrices between threads by rows, so the
-# forward pass has the more rows the fewer the channels: 64 channels, two cores, 1.6 times faster
-# with 2048 tiles than with 256.
+# Approximate tiles at a time. XLA splits a product of small matrices between threads by rows, so
+# the forward pass takes more rows for fewer channels: with 64 channels on two cores it is 1.6 times
+# faster with 2048 tiles than with 256.
 _TILES = 512
 _NUMBERS = 2**17  # tiles times channels
 
-# Of F(4, 3) for the height and F(2, 3) for the width: kernel, input and output transforms.
+# Kernel, input and output transforms of F(4, 3) for the height and F(2, 3) for the width.
 _KERNEL_DOWN = np.array(
     [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], np.float32
 ) / np.float32(24)
@@ -41,22 +41,22 @@ _OUTPUT_DOWN = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0
 _KERNEL_ACROSS = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], np.float32) / np.float32(2)
 _INPUT_ACROSS = [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]
 _OUTPUT_ACROSS = [[1, 1, 1, 0], [0, 1, -1, -1]]
-# [24, 9]: both of the kernel's, as one product, which reads and writes large kernels once.
+# [24, 9]: both kernel transforms as one product, which reads and writes large kernels once.
 _KERNEL = np.kron(_KERNEL_DOWN, _KERNEL_ACROSS)
 
 
 def tiles(batch: int, height: int, width: int) -> int:
-    """How many there are in maps of this shape."""
+    """Number of tiles in maps of this shape."""
     return batch * -(-height // _DOWN) * -(-width // _ACROSS)
 
 
 def _combine(matrix: list[list[int]], parts: list[jax.Array], axis: int) -> jax.Array:
-    """The matrix times the parts, stacked: sums, where most factors are 0, 1 or -1."""
+    """The matrix times the parts, stacked; as sums, since most factors are 0, 1 or -1."""
     rows = []
     for row in matrix:
         terms = [part if by == 1 else by * part for by, part in zip(row, parts, strict=True) if by]
         rows.append(sum(terms[1:], terms[0]))
-    # Stacked, so that each is computed once: what is fused into its users is computed in each.
+    # Stacked, so that each is computed once: fused into its users, it is computed in each.
     return jnp.stack(rows, axis)
 
 
@@ -65,11 +65,11 @@ def _transposed(matrix: list[list[int]]) -> list[list[int]]:
 
 
 class _Pieces:
-    """Maps of a shape, cut into pieces: several whole maps, or some rows of tiles of one.
+    """Maps of one shape, cut into pieces: several whole maps, or rows of tiles of one map.
 
     Attributes:
-      count: how many there are.
-      height, width: of a piece, of whole tiles.
+      count: number of pieces.
+      height, width: of a piece, multiples of a tile's.
     """
 
     def __init__(self, shape: tuple[int, ...], at_a_time: int):
@@ -92,13 +92,13 @@ class _Pieces:
         return example, number % self._down * self.height, 0, 0
 
     def cut(self, maps: jax.Array, margin: int, height: int) -> Callable[[jax.Array], jax.Array]:
-        """number of a piece -> it, with a margin of its neighbours, or of zeros.
+        """Returns piece number -> piece, with a margin of its neighbours or of zeros.
 
         Args:
           maps: [batch, height, width, channels].
           margin: on each of the four sides.
-          height: to which the maps are filled up with zeros. A piece that would reach beyond is
-            moved up, as `dynamic_slice` and `dynamic_update_slice` both do.
+          height: to pad the maps to, with zeros. A piece that would reach beyond is moved up, as
+            both `dynamic_slice` and `dynamic_update_slice` do.
         """
         below, right = height - self._height + margin, self.width - self._width + margin
         padded = jnp.pad(maps, ((0, 0), (margin, below), (margin, right), (0, 0)))
@@ -129,7 +129,7 @@ class _Pieces:
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The convolution of stride 1, with zeros at the edges that keep the size.
+    """Convolution, stride 1, zero padding that keeps the size.
 
     Args:
       x: float32 [batch, height, width, channels].
@@ -139,7 +139,7 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
       float32 [batch, height, width, features].
     """
     batch, height, width, channels = x.shape
-    # At least as many rows as kernels have, or to read those would take longer than to use them.
+    # At least as many rows as kernels have, or reading those would take longer than using them.
     pieces = _Pieces(x.shape, max(channels, _NUMBERS // max(kernel.shape[2:])))
     transformed = jnp.matmul(_KERNEL, kernel.reshape(9, -1), precision="highest")
     transformed = transformed.reshape(24, *kernel.shape[2:])
@@ -154,7 +154,7 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def kernel_gradient(x: jax.Array, cotangent: jax.Array) -> jax.Array:
-    """The gradient of `convolve` by its kernel, from that by its result.
+    """The gradient w.r.t. `convolve`'s kernel, given that w.r.t. its result.
 
     Args:
       x: float32 [batch, height, width, channels].

@@ -1,4 +1,4 @@
-"""What did best on validation, while a run goes on."""
+"""Tracks and saves the best validation checkpoint during a run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,15 +13,15 @@ from cryjax.training.workdir import Workdir
 def best_step(
     history: Sequence[Mapping[str, float]], metric: str, patience: int
 ) -> tuple[int, bool]:
-    """The step that did best on validation so far, the first of equals; 0 where none was scored.
+    """The step with the best validation score so far, the first of ties; 0 if none was scored.
 
     Args:
       history: lines of metrics.jsonl.
-      metric: in them; the more the better.
-      patience: scores without a better one after which it is enough; 0 is never.
+      metric: its name in them; higher is better.
+      patience: stop after this many scores without improvement; 0 for never.
 
     Returns:
-      The step, and whether it is enough.
+      The step, and whether to stop.
     """
     lines = [line for line in history if np.isfinite(line.get(metric, np.nan))]
     if not lines:
@@ -32,33 +32,33 @@ def best_step(
 
 
 class Best:
-    """What did best on validation so far, kept in the folder `best` of a run."""
+    """The best validation checkpoint so far, kept in a run's `best` folder."""
 
     def __init__(self, workdir: Workdir, config: Any, start: int, meta: dict[str, Any]):
-        """Goes on from step `start`, forgetting what came after; `meta` goes into checkpoints."""
+        """Resumes from step `start`, discarding later ones; `meta` goes into checkpoints."""
         self._metric, self._patience = f"validation_{config.select}", config.patience
         self._meta = meta
         self._saved = Checkpoints(workdir.path, folder=BEST, keep=1)
         self._saved.rewind(start)
-        # Every process keeps its own: all must choose the same step, and only one writes the file.
+        # Every process keeps it: all must choose the same step, and only one writes the file.
         self._history = [line for line in workdir.metrics() if line["step"] <= start]
-        if self._saved.latest is None:  # lost with a step that is done again: it cannot be told
+        if self._saved.latest is None:  # deleted with a step that is redone: start over
             self._history = []
 
     def take(self, state: TrainState, step: int, metrics: dict[str, float]) -> dict[str, float]:
-        """Takes a step's metrics into account and gives them back; saves the state if best."""
+        """Records a step's metrics and returns them; saves the state if it is the best."""
         self._history.append({"step": step, **metrics})
         if best_step(self._history, self._metric, 0)[0] == step:
             self._saved.save_model(state, step, self._meta)
-            self._saved.wait()  # before the step's own checkpoint says that it is done
+            self._saved.wait()  # before the step's own checkpoint marks it as done
         return metrics
 
     def enough(self) -> bool:
-        """Whether the config's patience is at its end."""
+        """Whether the config's patience has run out."""
         return best_step(self._history, self._metric, self._patience)[1]
 
     def close(self, state: TrainState) -> int | None:
-        """Gives the step that was best, or that of `state`, the last, where nothing told."""
+        """Returns the best step; if none was scored, saves `state` and returns its step."""
         if self._saved.latest is None:
             self._saved.save_model(state, int(state.step), self._meta)
         step = self._saved.latest

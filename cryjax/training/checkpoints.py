@@ -1,13 +1,13 @@
-"""Orbax checkpoints: atomic, asynchronous, in separate items so that each user reads its part.
+"""Orbax checkpoints: atomic, asynchronous, in separate items so that each reader loads its part.
 
 `encoder` ({'params', 'batch_stats'}), `head` and `optimizer` are trees of arrays; `meta` is JSON:
-step, program, config, front end, labels, the length of segments, whether audio was synthetic, what
-the numbers depend on beside the config (`start.inputs_of`), the metrics of steps that no line has
-yet, and a checksum of every array. Resuming reads all of them; fine-tuning and probing read
-`encoder` and `meta`, on any number of devices.
+step, program, config, front end, labels, segment length, whether any audio was synthetic, what the
+numbers depend on besides the config (`start.inputs_of`), the metrics of steps not yet logged, and a
+checksum of every array. Resuming reads all of them; fine-tuning and probing read `encoder` and
+`meta`, on any number of devices.
 
-A supervised run has a second folder, `best`, without optimizers: what it did best on validation, or
-had at its end. Whoever reads another run's model takes it from there, if it is there.
+A supervised run has a second folder, `best`, without optimizer state: the best step on validation,
+or the last if none was scored. Another run's model is read from there, if it exists.
 """
 
 import pathlib
@@ -29,13 +29,13 @@ from cryjax.training.steps import TrainState
 
 FOLDER = "checkpoints"
 BEST = "best"
-# What only some processes see is looked for again: a file server tells some of them later.
+# Retries for what only some processes see: a file server may show it to the others later.
 _TRIES, _PAUSE_SECONDS = 12, 10.0
 _SAVE_SECONDS = 600
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-    """The state in the checkpoint's items."""
+    """The state as the checkpoint's items."""
     head_stats = {k: v for k, v in state.batch_stats.items() if k != "encoder"}
     return {
         "encoder": state.encoder,
@@ -49,7 +49,7 @@ def _items(state: TrainState) -> dict[str, Any]:
 
 
 def _named(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their paths."""
+    """The leaves of a tree, keyed by path."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
 
@@ -65,16 +65,16 @@ def _sums(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """A number for each leaf of arrays that another value at any one place would change.
+    """One number per leaf, which changes if any one of the leaf's values does.
 
-    The sum over a leaf's words, each times an odd number of its own, modulo 2^32. Computed where
-    the arrays lie, so it costs a pass over them and no copy.
+    The sum of the leaf's words, each times an odd number of its own, modulo 2^32. Computed where
+    the arrays are, so it costs one pass over them and no copy.
     """
     return {name: int(total) for name, total in jax.device_get(_sums(_named(tree))).items()}
 
 
 def _damaged(items: dict[str, Any], meta: dict[str, Any]) -> list[str]:
-    """The leaves of restored items that are not those that were saved."""
+    """Names of the restored leaves that differ from what was saved."""
     found = checksums(items)
     saved = meta.get("checksums", {})
     return [name for name, total in found.items() if saved.get(name, total) != total]
@@ -89,15 +89,15 @@ def _read_items(
 ) -> tuple[dict[str, Any], str]:
     """A checkpoint's `meta` and items, in the form of `items`; or why it cannot be used.
 
-    By Orbax's handlers and not by its manager, which has processes wait for each other on the way,
-    so that one that fails would leave the others there.
+    Uses Orbax's handlers, not its manager, which makes processes wait for each other, so that one
+    that fails would leave the others waiting.
     """
     try:
         restored = {"meta": ocp.JsonCheckpointHandler().restore(folder / "meta")}
         for name, tree in items.items():
             wanted = args.StandardRestore(_shapes(tree, sharding))
             restored[name] = ocp.StandardCheckpointHandler().restore(folder / name, args=wanted)
-    except Exception as error:  # whatever Orbax and its storage raise of a torn file
+    except Exception as error:  # whatever Orbax and its storage raise for a torn file
         return {}, " ".join(f"{type(error).__name__}: {error}".split())[:300]
     wrong = _damaged({name: restored[name] for name in items}, restored["meta"])
     return restored, f"{wrong[0]} is not what was saved" if wrong else ""
@@ -107,22 +107,22 @@ class Checkpoints:
     """The checkpoints of one run."""
 
     def __init__(self, workdir: pathlib.Path, *, folder: str = FOLDER, keep: int = 2):
-        """Opens, or makes, `workdir/folder`; the newest `keep` are kept.
+        """Opens or creates `workdir/folder`, which keeps the newest `keep` checkpoints.
 
         Attributes:
-          meta: of the checkpoint that was restored; empty before.
+          meta: of the restored checkpoint; empty before.
         """
         self.meta: dict[str, Any] = {}
-        self._saving = False  # whether a save was begun of which `check` does not know the end
+        self._saving = False  # whether a save has begun that `check` has not seen end
         self._folder = workdir.absolute() / folder
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 enable_async_checkpointing=True,
-                # Of several processes, one whose disk fails is waited for by the others that long.
+                # How long other processes wait for one whose disk fails.
                 async_options=ocp.AsyncOptions(timeout_secs=_SAVE_SECONDS),
-                # Two managers of a run may save at the same step: their processes must not meet.
+                # Two managers of a run may save at the same step: their barriers must differ.
                 multiprocessing_options=ocp.options.MultiprocessingOptions(
                     barrier_sync_key_prefix=folder
                 ),
@@ -133,11 +133,11 @@ class Checkpoints:
     def _see_the_same(self) -> None:
         """Waits until all processes see the same checkpoints.
 
-        A file server may tell one of them of the newest a minute late; it would go on from an older
-        one, and train with other parameters than the rest.
+        A file server may show the newest to one process a minute late; that process would resume
+        from an older one, and train with other parameters than the rest.
 
         Raises:
-          UserError: where they do not.
+          UserError: if they do not.
         """
         for _ in range(_TRIES):
             newest = sorted(self._manager.all_steps())[-8:]
@@ -155,7 +155,7 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """Step of the newest whole checkpoint, or None."""
+        """Step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     def save(self, state: TrainState, step: int, meta: dict[str, Any]) -> None:
@@ -165,7 +165,7 @@ class Checkpoints:
         self._save(_items(state), step, meta)
 
     def save_model(self, state: TrainState, step: int, meta: dict[str, Any]) -> None:
-        """The same without what only training needs; of two kinds of parameters, the average."""
+        """Same as `save`, without training-only state; saves the average parameters, if kept."""
         if step == self.latest:
             return
         if state.average is not None:
@@ -189,28 +189,28 @@ class Checkpoints:
         self._saving = True
 
     def check(self) -> None:
-        """Raises what went wrong in a save, as soon as that is known; does not wait.
+        """Raises the error of a failed save as soon as it is known; does not wait.
 
-        Not by the manager's `check_for_errors`: a thread of its own has taken the error by then.
+        Does not use the manager's `check_for_errors`: its thread has taken the error by then.
         """
         if self._saving and not self._manager.is_saving_in_progress():
-            self._saving = False  # once for each save: it writes lines to the log, every step
+            self._saving = False  # only once per save: waiting writes lines to the log
             self._manager.wait_until_finished()
 
     def rewind(self, step: int) -> None:
-        """Deletes what was saved after `step`: a resumed run will make it again."""
+        """Deletes what was saved after `step`: a resumed run will save it again."""
         for later in self._manager.all_steps():
             if later > step:
                 self._manager.delete(later)
 
     def restore(self, state: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
-        """The newest checkpoint that is whole, in the form of `state` (whose values are not used).
+        """The newest intact checkpoint, in the form of `state` (whose values are not used).
 
-        One that is damaged is named and, once one before it was found whole, set aside as
+        Damaged ones are warned about and, once an earlier one is found intact, set aside as
         'damaged-STEP'.
 
         Raises:
-          UserError: where none is whole.
+          UserError: if none is intact.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for place, step in enumerate(steps):
@@ -240,10 +240,10 @@ class Checkpoints:
     def _read(
         self, step: int, state: TrainState, sharding: jax.sharding.Sharding
     ) -> tuple[TrainState | None, str]:
-        """A checkpoint, or why it cannot be used; every process says the same.
+        """A checkpoint, or why it cannot be used; the same in every process.
 
         Raises:
-          Unavailable: where only some processes can read it.
+          Unavailable: if only some processes can read it.
         """
         folder, reason = self._folder / str(step), "it was not read"
         for _ in range(_TRIES):
@@ -254,7 +254,7 @@ class Checkpoints:
                 return None, reason
             if not failed.any():
                 break
-            time.sleep(_PAUSE_SECONDS)  # a file server may give it to them a little later
+            time.sleep(_PAUSE_SECONDS)  # a file server may show it to them a little later
         else:
             raise Unavailable(
                 f"{folder}: process {', '.join(map(str, np.flatnonzero(failed)))} of this job "
@@ -271,7 +271,7 @@ class Checkpoints:
         ), ""
 
     def wait(self) -> None:
-        """Waits for a save under way; raises what went wrong in it."""
+        """Waits for a save in progress; raises its error if it failed."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -279,7 +279,7 @@ class Checkpoints:
 
 
 def newest(run: str) -> pathlib.Path:
-    """The folder of a run's newest model. Raises UserError where there is none."""
+    """The folder of a run's newest model, from `best` if it exists. Raises UserError if none."""
     home = pathlib.Path(run).absolute()
     if not (home / FOLDER).is_dir():
         raise UserError(f"{run}: holds no checkpoints; give the --workdir of a training run")
@@ -291,12 +291,12 @@ def newest(run: str) -> pathlib.Path:
 
 
 def read_meta(run: str) -> dict[str, Any]:
-    """The `meta` item of a run's newest checkpoint. Raises UserError where there is none."""
+    """The `meta` item of a run's model, as in `newest`. Raises UserError if there is none."""
     return meta_of(newest(run))
 
 
 def meta_of(folder: pathlib.Path) -> dict[str, Any]:
-    """The `meta` item of a checkpoint, by its folder. Raises UserError where it is damaged."""
+    """The `meta` item of the checkpoint in a folder. Raises UserError if it is damaged."""
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             return checkpointer.restore(folder / "meta")
@@ -312,7 +312,7 @@ def _unreadable(folder: pathlib.Path, reason: str) -> UserError:
 
 
 def leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """The shapes of a tree's leaves by their paths, as 'params/norm0/scale'."""
+    """The shapes of a tree's leaves, keyed by path, as in 'params/norm0/scale'."""
     return {name: x.shape for name, x in _named(tree).items()}
 
 
@@ -325,26 +325,26 @@ def restore_item(
     listed: bool = True,
     folder: pathlib.Path | None = None,
 ) -> Any:
-    """An item of a run's model, in the form of `target`; says of every leaf what became of it.
+    """An item of a run's model, in the form of `target`; logs whether each leaf was loaded.
 
     Args:
       run: work directory of a training run.
       item: 'encoder' or 'head'.
       target: {'params', 'batch_stats'} of arrays or shapes.
-      sharding: where the leaves are to lie.
-      listed: whether to log what became of every leaf.
-      folder: of the checkpoint; the newest if None.
+      sharding: where to place the leaves.
+      listed: whether to log every leaf.
+      folder: the checkpoint's; `newest(run)` if None.
 
     Returns:
       The tree of `target`, with the checkpoint's values.
 
     Raises:
-      UserError: where the checkpoint's leaves are not those of `target`, naming the first.
+      UserError: if the item is damaged, or its leaves differ from `target`'s, naming the first.
     """
     folder = folder or newest(run)
     try:
         saved = leaf_shapes(ocp.StandardCheckpointHandler().metadata(folder / item).tree)
-    except Exception as error:  # whatever Orbax and its storage raise of a torn file
+    except Exception as error:  # whatever Orbax and its storage raise for a torn file
         raise _unreadable(folder, type(error).__name__) from error
     wanted = leaf_shapes(target)
     for name in sorted(saved.keys() | wanted.keys()):
@@ -364,7 +364,7 @@ def restore_item(
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             restored = checkpointer.restore(folder / item, _shapes(target, sharding))
-    except Exception as error:  # the same
+    except Exception as error:  # as above
         raise _unreadable(folder, type(error).__name__) from error
     if wrong := _damaged({item: restored}, meta_of(folder)):
         raise _unreadable(folder, wrong[0])

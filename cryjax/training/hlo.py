@@ -1,6 +1,6 @@
-"""What one step of a compiled program does, counted in its text (HLO).
+"""What one step of a compiled program does, counted from its text (HLO).
 
-XLA's own cost analysis counts the body of a loop once and on-chip memory as memory; this does not.
+XLA's own cost analysis counts a loop's body once and on-chip memory as memory; this does not.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ _CALLED = re.compile(r"\b(\w+)=%([\w.-]+)|\bbranch_computations=\{([^}]*)\}")
 _GROUP = re.compile(r"replica_groups=(?:\{\{([\d,]+)\}|\[\d+,(\d+)\])")
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _ORIGIN = re.compile(r'op_name="([^"]*)"')
-# What JAX wraps the name of a place in: transformations.
+# The transformations that JAX wraps a scope's name in.
 _WRAPPER = re.compile(r"(jvp|transpose|vmap|checkpoint|remat)\((.*)\)$")
 
 
@@ -45,11 +45,11 @@ class Collective:
 
     Attributes:
       kind: one of `COLLECTIVES`.
-      arrays: how many it takes; XLA combines several into one.
-      bytes: of those arrays, on one device.
-      group: devices that take part together.
+      arrays: how many it takes; XLA may combine several.
+      bytes: of those arrays on one device.
+      group: number of devices that take part together.
       times: how often a step runs it.
-      origin: the operation of the source that it came from, '' where XLA does not say.
+      origin: the source operation that it came from; '' if XLA does not say.
     """
 
     kind: str
@@ -61,10 +61,10 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that a device has to send in a step, at the least (Chan et al., 2007).
+        """The least number of bytes that a device has to send in a step (Chan et al., 2007).
 
-        Of n devices with b bytes each: 2 b (n - 1) / n to spread a sum, b (n - 1) to gather, of
-        which a device passes on as much as it receives, and b (n - 1) / n to reduce and scatter.
+        For n devices of b bytes each: 2 b (n - 1) / n for an all-reduce, b (n - 1) to gather (a
+        device forwards as much as it receives), and b (n - 1) / n to reduce and scatter.
         """
         others = self.group - 1
         share = {
@@ -82,13 +82,13 @@ class Kernel:
     """One operation that moves memory, fused as XLA decided.
 
     Attributes:
-      name: XLA's.
-      kind: the operation or, where a library is called, what is called.
-      reads: shape of each operand, as 'bf16[8,4]{1,0}'.
-      writes: shape of the result; of several, '(f32[8], u8[0])'.
-      bytes: of both, outside the chip, each once; of a slice as if the whole were read.
+      name: given by XLA.
+      kind: the operation or, for a library call, its target.
+      reads: shape of each operand, such as 'bf16[8,4]{1,0}'.
+      writes: shape of the result; for several, '(f32[8], u8[0])'.
+      bytes: of both, off-chip, each once; a slice counts as its whole array.
       times: how often a step runs it.
-      origin: the operation of the source that it came from, '' where XLA does not say.
+      origin: the source operation that it came from; '' if XLA does not say.
     """
 
     name: str
@@ -113,7 +113,7 @@ class _Instruction:
 
     @property
     def called(self) -> Iterator[tuple[str, str]]:
-        """(role, computation), as ('body', 'region_2')."""
+        """(role, computation), such as ('body', 'region_2')."""
         for role, name, branches in _CALLED.findall(self.rest):
             if name:
                 yield role, name
@@ -131,7 +131,7 @@ class _Computation:
 
 
 def _sizes(shape: str) -> list[tuple[int, bool]]:
-    """Bytes of each array of a shape, and whether on the chip: 'f32[2,80]{1,0:T(2,128)S(1)}'."""
+    """Bytes of each array in a shape, and whether on-chip: 'f32[2,80]{1,0:T(2,128)S(1)}'."""
     found = []
     for dtype, bits, sizes, layout in _ARRAY.findall(shape):
         width = 8 if dtype == "pred" else int(bits)
@@ -141,12 +141,12 @@ def _sizes(shape: str) -> list[tuple[int, bool]]:
 
 
 def _dimensions(shape: str) -> list[int]:
-    """Of the first array of a shape."""
+    """Dimensions of the first array in a shape."""
     return [int(n) for n in _ARRAY.findall(shape)[0][2].split(",") if n]
 
 
 def _touched(size: int, out: int, window: dict[str, str], place: int) -> int:
-    """Pairs of output and kernel positions along a spatial axis that meet input, not padding."""
+    """Number of (output, kernel) positions along a spatial axis that meet input, not padding."""
 
     def at(field: str, default: str) -> str:
         return window[field].split("x")[place] if field in window else default
@@ -164,7 +164,7 @@ def _touched(size: int, out: int, window: dict[str, str], place: int) -> int:
 
 
 def _convolution(instruction: _Instruction, shapes: dict[str, str]) -> int:
-    """Operations of a convolution; on a TPU a matrix product is one too."""
+    """Operations in a convolution; on a TPU a matrix product is one too."""
     ((left, right, result),) = re.findall(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
     a, b = (_dimensions(shapes[name]) for name in instruction.operands)
     out = _dimensions(instruction.shape)
@@ -192,7 +192,7 @@ def _origin(line: str) -> str:
 
 
 def _group(line: str) -> int | None:
-    """Size of the groups of devices, written out or as [groups,size]; None where none are named."""
+    """Size of the device groups, listed or given as [groups,size]; None if none are named."""
     found = _GROUP.search(line)
     if not found:
         return None
@@ -203,7 +203,7 @@ class Module:
     """A compiled program, read from `compiled.as_text()`."""
 
     def __init__(self, text: str, devices: int):
-        """`devices` take part in a collective that names no groups."""
+        """`devices` is the group size of a collective that names no groups."""
         self._devices = devices
         self._computations: list[_Computation] = []
         for line in text.splitlines():
@@ -230,7 +230,7 @@ class Module:
                         callee.fused &= computation.fused
 
     def _trips(self, condition: _Computation) -> int:
-        """How often a loop runs, by the number in its condition: JAX counts up from nought."""
+        """How often a loop runs, from the constant in its condition: JAX counts up from 0."""
         limits = [
             int(i.rest.partition(")")[0])
             for i in condition.instructions
@@ -240,7 +240,7 @@ class Module:
 
     @property
     def operations(self) -> int:
-        """Multiplications and additions of a step's matrix products and convolutions."""
+        """Multiplications and additions in a step's matrix products and convolutions."""
         return sum(
             computation.times * _convolution(instruction, self._shapes)
             for computation in self._computations
@@ -250,7 +250,7 @@ class Module:
 
     @property
     def kernels(self) -> list[Kernel]:
-        """What moves memory in a step, in the order of the text."""
+        """Operations that move memory in a step, in text order."""
         found = []
         for computation in self._computations:
             if computation.fused:
@@ -273,7 +273,7 @@ class Module:
 
     @property
     def traffic(self) -> int:
-        """Bytes that a step reads from and writes to the memory beside the chip."""
+        """Bytes that a step reads from and writes to off-chip memory."""
         return sum(kernel.times * kernel.bytes for kernel in self.kernels)
 
     def _moved(self, instruction: _Instruction) -> int:
@@ -282,17 +282,17 @@ class Module:
             return 0
         results = _sizes(instruction.shape)
         if operation in ("copy-done", "slice-done"):
-            # From memory to chip or back: one side of it is memory.
+            # From memory to chip or back: only one side is memory.
             return sum(size for size, _ in results)
         operands = [x for name in instruction.operands for x in _sizes(self._shapes[name])]
         return sum(size for size, on_chip in results + operands if not on_chip)
 
     @property
     def collectives(self) -> list[Collective]:
-        """The collectives of a step, in the order of the text.
+        """The collectives of a step, in text order.
 
-        One that XLA overlaps with computation is written again in each fusion that carries a piece
-        of it; it is counted where it starts.
+        One that XLA overlaps with computation appears again in each fusion that carries a piece of
+        it; it is counted only where it starts.
         """
         found = []
         for computation in self._computations:

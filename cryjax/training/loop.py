@@ -1,4 +1,4 @@
-"""The loop: batches in, steps out, metrics and checkpoints on the way. No mathematics."""
+"""The training loop: takes batches, runs steps, logs and saves. No mathematics."""
 
 import contextlib
 import dataclasses
@@ -20,14 +20,14 @@ from cryjax.training.stopping import Stop, Stopped
 from cryjax.training.watch import Watch
 from cryjax.training.workdir import Workdir
 
-# Updates in a row that are not finite and are no accident any more: the parameters lead there. From
-# so many on no checkpoint is made, which would replace one of before; after more the run ends.
+# Consecutive non-finite updates that are no longer an accident: the parameters cause them. From the
+# first count on, no periodic checkpoint replaces an older one; above the second, the run ends.
 _SUSPICIOUS, _MOST_SKIPPED = 3, 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Steps at which things happen; 0 is never."""
+    """A run's length and intervals, in steps; 0 is never."""
 
     total: int
     log_every: int
@@ -37,7 +37,7 @@ class Schedule:
 
     @classmethod
     def of(cls, config: Any, plan: Plan, evaluate_every: str) -> "Schedule":
-        """The steps that a config's lengths are; `evaluate_every` is one of them."""
+        """Converts a config's lengths to steps; `evaluate_every` is one of them."""
         return cls(
             total=plan.total,
             log_every=max(plan.in_steps(config.log_every), 1),
@@ -48,10 +48,10 @@ class Schedule:
 
 
 class _Window:
-    """Means of the metrics since the last line was logged, and where the time went."""
+    """Means of the metrics since the last logged line, and where the time went."""
 
     def __init__(self, examples_per_step: int, before: Sequence[dict[str, float]]):
-        """Goes on from the metrics of steps `before` a stop, so that no line misses them."""
+        """Starts with the metrics of steps `before` a stop, so that no line misses them."""
         self._examples = examples_per_step
         self.metrics = [*before]
         self.restart()
@@ -61,7 +61,7 @@ class _Window:
         self.restart()
 
     def restart(self) -> None:
-        """Forgets the time of the steps so far, not their metrics."""
+        """Resets the timing, but keeps the metrics."""
         self._untimed = len(self.metrics)
         self._start = time.perf_counter()
         self.waiting = 0.0
@@ -69,18 +69,18 @@ class _Window:
 
     @contextlib.contextmanager
     def pausing(self) -> Iterator[None]:
-        """Keeps the time of what is not training out of the rates."""
+        """Excludes time not spent on training from the rates."""
         begin = time.perf_counter()
         yield
         self.paused += time.perf_counter() - begin
 
     def add(self, metrics: Mapping[str, Any]) -> None:
-        # As JSON would give them back, so that a mean is the same over those that it gave back.
+        # As JSON returns them, so that a mean is the same over metrics restored from it.
         self.metrics.append({name: float(value) for name, value in metrics.items()})
 
     def summary(self) -> dict[str, float]:
         elapsed = max(time.perf_counter() - self._start - self.paused, 1e-9)
-        # Means of the updates that were made; all of them, and 'skipped' counts the others.
+        # Means over all updates that were made; 'skipped' counts the others.
         made = [metrics for metrics in self.metrics if not metrics["skipped"]]
         means = (
             {name: float(np.mean([metrics[name] for metrics in made])) for name in made[0]}
@@ -98,14 +98,14 @@ def _next(batches: Iterator[dict[str, np.ndarray]], step: int) -> dict[str, np.n
     """The batch of a step.
 
     Raises:
-      UserError: where a recording in it is damaged.
-      Unavailable: where it cannot be read.
+      UserError: if a recording in it is damaged.
+      Unavailable: if it cannot be read.
     """
     try:
         return next(batches)
     except (OSError, RuntimeError) as error:
         said = " ".join(str(error).split())[:300]
-        if "Corrupted" in said:  # as ArrayRecord says it
+        if "Corrupted" in said:  # ArrayRecord's word
             raise UserError(
                 f"a recording in the batch of step {step} is damaged in config.data ({said}): "
                 "prepare it again"
@@ -117,10 +117,10 @@ def _next(batches: Iterator[dict[str, np.ndarray]], step: int) -> dict[str, np.n
 
 
 def collapsed(metrics: Mapping[str, float]) -> str:
-    """What the metrics of views say of a collapse, or ''.
+    """Describes a collapse that the metrics of views show, or ''.
 
-    All projections nearly alike, by the uniformity, whose 0 is a single point; or along a line, by
-    the effective rank.
+    Either all projections are nearly alike, by the uniformity (0 is a single point), or they lie
+    on a line, by the effective rank.
     """
     if metrics.get("uniformity", -1.0) > -0.02:
         return f"all projections are nearly the same (uniformity {metrics['uniformity']:.3f})"
@@ -132,7 +132,7 @@ def collapsed(metrics: Mapping[str, float]) -> str:
 def _not_finite(
     step: int, metrics: Mapping[str, Any], recordings: str, latest: int | None, skipped: int
 ) -> UserError:
-    """What ends a run whose step, of those recordings, was not finite, the last of so many."""
+    """The error for a non-finite step with these recordings, the last of `skipped` in a row."""
     if skipped > 1:
         return UserError(
             f"the last {skipped} updates, up to step {step}, were not finite: the parameters lead "
@@ -149,7 +149,7 @@ def _not_finite(
 
 
 class _LateMetrics:
-    """Reads the metrics of a step when the device has the next one to do, and logs their means."""
+    """Reads a step's metrics when the device has the next step to do, and logs their means."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class _LateMetrics:
         watch: Watch,
         learning_rate: Callable[[int], float],
     ):
-        """Adds to a window, and to what a bar shows; `check` raises where a step ends the run."""
+        """Adds to a window, and to what a bar shows; `check` raises if a step ends the run."""
         self._window, self._bar, self._check = window, bar, check
         self._schedule, self._workdir, self._learning_rate = schedule, workdir, learning_rate
         self._watch = watch
@@ -171,12 +171,12 @@ class _LateMetrics:
         self._warned = False
 
     def take(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Reads those of the step before, and keeps these, which may still be computed."""
+        """Reads the previous step's metrics, and keeps these, which may not be computed yet."""
         self.read()
         self._pending = step, metrics
 
     def read(self) -> None:
-        """Reads those that were taken last, if that was not done; waits for them."""
+        """Waits for the metrics taken last and reads them, if not done yet."""
         if self._pending is None:
             return
         step = self._pending[0]
@@ -190,13 +190,13 @@ class _LateMetrics:
             self._log(step)
 
     def _log(self, step: int) -> None:
-        # On an accelerator it would queue behind the step that is under way.
+        # On an accelerator it would queue behind the step in progress.
         with jax.default_device(self._host):
             rate = float(self._learning_rate(step - 1))
         summary = self._window.summary()
         self._workdir.log(step, summary | {"learning_rate": rate})
         self._window.clear()
-        # In the first steps they are alike because nothing was learnt yet.
+        # In the first steps projections are alike because nothing is learnt yet.
         learnt = step > self._schedule.total / 10
         if not self._warned and learnt and (how := collapsed(summary)):
             self._warned = True
@@ -214,10 +214,10 @@ def _placed(
     window: _Window,
     watch: Watch,
 ) -> Iterator[dict[str, Any]]:
-    """The batches of those steps as `shard` gives them, each before the step before it is begun.
+    """The batches of those steps from `shard`, each placed before the previous step begins.
 
-    A GPU begins a copy when all that it was given before is done: given after the step before, a
-    batch would come when that has ended. Where one cannot be read, that step is made all the same.
+    A GPU begins a copy when all its earlier work is done: queued after the previous step, a batch
+    would arrive when that has ended. If one cannot be read, the previous step still runs.
     """
     placed: list[dict[str, Any]] = []
     for step in steps:
@@ -235,7 +235,7 @@ def _placed(
 
 
 def _due(step: int, every: int, last: bool = False) -> bool:
-    """Whether what is done every so many steps, 0 is never, and after the last, is done now."""
+    """Whether what is done every `every` steps (0 is never), and after the last, is due."""
     return every > 0 and (last or step % every == 0)
 
 
@@ -262,33 +262,33 @@ def train(
     """Runs from `state.step` to the end of the schedule.
 
     Args:
-      step_at: step -> the step function that makes it, wrapped by `parallel`; its state is donated.
+      step_at: step -> its step function, wrapped by `parallel`; the state is donated.
       state: on the devices.
       batches: this process's batches, from the state's step on.
       key: base key of the run.
       schedule: when to log, save and evaluate.
       parallel: places batches.
-      checkpoints: of this run.
-      workdir: of this run.
-      meta: what every checkpoint says of itself.
+      checkpoints: this run's.
+      workdir: this run's.
+      meta: stored in every checkpoint.
       learning_rate: of a step, for the log.
       batch_size: global.
-      evaluate: (state, step) -> metrics that take longer, every `evaluate_every` steps and at the
-        end, if ever.
-      pictures: (state, step) -> None, shows what the first process has to show of a state, every
-        `pictures_every` steps and at the end, if ever.
-      enough: asked at a resumed start and after each evaluation; ends the run early. All
-        processes must say the same.
-      skip: whether to go on after an update that was not finite, and so not made.
-      recordings: of a step's batch, counted from 0, for the message.
-      stop: of a program that runs several; one of its own if None.
+      evaluate: (state, step) -> slower metrics, every `evaluate_every` steps and at the end,
+        unless that is 0.
+      pictures: (state, step) -> None, draws a state in the first process, every
+        `pictures_every` steps and at the end, unless that is 0.
+      enough: asked on resuming and after each evaluation; True ends the run early. All
+        processes must return the same.
+      skip: whether to go on after a non-finite update, which is never made, up to 20 in a row.
+      recordings: of a step's batch, counted from 0, for the error message.
+      stop: that of a program with several runs; None makes one.
 
     Returns:
       The last state, saved.
 
     Raises:
-      Stopped: after SIGTERM or SIGINT, the state saved.
-      UserError: if the loss or the gradient's norm is not finite, or a recording is damaged.
+      Stopped: after SIGTERM or SIGINT, with the state saved.
+      UserError: if the loss or gradient norm is not finite (see `skip`), or a recording is damaged.
       Unavailable: if a batch cannot be read.
     """
     start = int(state.step)
@@ -303,7 +303,7 @@ def train(
         nonlocal skipped_in_a_row
         skipped_in_a_row = skipped_in_a_row + 1 if metrics["skipped"] else 0
         if skipped_in_a_row > (_MOST_SKIPPED if skip else 0):
-            checkpoints.wait()  # the one that the message names may still be under way
+            checkpoints.wait()  # the one that the message names may be in progress
             raise _not_finite(
                 step, metrics, recordings(step - 1), checkpoints.latest, skipped_in_a_row
             )
@@ -332,9 +332,9 @@ def train(
                 bar.say("compiling the training step")
             state, metrics = function(state, batch, key)
             late.take(step, metrics)
-            checkpoints.check()  # a save that failed is known now, and not when the next is due
+            checkpoints.check()  # reports a failed save now, not when the next is due
             if step == start + 1:
-                # The first step compiles; its time says nothing of the rest.
+                # The first step compiles; its time says nothing about the rest.
                 jax.block_until_ready(metrics)
                 late.read()
                 window.restart()
@@ -355,7 +355,7 @@ def train(
                 late.read()
                 if ends or skipped_in_a_row < _SUSPICIOUS:
                     with window.pausing(), watch.over(f"no end of the save before step {step}"):
-                        # With the metrics that no line has yet.
+                        # With the metrics not logged yet.
                         checkpoints.save(state, step, meta | {"window": window.metrics})
             shows = first_process and (last or not stops)
             if pictures and shows and _due(step, schedule.pictures_every, last):

@@ -1,4 +1,4 @@
-"""NT-Xent, the contrastive loss of SimCLR (Chen et al., 2020, equation 1), and classification."""
+"""NT-Xent, SimCLR's contrastive loss (Chen et al., 2020, equation 1), and cross-entropy."""
 
 import functools
 from collections.abc import Callable
@@ -11,13 +11,13 @@ import optax
 from flax import linen as nn
 from jax import lax
 
-# Above so many similarities a device, the matrix is no longer held: 2 ** 24 floats are 64 MiB, and
-# the dense form holds about four such.
+# Above this many similarities per device, the matrix is not held whole: 2 ** 24 floats are 64 MiB,
+# and the dense form holds about four such arrays.
 _DENSE_LIMIT = 2**24
 _TILE = 512
-# Stands for minus infinity, of which a difference would not be a number.
+# Stands in for minus infinity, whose differences would be NaN.
 _LOW = -1e30
-# Of each row: the largest similarity so far, and the sum over columns of exp(similarity - largest).
+# Per row: the largest similarity so far, and the sum over columns of exp(similarity - largest).
 _Sums = tuple[jax.Array, jax.Array]
 
 
@@ -44,7 +44,7 @@ def _gather_views(rows: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 def _own_columns(batch: int, axis_name: str | None) -> jax.Array:
-    """[2b]: the place among the global 2B views of each of this device's."""
+    """[2b]: the place of each of this device's views among the global 2B."""
     if axis_name is None:
         return jnp.arange(2 * batch)
     own = lax.axis_index(axis_name) * batch + jnp.arange(batch)
@@ -65,7 +65,7 @@ def _dense(rows: jax.Array, temperature: float, axis_name: str | None) -> jax.Ar
     columns = _gather_views(rows, axis_name)
     own = _own_columns(rows.shape[0] // 2, axis_name)
     similarity = _similarity(rows, columns, temperature)
-    # Each view's own copy is no negative.
+    # A view is not its own negative.
     is_self = own[:, None] == jnp.arange(columns.shape[0])[None, :]
     normaliser = jax.nn.logsumexp(jnp.where(is_self, -jnp.inf, similarity), axis=-1)
     loss = jnp.mean(normaliser) - jnp.mean(_positives(rows, temperature))
@@ -73,7 +73,7 @@ def _dense(rows: jax.Array, temperature: float, axis_name: str | None) -> jax.Ar
 
 
 def _tiles(x: jax.Array, size: int, fill: float = 0.0) -> jax.Array:
-    """[rows, ...] -> [tiles, size, ...], the last tile filled up."""
+    """[rows, ...] -> [tiles, size, ...], the last tile padded."""
     missing = -x.shape[0] % size
     x = jnp.pad(x, ((0, missing),) + ((0, 0),) * (x.ndim - 1), constant_values=fill)
     return x.reshape(-1, size, *x.shape[1:])
@@ -96,16 +96,15 @@ def _over_tiles(
     """Folds `function(carry, i, j, row, column, similarity, hidden)` over the similarity's tiles.
 
     Args:
-      function: gets the places of a tile of rows and one of columns, both tiles [size, d], their
-        similarity [size, size], and what of it does not count: a row with itself, and what fills
-        up a tile.
-      carry: what it starts from.
+      function: gets the indices of a tile of rows and one of columns, both tiles [size, d], their
+        similarity [size, size], and a mask of what to ignore in it: a row with itself, and padding.
+      carry: its initial value.
       rows: [2b, d], this device's.
-      columns: [2B, d], everyone's.
-      own: [2b], the column that each row is.
+      columns: [2B, d], those of all devices.
+      own: [2b], the column of each row.
       temperature: of the similarity.
       size: of a tile.
-      mirrored: rows and columns are the same, so tiles under the diagonal are left out.
+      mirrored: rows and columns are the same, so tiles below the diagonal are skipped.
     """
     count = columns.shape[0]
     rows, own = _tiles(rows, size), _tiles(own, size, count)
@@ -139,7 +138,7 @@ def _normalisers(
     """[2b]: log of the sum over the other columns of exp(similarity), in one pass over tiles."""
 
     def add(state: _Sums, place: jax.Array, similarity: jax.Array, axis: int) -> _Sums:
-        """Takes a tile into the running maxima and sums of the rows at `place`."""
+        """Adds a tile to the running maxima and sums of the rows at `place`."""
         top, total = state
         new = jnp.maximum(top[place], similarity.max(axis))
         terms = jnp.exp(similarity - jnp.expand_dims(new, axis)).sum(axis)
@@ -157,7 +156,7 @@ def _normalisers(
     ) -> _Sums:
         similarity = jnp.where(hidden, _LOW, similarity)
         state = add(state, i, similarity, 1)
-        # The same tile turned over holds the terms of the rows at j; on the diagonal it is itself.
+        # Transposed, the tile has the terms of the rows at j; on the diagonal these are already in.
         return add(state, j, jnp.where(i == j, _LOW, similarity), 0) if mirrored else state
 
     empty = jnp.zeros((-(-rows.shape[0] // size), size))
@@ -191,8 +190,8 @@ def _tiled_backward(
 ) -> tuple[jax.Array]:
     """The gradient of the global mean, times the number of devices, as `pmean` of it expects.
 
-    With p_ij = exp(s_ij - lse_i) for the softmax, the similarity being symmetric, row i receives
-    sum_j (p_ij + p_ji) z_j: its own row of the matrix, and what every other row owes it. So each
+    With p_ij = exp(s_ij - lse_i) the softmax, the similarity being symmetric, row i receives
+    sum_j (p_ij + p_ji) z_j: from its own row of the matrix, and from every other row. So each
     device has the whole gradient of its own rows without a sum over devices. Neither exponent can
     overflow, because s_ij is one of the terms of both lse_i and lse_j.
     """
@@ -221,7 +220,7 @@ def _tiled_backward(
 
     zero = jnp.zeros_like(_tiles(rows, size))
     pull = _over_tiles(visit, zero, rows, columns, own, temperature, size, mirrored)
-    # Each positive pair is counted from both of its ends.
+    # Each positive pair is counted from both ends.
     first, second = jnp.split(rows, 2)
     d_first, d_second = jnp.split(_rows_of(pull, rows.shape[0]), 2)
     pull = jnp.concatenate([d_first - 2.0 * second, d_second - 2.0 * first])
@@ -241,20 +240,20 @@ def nt_xent(
 ) -> jax.Array:
     """Normalised temperature-scaled cross entropy between two views of each example.
 
-    Every one of the 2 x batch rows is to find its other view among the 2 x batch - 1 others, by
-    cosine similarity divided by the temperature. The mean over all rows is returned.
+    Each of the 2 x batch rows must find its other view among the 2 x batch - 1 others, by cosine
+    similarity divided by the temperature. The mean over all rows is returned.
     (google-research/simclr adds the two directions, so it reports twice that.)
 
     Args:
       first: [batch, features], one view; any scale and any floating dtype.
-      second: [batch, features], the other, row by row.
+      second: [batch, features], the other view, row by row.
       temperature: above 0.
       axis_name: a device axis; the batch is then this device's share, the negatives come from all
         devices, and the mean is over all. Average the gradients of parameters over the axis
-        (`pmean`) to have those of the returned value. Inside `shard_map` this asks for
-        `check_vma=False`, where differentiation leaves the sum over devices to its user.
-      block_size: side of the tiles of the similarity matrix to hold one at a time; None holds the
-        whole matrix while it is small, and tiles beyond. The value and the gradient are the same.
+        (`pmean`) to get those of the returned value. Inside `shard_map` this needs
+        `check_vma=False`, with which differentiation leaves the sum over devices to the caller.
+      block_size: side of the similarity matrix's tiles, held one at a time; None holds the whole
+        matrix while it is small, and tiles beyond. Value and gradient are the same either way.
 
     Returns:
       float32 scalar.
@@ -273,16 +272,17 @@ def nt_xent(
 def contrastive_metrics(
     first: jax.Array, second: jax.Array, axis_name: str | None = None, most: int = 1024
 ) -> dict[str, jax.Array]:
-    """How the projections of a batch lie on the sphere. No gradients flow through them.
+    """How a batch's projections lie on the unit sphere. No gradients flow through them.
 
     Args:
       first: [batch, features], one view.
       second: [batch, features], the other.
       axis_name: a device axis over which the global batch is gathered.
-      most: how many examples of the global batch are looked at, from the first.
+      most: how many examples of the global batch to use, from the first.
 
     Returns:
-      contrastive_accuracy: share of views whose nearest other view is their own, in [0, 1].
+      contrastive_accuracy: share of views whose nearest view is their example's other one, in
+        [0, 1].
       alignment: mean squared distance of positive pairs, in [0, 4] (Wang and Isola, 2020).
       uniformity: log of the mean of exp(-2 squared distance) between examples, at most 0 (ibid.).
       effective_rank: (sum of l)^2 / sum of l^2 over the covariance's eigenvalues l, in
@@ -296,7 +296,7 @@ def contrastive_metrics(
     similarity = _similarity(views, views, 1.0)
     nearest = jnp.argmax(similarity - 4.0 * jnp.eye(2 * count), axis=-1)
     positive = (jnp.arange(2 * count) + count) % (2 * count)
-    # exp(-2 |a - b|^2) = exp(4 a.b - 4) on the unit sphere; the diagonal, exp(0), taken out.
+    # exp(-2 |a - b|^2) = exp(4 a.b - 4) on the unit sphere; the diagonal, exp(0), is subtracted.
     kernel = jnp.exp(4.0 * similarity[:count, :count] - 4.0)
     pairs = jnp.maximum(count * (count - 1), 1)
     centred = views - views.mean(axis=0, keepdims=True)
@@ -318,14 +318,14 @@ def classification(
     class_weights: jax.Array | np.ndarray,
     smoothing: float = 0.0,
 ) -> jax.Array:
-    """Cross-entropy of each example: softmax over one label, or a sigmoid for each of several.
+    """Cross-entropy of each example: softmax for one label, or a sigmoid for each of several.
 
     Args:
       logits: [batch, classes].
-      targets: float [batch, classes] in [0, 1], mixed ones too; rows sum to 1 if not `multi_label`.
+      targets: float [batch, classes] in [0, 1], maybe mixed; rows sum to 1 if not `multi_label`.
       multi_label: whether an example may have several labels, or none.
-      class_weights: [classes]: what each class's part in the target, or of several labels each
-        class's positives, count.
+      class_weights: [classes], weights of each class's part of the target or, if `multi_label`, of
+        each class's positives.
       smoothing: share of the target that is spread evenly over the classes, or over yes and no.
 
     Returns:

@@ -1,4 +1,4 @@
-"""SGD, AdamW and LARS with warm-up and cosine decay, and the right exclusions."""
+"""SGD, AdamW and LARS with warm-up, cosine decay and the usual exclusions."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def base_rate(learning_rate: float, batch_size: int, scaling: str) -> float:
     """The peak learning rate for a global batch (You et al., 2017; Chen et al., 2020, B.1).
 
     Args:
-      learning_rate: per 256 examples if 'linear', per square root of an example if 'sqrt'.
+      learning_rate: at a batch of 256 if 'linear', of 1 if 'sqrt'.
       batch_size: global.
       scaling: 'none', 'linear' or 'sqrt'.
     """
@@ -31,7 +31,7 @@ def schedule(peak: float, total_steps: int, warmup_steps: int) -> optax.Schedule
 
 
 def weights_only(params: Any) -> Any:
-    """True for kernels, False for biases and batch norm's scales: they have one dimension."""
+    """True for kernels, False for biases and batch norm scales, which have one dimension."""
     return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
@@ -68,18 +68,18 @@ def make_optimizer(
 def rate_scales(
     params: Any, *, encoder: float = 1.0, layer_decay: float = 1.0, blocks: int = 0, frozen: int = 0
 ) -> Any:
-    """What to multiply the updates of each leaf by, for rates that differ by layer.
+    """Factors for the updates of each leaf, for rates that differ by layer.
 
     Args:
-      params: {'encoder', 'head'} as of a classifier's state.
-      encoder: rate of the encoder's last layer against the head's.
+      params: {'encoder', 'head'} as in a classifier's state.
+      encoder: rate of the encoder's last layer relative to the head's.
       layer_decay: further factor for each layer below that one (Clark et al., 2020).
-      blocks: of the encoder.
-      frozen: so many blocks, from the first, stay as they are: their scale is 0.
+      blocks: number of encoder blocks.
+      frozen: this many blocks, from the first, do not change: their scale is 0.
 
     Returns:
-      A tree like `params` of numbers. A block's depth is its number; the batch norm of the input
-      belongs to the first, the dense layer is one more.
+      A tree like `params`, of numbers. A block's depth is its number; the input's batch norm
+      belongs to the first block, and the dense layer is one deeper than the last.
     """
 
     def of_layer(name: str) -> float:

@@ -1,14 +1,14 @@
 """One step over many devices. Only this file names a mesh or creates a device axis.
 
-The same pure step is wrapped three ways, chosen by one word:
+The same pure step is wrapped in one of three ways:
 
 - one device: `jit`;
 - several, 'jit' (the default): `jit` of `shard_map` over a mesh of all devices of all processes;
 - several, 'pmap': `pmap`, for those who want the classic form.
 
 `shard_map` runs with `check_vma=False`. The step averages its own gradients with `pmean`, as under
-`pmap`; with the check on, differentiation has summed them over devices already, and the result
-would be device-count times too large without any error (jax-ml/jax, 'varying manual axes').
+`pmap`; with the check on, differentiation would already have summed them over devices, and the
+result would silently be device-count times too large (jax-ml/jax, 'varying manual axes').
 """
 
 import functools
@@ -34,14 +34,14 @@ CHOICES = ("auto", "jit", "pmap")
 def join_processes() -> None:
     """Joins this process to the others of its job, if the environment says that there are others.
 
-    `CRYJAX_COORDINATOR=auto` leaves it to JAX to find them: on Cloud TPU, in Kubernetes too, and
-    under Slurm and Open MPI, where JAX then gives each process one GPU, that of its place on its
-    host. Elsewhere it is HOST:PORT of the first process, with `CRYJAX_PROCESSES`, how many there
-    are, and `CRYJAX_PROCESS`, which one this is; each takes the devices that it sees. To be called
+    `CRYJAX_COORDINATOR=auto` lets JAX find them: on Cloud TPU, in Kubernetes too, and under Slurm
+    and Open MPI, where JAX then gives each process one GPU, by its rank on its host. Elsewhere it
+    is HOST:PORT of the first process, with `CRYJAX_PROCESSES` for how many there are and
+    `CRYJAX_PROCESS` for which one this is; each takes the devices that it sees. Must be called
     before JAX is used.
 
     Raises:
-      UserError: where those do not fit together, or the others cannot be found.
+      UserError: if these variables are inconsistent or the others cannot be found.
     """
     coordinator = os.environ.get("CRYJAX_COORDINATOR", "")
     if not coordinator:
@@ -62,11 +62,11 @@ def join_processes() -> None:
             "coordinator_address": coordinator,
             "num_processes": count,
             "process_id": process,
-            # Or, inside a Slurm job, it would still restrict this process to one GPU.
+            # Inside a Slurm job, JAX would otherwise restrict this process to one GPU.
             "cluster_detection_method": "deactivate",
         }
     try:
-        # The machines of a slice may be minutes apart: each has an image to pull.
+        # The hosts of a slice may start minutes apart: each has an image to pull.
         logging.info("waiting for the other processes of this job, for up to half an hour")
         jax.distributed.initialize(**where, initialization_timeout=1800)
     except (OSError, RuntimeError, ValueError) as error:
@@ -78,19 +78,18 @@ def join_processes() -> None:
 
 
 def _ordered(devices: list[jax.Device]) -> list[jax.Device]:
-    """Devices with those of a process together: it has its share of a batch in one piece.
+    """Devices grouped by process, whose share of a batch is in one piece.
 
-    On a TPU slice they are not so by number: of a v5e:4x4, process 0 has 0, 1, 4 and 5.
+    On a TPU slice they are not grouped by id: on a v5e:4x4, process 0 has 0, 1, 4 and 5.
     """
     return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
 def _meet() -> None:
-    """Has all devices of all processes talk to each other once.
+    """Has all devices of all processes communicate once.
 
-    On CPUs they get acquainted when they first do, and fail if one comes 30 s after another, as
-    where one draws views, or has to compile what another finds in the cache. Once acquainted, they
-    wait.
+    On CPUs they connect when they first do, and fail if one comes 30 s after another, for example
+    because it plots views, or compiles what another finds in the cache. Once connected, they wait.
     """
     if jax.process_count() == 1:
         return
@@ -106,20 +105,20 @@ def _meet() -> None:
 
 
 def everyone(values: np.ndarray) -> np.ndarray:
-    """[...] of this process -> [processes, ...]; to be called by all of them."""
+    """[...] of this process -> [processes, ...]; all of them must call it."""
     if jax.process_count() == 1:
         return values[None]
     return np.asarray(multihost_utils.process_allgather(values))
 
 
 def agree(**what: str) -> None:
-    """Refuses to start where the processes were not given the same.
+    """Checks that all processes were given the same inputs.
 
     Args:
-      **what: a word for it -> all of it as text; the same words in every process.
+      **what: name -> full content as text; the same names in every process.
 
     Raises:
-      UserError: in every process, with the words and processes that differ from the first.
+      UserError: in every process, with the names and processes that differ from the first.
     """
     mine = [
         np.frombuffer(hashlib.sha256(text.encode()).digest(), np.int32) for text in what.values()
@@ -138,7 +137,7 @@ def agree(**what: str) -> None:
 
 
 def _copied(tree: Any) -> Any:
-    """A copy of each array; one function, or JAX would compile it at each call."""
+    """Copies each array; one function, or JAX would compile it at each call."""
     return jax.tree.map(jnp.copy, tree)
 
 
@@ -147,7 +146,7 @@ class Parallel:
 
     Attributes:
       kind: 'jit' or 'pmap'.
-      devices: how many take part, over all processes.
+      devices: number of devices, over all processes.
     """
 
     def __init__(self, kind: str = "auto", devices: list[jax.Device] | None = None):
@@ -172,7 +171,7 @@ class Parallel:
 
     @property
     def replicated(self) -> jax.sharding.Sharding:
-        """Where state lies: whole on every device."""
+        """Sharding of the state: whole on every device."""
         return NamedSharding(self._mesh, P())
 
     def wrap(self, step: Callable) -> jax.stages.Wrapped:
@@ -203,7 +202,7 @@ class Parallel:
         return jax.jit(sharded, donate_argnums=0)
 
     def abstract(self, state: Any, batch: Any, key: Any) -> tuple[Any, Any, Any]:
-        """A step's arguments as shapes that say where they lie: what `wrap(step).lower` takes."""
+        """A step's arguments as shapes with shardings, as `wrap(step).lower` takes them."""
 
         def lay(tree: Any, sharding: jax.sharding.Sharding) -> Any:
             return jax.tree.map(
@@ -214,11 +213,11 @@ class Parallel:
         return lay(state, self.replicated), lay(batch, split), lay(key, self.replicated)
 
     def replicate(self, tree: Any) -> Any:
-        """Puts the same values, of the host or replicated, on every device, as copies."""
+        """Copies the same values, from the host or replicated, to every device."""
         there = {*self._devices}
         if self.devices == 1 and all(
             x.devices() == there for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)
-        ):  # not by way of the host, over which they come from several devices
+        ):  # directly; from several devices, values go by way of the host
             return jax.jit(_copied, out_shardings=self.replicated)(tree)
         return jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(self.replicated, np.asarray(x)), tree
@@ -227,7 +226,7 @@ class Parallel:
     def shard(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """Puts this process's part of a batch on its devices, each its share, in order.
 
-        Under pmap that is done by the step: what comes back is still on the host.
+        Under pmap the step does that: the result is still on the host.
         """
         if self.kind == "pmap":
             local = self.devices // self.processes

@@ -1,4 +1,4 @@
-"""What every recipe for training has in common: the fields it accepts and the parts they build."""
+"""What all training recipes share: the fields they accept and the parts these build."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from cryjax.training import optimizers, parallel
 
 _TRANSFORMS = (*augment.WAVEFORM, *augment.SPECTROGRAM)
 _SHARE = number(0, 1)
-# Of views, encoder, optimizer and run.
+# For views, encoder, optimizer and run.
 RULES = {
     "data": text(required="a prepared dataset: --config.data=FOLDER (python -m cryjax.prepare)"),
     "init": text(),
@@ -67,12 +67,12 @@ RULES = {
 
 
 def check_devices(config: Any, devices: int, *, grouped: str = "") -> None:
-    """Raises UserError where the devices do not divide the batch.
+    """Raises UserError if the devices do not divide the batch.
 
     Args:
-      config: of the run.
-      devices: over all processes.
-      grouped: the field, if any, by which examples mix with others of their group.
+      config: the run's config.
+      devices: number over all processes.
+      grouped: the field, if any, that mixes examples within their group.
     """
     if config.batch_size % devices:
         near = max(config.batch_size // devices, 1) * devices
@@ -99,14 +99,14 @@ def view_recipe(config: Any) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long a run is, how fast it learns, and what a batch of it is.
+    """A run's length, learning rate and batch shapes.
 
     Attributes:
-      settings: of the front end.
-      clip_samples: of each clip of a batch, from which its views are cropped.
-      in_steps: a length as configs have it -> steps.
+      settings: front-end settings.
+      clip_samples: length of each clip of a batch, from which its views are cropped.
+      in_steps: a length as written in configs -> steps.
       total: steps of the run.
-      learning_rate: of a step.
+      learning_rate: step -> rate.
       optimizer: with that rate.
     """
 
@@ -126,7 +126,7 @@ class Plan:
 
 
 def plan(config: Any, examples: int) -> Plan:
-    """What a validated config says of a run whose epoch has so many examples."""
+    """The plan of a validated config, for epochs of this many examples."""
 
     def in_steps(length: str) -> int:
         return config_lib.steps(length, batch_size=config.batch_size, examples=examples)

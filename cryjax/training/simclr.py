@@ -1,6 +1,6 @@
-"""SimCLR pre-training as a config describes it: what its fields accept, and the parts they build.
+"""SimCLR pre-training from a config: what its fields accept and the parts they build.
 
-Both the program that trains and the one that plans take the step from here.
+The program that trains and the one that plans both take the step from here.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ RULES = recipe.RULES | {
 
 
 def check_batch(config: Any, examples: int, devices: int) -> None:
-    """Raises UserError where the devices, or the data, do not fit the batch."""
+    """Raises UserError if the devices or the data do not fit the batch."""
     recipe.check_devices(config, devices, grouped="'mix'" if "mix" in config.transforms else "")
     if config.batch_size // devices % config.memory.chunks:
         raise UserError(
@@ -53,7 +53,7 @@ class SimCLR:
     Attributes:
       encoder: [batch, frames, mels] -> [batch, features].
       head: [batch, features] -> [batch, projection].
-      plan: of the run.
+      plan: the run's plan.
       step: pure: `step(state, batch, key, axis_name=None) -> (state, metrics)`.
       init: key -> a fresh state.
     """
@@ -66,7 +66,7 @@ class SimCLR:
 
 
 def build(config: Any, examples: int) -> SimCLR:
-    """The parts that a validated config describes, for an epoch of so many examples."""
+    """The parts that a validated config describes, for epochs of this many examples."""
     plan = recipe.plan(config, examples)
     parts = {
         "encoder": make_encoder(**config.encoder).clone(remat=config.memory.remat),

@@ -1,6 +1,6 @@
-"""How a run begins: in a folder, which all processes agree to, and from a state.
+"""How a run begins: a work directory that all processes agree on, and a state.
 
-That is a checkpoint of the work directory, another run's encoder, or fresh.
+The state is a checkpoint of the work directory, another run's encoder, or fresh.
 """
 
 import hashlib
@@ -25,10 +25,10 @@ from cryjax.training.workdir import Workdir
 
 
 def inputs_of(data: str) -> dict[str, str]:
-    """What a run's numbers depend on beside its config, by name: versions, and digests of texts.
+    """What a run's numbers depend on besides its config: versions and text digests, by name.
 
     Args:
-      data: what the datasets are made of and hold, as of `Prepared.fingerprint`.
+      data: what the datasets are made of and hold, from `Prepared.fingerprint`.
     """
     home = pathlib.Path(__file__).parents[1]
     sources = {
@@ -43,15 +43,15 @@ def inputs_of(data: str) -> dict[str, str]:
 
 
 def open_workdir(path: str, config: Any, data: str) -> Workdir:
-    """The folder of a run, once all processes were given the same config, data and code.
+    """The work directory of a run, once all processes agree on config, data and code.
 
     Args:
-      path: of the folder.
-      config: of the run.
-      data: as of `inputs_of`.
+      path: of the directory.
+      config: the run's.
+      data: same as in `inputs_of`.
 
     Raises:
-      UserError: where they were not, or the folder holds a run with another config.
+      UserError: if they disagree, or it holds a run with a different config.
     """
     given, found = config_lib.to_dict(config), inputs_of(data)
     parallel.agree(config=json.dumps(given), **found)
@@ -68,19 +68,19 @@ def start_state(
     inputs: Mapping[str, str],
     averaged: bool = False,
 ) -> tuple[TrainState, str]:
-    """The state to train from, on the devices, and what it is, for the log.
+    """The state to train from, on the devices, and its description for the log.
 
     Args:
-      state: fresh.
-      init: work directory of another run whose encoder to take; '' takes none.
-      settings: of this run's front end.
+      state: a fresh one.
+      init: another run's work directory to take the encoder from; '' for none.
+      settings: this run's front end.
       spread: the devices.
-      saved: checkpoints of this run.
-      inputs: what its numbers depend on, as of `inputs_of`.
-      averaged: whether a moving average of the parameters is kept; it starts from them.
+      saved: this run's checkpoints.
+      inputs: what its numbers depend on, from `inputs_of`.
+      averaged: whether to keep a moving average of the parameters, starting from them.
 
     Raises:
-      UserError: where the other run's front end or encoder is another, or this run's data are.
+      UserError: if the other run's front end or encoder differs, or this run's data changed.
     """
 
     def with_average(state: TrainState) -> TrainState:
@@ -88,7 +88,7 @@ def start_state(
 
     if saved.latest is not None:
         restored = saved.restore(with_average(state), spread.replicated)
-        # Not of `latest`: where that was damaged it is the one before.
+        # Not `latest`: if that was damaged, an earlier one was restored.
         said = f"going on from step {int(restored.step)} of this work directory"
         before = saved.meta.get("inputs", {})
         if before.get("data", inputs["data"]) != inputs["data"]:
@@ -129,22 +129,22 @@ def begin(
     examples: int,
     averaged: bool = False,
 ) -> tuple[TrainState, checkpoints.Checkpoints]:
-    """Takes the state to train from, drops the metrics after it, and shows what is trained.
+    """Gets the state to train from, drops later metrics, and logs a summary.
 
     Args:
-      config: of the run.
-      parts: of the run.
+      config: the run's.
+      parts: the run's.
       spread: the devices.
-      workdir: of the run.
-      data: what there is to train on, a line each.
-      examples: of an epoch.
-      averaged: as of `start_state`.
+      workdir: the run's.
+      data: what there is to train on, one line each.
+      examples: per epoch.
+      averaged: same as in `start_state`.
 
     Returns:
       The state, on the devices, and the run's checkpoints.
 
     Raises:
-      UserError: as `start_state`.
+      UserError: same as in `start_state`.
     """
     saved = checkpoints.Checkpoints(workdir.path)
     state, started = start_state(

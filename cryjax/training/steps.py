@@ -1,8 +1,8 @@
-"""One training step, pure: `step(state, batch, key) -> (state, metrics)`.
+"""Pure training steps: `step(state, batch, key) -> (state, metrics)`.
 
 Written for one device. With `axis_name` the same function is one device's part of a step over many:
-it gathers embeddings, averages gradients and synchronises batch statistics through that axis.
-`parallel.py` wraps it; nothing here knows of meshes.
+it gathers projections, averages gradients and synchronises batch statistics over that axis.
+`parallel.py` wraps it; nothing here knows about meshes.
 """
 
 import functools
@@ -31,7 +31,7 @@ class TrainState(flax.struct.PyTreeNode):
       step: int32 scalar, steps done.
       params: {'encoder': ..., 'head': ...}, float32.
       batch_stats: {'encoder': ...}, float32.
-      opt_state: the optimizer's.
+      opt_state: the optimizer's state.
       average: exponential moving average of `live`, if one is kept.
     """
 
@@ -48,16 +48,16 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def live(self) -> dict[str, Any]:
-        """What an average is taken of: parameters, and the statistics that go with them."""
+        """What the average covers: parameters and the batch statistics that go with them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def _guarded(
     old: TrainState, new: TrainState, loss: jax.Array, gradients: Any
 ) -> tuple[TrainState, Metrics]:
-    """The new state or, where the loss or a gradient is not finite, the old one a step later.
+    """The new state or, if the loss or a gradient is not finite, the old one a step later.
 
-    So a state that is saved, or goes on, has never seen what is not finite.
+    So no saved or continued state has ever seen a non-finite value.
     """
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -77,7 +77,7 @@ def init_state(
 ) -> TrainState:
     """A fresh state. Every leaf is a function of `key` alone, so every process makes the same."""
     encoder_key, head_key = jax.random.split(key)
-    # Parameters do not depend on the number of frames; 64 pass every pooling.
+    # Parameters do not depend on the number of frames; 64 survive every pooling.
     variables = encoder.init(encoder_key, jnp.zeros((1, 64, mels)))
     embedding = jnp.zeros((1, encoder.features))
     params = {"encoder": variables["params"], "head": head.init(head_key, embedding)["params"]}
@@ -100,9 +100,10 @@ def _gradients(
 ) -> tuple[jax.Array, Any, Any, tuple[jax.Array, jax.Array]]:
     """The loss of two views, its gradients, the new batch statistics and the projections.
 
-    Of several chunks, one at a time is encoded and forgotten; the loss and its gradient are taken
-    over all projections, and each chunk is encoded again to pull its share back (the gradient cache
-    of Gao et al., 2021). The gradients are exact: those of the loss over all negatives.
+    Several chunks are encoded one at a time, keeping only projections; the loss and its gradient
+    are taken over all projections, and each chunk is encoded again to backpropagate its share (the
+    gradient cache of Gao et al., 2021). The gradients are exact: those of the loss over all
+    negatives.
     """
     batch = views[0].shape[0]
     # Both views of an example in one chunk and one pass: batch statistics over two passes would
@@ -172,20 +173,20 @@ def simclr_step(
 
     Args:
       state: the same on every device.
-      batch: this device's share of the global batch, in its order.
+      batch: this device's share of the global batch, in order.
       key: the run's base key; the step's own is folded from it.
       encoder: [batch, frames, mels] -> [batch, features].
       head: [batch, features] -> [batch, projection].
-      optimizer: of optax.
-      recipe: of the views: 'settings', 'crop' and 'transforms' of `augment.view`.
+      optimizer: from optax.
+      recipe: for the views: 'settings', 'crop' and 'transforms' of `augment.view`.
       temperature: of NT-Xent.
-      chunks: encode this device's share in so many pieces, to save memory for a third more work.
-        The loss still has all negatives. Batch statistics are then those of a chunk (of all
+      chunks: encode this device's share in this many pieces, to save memory for a third more work.
+        The loss still has all negatives. Batch statistics are then those of a chunk (over all
         devices), and the running ones follow their mean over the chunks.
-      axis_name: the device axis, if there is one.
+      axis_name: the device axis, if any.
 
     Returns:
-      The new state, and scalars of the global batch, each the same on every device.
+      The new state, and scalars of the global batch, the same on every device.
     """
     audio, lengths = batch["audio"], batch["length"]
     start = 0 if axis_name is None else jax.lax.axis_index(axis_name) * audio.shape[0]
@@ -216,7 +217,7 @@ def simclr_step(
 
 
 def _dropout(keys: jax.Array, embeddings: jax.Array, share: float) -> jax.Array:
-    """Zeroes that share of each example's features, by its own key, and scales up the others."""
+    """Zeroes this share of each example's features, by its own key, and scales up the others."""
     kept = jax.vmap(lambda key, row: jax.random.bernoulli(key, 1.0 - share, row.shape))(
         keys, embeddings
     )
@@ -224,7 +225,7 @@ def _dropout(keys: jax.Array, embeddings: jax.Array, share: float) -> jax.Array:
 
 
 def _accuracy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Share of examples whose highest logit is of a label, and of those mixed of the weightiest."""
+    """Share of examples whose highest logit is one of their labels; if mixed, the weightiest."""
     best = jnp.argmax(logits, axis=-1)[:, None]
     most = targets.max(axis=-1)
     hits = (jnp.take_along_axis(targets, best, axis=-1)[:, 0] >= most) & (most > 0)
@@ -234,9 +235,9 @@ def _accuracy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 def _scaled_updates(
     optimizer: optax.GradientTransformation, gradients: Any, state: TrainState, scales: Any
 ) -> tuple[Any, optax.OptState]:
-    """The optimizer's updates times `scales`, numbers in a tree like the parameters; its new state.
+    """The optimizer's updates times `scales`, a tree of numbers like the parameters; its new state.
 
-    Where a scale is 0 it sees neither parameter nor gradient.
+    Where a scale is 0, the optimizer sees neither parameter nor gradient.
     """
 
     def live(tree: Any) -> Any:
@@ -247,9 +248,9 @@ def _scaled_updates(
 
 
 def _averaged(state: TrainState, decay: float) -> TrainState:
-    """The state with its moving average, if it keeps one, moved towards what it is now.
+    """The state with its moving average, if kept, moved towards its present values.
 
-    The average was taken up to the step before; in the first steps it forgets faster.
+    The average covers the steps before this one; in the first steps it forgets faster.
     """
     if state.average is None:
         return state
@@ -276,7 +277,7 @@ def supervised_step(
     decay: float = 0.0,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """One step of supervised training: from scratch or of a pre-trained encoder.
+    """One step of supervised training: from scratch or from a pre-trained encoder.
 
     Args:
       state: the same on every device.
@@ -284,24 +285,24 @@ def supervised_step(
       key: the run's base key.
       encoder: [batch, frames, mels] -> [batch, features]; `frozen` of its blocks do not learn.
       head: [batch, features] -> logits [batch, classes].
-      optimizer: of optax.
-      recipe: of the view: 'settings', 'crop' and 'transforms' of `augment.view`.
-      loss: (logits, targets) -> [batch], as `losses.classification`.
-      scales: parameters -> numbers in a tree like theirs, that multiply their updates; where one is
-        0 they stay as they are, and the optimizer sees neither them nor their gradients.
+      optimizer: from optax.
+      recipe: for the view: 'settings', 'crop' and 'transforms' of `augment.view`.
+      loss: (logits, targets) -> [batch], such as `losses.classification`.
+      scales: parameters -> a tree like theirs of numbers that multiply their updates; where one is
+        0 they do not change, and the optimizer sees neither them nor their gradients.
       mixup: alpha of its Beta distribution; 0 mixes nothing.
       dropout: share of the embedding's features that are zeroed.
-      decay: of the moving average in `state.average`, if that is kept; less in the first steps, so
-        that the start is forgotten.
-      axis_name: the device axis, if there is one.
+      decay: of the moving average in `state.average`, if kept; lower in the first steps, so that
+        the start is forgotten.
+      axis_name: the device axis, if any.
 
     Returns:
-      The new state, and scalars of the global batch, each the same on every device.
+      The new state, and scalars of the global batch, the same on every device.
     """
     audio, targets = batch["audio"], batch["target"]
     start = 0 if axis_name is None else jax.lax.axis_index(axis_name) * audio.shape[0]
     step_key = jax.random.fold_in(key, state.step)
-    # An example's keys follow its place in the global batch, whatever the devices.
+    # An example's keys depend on its place in the global batch, not on the devices.
     keys = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(step_key, place), 3))(
         start + jnp.arange(audio.shape[0])
     )
@@ -359,15 +360,15 @@ def outputs(
     head: nn.Module | None = None,
     multi_label: bool = False,
 ) -> dict[str, jax.Array]:
-    """All that a model says of windows, in eval mode.
+    """All outputs of a model for windows, in eval mode.
 
     Args:
       variables: {'encoder': {'params', 'batch_stats'}, 'head': {'params'}}.
       audio: int16 or float [batch, samples].
       encoder: [batch, frames, mels] -> [batch, features].
       settings: of the front end.
-      head: [batch, features] -> logits [batch, classes], if there is one.
-      multi_label: each class by itself, or one of all.
+      head: [batch, features] -> logits [batch, classes], if any.
+      multi_label: a sigmoid for each class, not a softmax over all.
 
     Returns:
       'embedding', float32 [batch, features]; with a head 'probabilities', [batch, classes].
@@ -381,7 +382,7 @@ def outputs(
 
 
 def classify(variables: dict[str, Any], audio: jax.Array, **model: Any) -> jax.Array:
-    """The probabilities alone of a model with a head; as `outputs`."""
+    """Only the probabilities of `outputs`, of a model with a head."""
     return outputs(variables, audio, **model)["probabilities"]
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: training finishes its step and saves, and the same command goes on."""
+"""SIGTERM and Ctrl-C: training finishes its step and saves; the same command resumes."""
 
 import contextlib
 import signal
@@ -10,26 +10,26 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-# Exit status of a run that was told to stop and saved: EX_TEMPFAIL of sysexits.h, 'try again'.
+# Exit status of a run that was stopped and saved: EX_TEMPFAIL of sysexits.h, 'try again'.
 STOPPED = 75
 
 
 class Stopped(SystemExit):
-    """A run that was told to stop: its checkpoint is saved, and the same command goes on."""
+    """Raised after a signal: the run is saved, and the same command resumes it."""
 
     def __init__(self) -> None:
         super().__init__(STOPPED)
 
 
 class Stop:
-    """Takes SIGTERM and SIGINT while it is entered.
+    """Handles SIGTERM and SIGINT while it is entered.
 
-    A signal raises KeyboardInterrupt, but in `finishing_steps`, where training asks after each step
-    whether to stop. It is noted, too, for whoever asks later: what is raised in a destructor, as
-    those that run while something is traced, Python prints and forgets.
+    A signal raises KeyboardInterrupt, except in `finishing_steps`, where training asks after each
+    step whether to stop. It is also recorded for later checks: Python prints and discards what is
+    raised in a destructor, such as those that run during tracing.
 
-    Of several processes, each may be told at another step, or only one of them: there JAX, which
-    has taken SIGTERM for itself, has them agree on the step after which all stop.
+    With several processes, each may get the signal at a different step, or only one may get it:
+    JAX, which then handles SIGTERM itself, makes them agree on the step after which all stop.
 
     Attributes:
       requested: whether there was a signal.
@@ -43,13 +43,13 @@ class Stop:
     def __enter__(self) -> "Stop":
         numbers = [signal.SIGINT] if self._together else [signal.SIGTERM, signal.SIGINT]
         if threading.current_thread() is not threading.main_thread():
-            numbers = []  # Python delivers signals to the main thread alone
+            numbers = []  # Python delivers signals only to the main thread
         self._old = {number: signal.signal(number, self._note) for number in numbers}
         self._hook, sys.unraisablehook = sys.unraisablehook, self._forgotten
         return self
 
     def _note(self, number: int, _frame: Any) -> None:
-        # A second Ctrl-C, or one where no agreement can be had, is obeyed at once.
+        # A second Ctrl-C, or one that processes cannot agree on, acts at once.
         at_once = number == signal.SIGINT and (self.requested or self._together)
         self.requested = True
         if at_once or not self._finishing:
@@ -61,7 +61,7 @@ class Stop:
 
     @contextlib.contextmanager
     def finishing_steps(self) -> Iterator[None]:
-        """While in it, a signal is only noted, for `after`; in other threads no signal comes."""
+        """Here a signal is only recorded, for `after`; other threads receive no signals."""
         main = threading.current_thread() is threading.main_thread()
         self._finishing = self._finishing or main
         try:
@@ -70,13 +70,13 @@ class Stop:
             self._finishing = self._finishing and not main
 
     def after(self, step: int) -> bool:
-        """Whether to stop after this step; to be asked at every step, by every process."""
+        """Whether to stop after this step; every process must call it at every step."""
         if self._together:
             self.requested |= multihost_utils.reached_preemption_sync_point(step)
         return self.requested
 
     def check(self) -> None:
-        """Stops here if told to."""
+        """Raises Stopped after a signal."""
         if self.requested:
             raise Stopped
 

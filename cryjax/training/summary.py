@@ -1,4 +1,4 @@
-"""What is about to be trained, in a table: printed once, before the first step compiles."""
+"""A table of what is about to be trained, logged once before the first step compiles."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from cryjax.training.parallel import Parallel
 from cryjax.training.recipe import Plan
 from cryjax.training.steps import TrainState
 
-_DATASETS = 6  # that are named
+_DATASETS = 6  # listed by name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Layer:
     """A part of a model.
 
     Attributes:
-      name: as its parameters are named.
-      output: shape of what it gives, without the batch; None where it gives nothing by itself.
+      name: that of its parameters.
+      output: shape of its output, without the batch; None if it has none of its own.
       parameters: how many.
     """
 
@@ -33,16 +33,16 @@ class Layer:
 
 
 def size(tree: Any) -> int:
-    """Elements of all leaves."""
+    """Number of elements in all leaves."""
     return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
 def layers(module: nn.Module, variables: Any, inputs: Sequence[int]) -> list[Layer]:
-    """The parts of a module, in the order in which they are called. Nothing is computed.
+    """The parts of a module, in the order of their calls. Nothing is computed.
 
     Args:
-      module: of Flax; called as `module(x)`.
-      variables: of it; arrays or their shapes.
+      module: a Flax module, called as `module(x)`.
+      variables: its arrays or their shapes.
       inputs: shape of x, without the batch.
     """
     outputs: dict[str, tuple[int, ...]] = {}
@@ -68,7 +68,7 @@ def layers(module: nn.Module, variables: Any, inputs: Sequence[int]) -> list[Lay
 def model_lines(
     encoder: nn.Module, head: nn.Module, state: TrainState, inputs: Sequence[int]
 ) -> list[str]:
-    """A line for each block of the encoder and layer of the head, and their sums."""
+    """One line per encoder block and head layer, and their totals."""
 
     def line(name: str, output: Sequence[int] | None, parameters: int | None) -> str:
         shape = " x ".join(map(str, output or ()))
@@ -97,16 +97,16 @@ def show(
     state: TrainState,
     spread: Parallel,
 ) -> None:
-    """Logs the run and its model, from the first process; the others only say where they start.
+    """Logs the run and its model in the first process; the others only log where they start.
 
     Args:
-      started: where training starts, as `start.start_state` says it.
-      data: what there is to train on, a line each.
-      config: of the run.
-      examples: of an epoch.
-      plan: of the run.
+      started: where training starts, from `start.start_state`.
+      data: what there is to train on, one line each.
+      config: the run's.
+      examples: per epoch.
+      plan: the run's.
       encoder: [batch, frames, mels] -> [batch, features].
-      head: on its embeddings.
+      head: applied to its embeddings.
       state: to train from.
       spread: the devices.
     """

@@ -1,4 +1,4 @@
-"""Supervised training as a config describes it: what its fields accept, the parts they build."""
+"""Supervised training from a config: what its fields accept and the parts they build."""
 
 import dataclasses
 import functools
@@ -41,15 +41,15 @@ RULES = recipe.RULES | {
 
 
 def class_weights(targets: np.ndarray, *, multi_label: bool) -> np.ndarray:
-    """Weights by which each class counts the same, for `losses.classification`.
+    """Weights that balance the classes, for `losses.classification`.
 
     Args:
-      targets: [examples, classes] of 0 and 1: the training set's.
-      multi_label: whether an example may have several.
+      targets: [examples, classes] of 0 and 1, from the training set.
+      multi_label: whether an example may have several labels.
 
     Returns:
-      float32 [classes]. Of one label n / (classes x count), so that an example's weight is 1 on
-      average; of several the ratio of negatives to positives. 0 for a class without examples.
+      float32 [classes]. For one label, n / (classes present x count), so that the mean weight of
+      an example is 1; for several, negatives / positives. 0 for a class without examples.
     """
     count = targets.sum(axis=0)
     total = len(targets) - count if multi_label else len(targets) / np.count_nonzero(count)
@@ -63,10 +63,10 @@ class Supervised:
     Attributes:
       encoder: [batch, frames, mels] -> [batch, features].
       head: [batch, features] -> logits [batch, classes].
-      plan: of the run.
+      plan: the run's plan.
       init: key -> a fresh state.
-      step_of: frozen blocks -> the pure step that trains the others.
-      frozen: step -> how many blocks are frozen.
+      step_of: number of frozen blocks -> the pure step that trains the rest.
+      frozen: step -> number of frozen blocks.
     """
 
     encoder: Encoder
@@ -78,7 +78,7 @@ class Supervised:
 
 
 def _check(config: Any, blocks: int, *, multi_label: bool) -> None:
-    """Raises UserError where the encoder's blocks, or the labels, do not suit the config."""
+    """Raises UserError if the encoder's blocks or the labels do not suit the config."""
     if config.freeze.blocks > blocks + 1:
         raise UserError(
             f"config.freeze.blocks={config.freeze.blocks}: {config.encoder.name} has {blocks} "
@@ -91,7 +91,7 @@ def _check(config: Any, blocks: int, *, multi_label: bool) -> None:
 
 
 def _loss(config: Any, targets: np.ndarray, *, multi_label: bool) -> Any:
-    """The config's (logits, targets) -> [batch], its classes weighted by the training set's."""
+    """The config's (logits, targets) -> [batch]; any class weights are the training set's."""
     weights = np.ones(targets.shape[1], np.float32)
     if config.balance == "weights":
         weights = class_weights(targets, multi_label=multi_label)
@@ -107,9 +107,9 @@ def build(config: Any, targets: np.ndarray, *, multi_label: bool) -> Supervised:
     """The parts that a validated config describes.
 
     Args:
-      config: of the run.
-      targets: [examples, classes] of 0 and 1: the training set's.
-      multi_label: whether an example may have several.
+      config: the run's config.
+      targets: [examples, classes] of 0 and 1, from the training set.
+      multi_label: whether an example may have several labels.
     """
     blocks = len(ENCODERS[config.encoder.name][0])
     _check(config, blocks, multi_label=multi_label)
@@ -120,7 +120,7 @@ def build(config: Any, targets: np.ndarray, *, multi_label: bool) -> Supervised:
     thaw = plan.in_steps(config.freeze.thaw_every)
 
     def frozen(step: int) -> int:
-        """Blocks that the step, counted from 1, leaves as they are."""
+        """Number of blocks frozen in a step, counted from 1."""
         return max(config.freeze.blocks - ((step - 1) // thaw if thaw else 0), 0)
 
     def step_of(blocks_frozen: int) -> steps.StepFunction:

@@ -1,7 +1,7 @@
-"""TPU slices that are not here: the rates of their chips, and what XLA makes of a step for them.
+"""Absent TPU slices: the rates of their chips, and how XLA compiles a step for them.
 
-libtpu compiles for any slice it knows from a machine without a TPU. What it finds out is exact
-(memory, operations, collectives); how fast it would run is not among it.
+libtpu compiles for any slice it knows on a machine without a TPU. Its results (memory, operations,
+collectives) are exact; how fast a step would run is not among them.
 """
 
 import dataclasses
@@ -23,16 +23,16 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What is published of a chip, cloud.google.com/tpu/docs/v4, v5e, v5p and v6e, read in 2026.
+    """Published data of a chip: cloud.google.com/tpu/docs/v4, v5e, v5p and v6e, read in 2026.
 
     Attributes:
-      flops: bfloat16 operations a second, at the peak.
-      memory: bytes that a program may use: libtpu 0.0.42 refuses one that needs more. Of v4's
-        published 32 GiB, v5e's 16 GB, v5p's 95 GiB and v6e's 32 GB.
-      memory_rate: bytes a second of the high-bandwidth memory.
-      link_rate: bytes a second that a chip's links can send in all. The pages give both directions
-        together, so half of that; for v4, 6 links of 50 GB/s (Jouppi et al., 2023, table 4).
-      options: of the topology; two cores of a v4 chip are one device only if asked.
+      flops: peak bfloat16 operations per second.
+      memory: bytes that a program may use (libtpu 0.0.42 rejects one that needs more), of the
+        published 32 GiB for v4, 16 GB for v5e, 95 GiB for v5p and 32 GB for v6e.
+      memory_rate: bytes per second of the high-bandwidth memory.
+      link_rate: bytes per second that a chip's links can send in total: half of what the pages
+        give for both directions; for v4, 6 links of 50 GB/s (Jouppi et al., 2023, table 4).
+      options: of the topology; a v4 chip's two cores are one device only on request.
     """
 
     flops: float
@@ -56,10 +56,10 @@ class Slice:
     """A slice of a TPU pod.
 
     Attributes:
-      name: as 'v5e:16x16'.
+      name: such as 'v5e:16x16'.
       chip: of each device; a chip is one device.
-      devices: all of them, none of them here.
-      hosts: machines that they hang on.
+      devices: all of them, none attached here.
+      hosts: number of machines.
     """
 
     name: str
@@ -71,23 +71,23 @@ class Slice:
 def use_cpu() -> None:
     """Keeps JAX off any accelerator of this machine, and libtpu from looking for its own.
 
-    To be called before JAX is used.
+    Must be called before JAX is used.
     """
     os.environ |= {
         "JAX_PLATFORMS": "cpu",
-        # Or it asks Google Cloud's metadata server what machine this is, for minutes.
+        # Or it queries Google Cloud's metadata server about this machine for minutes.
         "TPU_SKIP_MDS_QUERY": "1",
-        # It otherwise complains that it cannot find these out.
+        # It otherwise complains that it cannot determine these.
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
         "TPU_WORKER_HOSTNAMES": "localhost",
-        # A process of its own may be compiling another slice.
+        # Another process may be compiling for another slice.
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     }
     jax.config.update("jax_platforms", "cpu")
 
 
 def find_slice(name: str) -> Slice:
-    """A slice by its name, as 'v5e:16x16'. Raises UserError where there is no such slice."""
+    """A slice by its name, such as 'v5e:16x16'. Raises UserError if unknown, or without libtpu."""
     generation, _, sides = name.partition(":")
     if generation not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", sides):
         raise UserError(f"--topology={name!r} is no slice known here; take one as {_KNOWN}")
@@ -113,11 +113,11 @@ class Memory:
     """Bytes on one device while a step runs.
 
     Attributes:
-      needed: in all.
+      needed: in total.
       arguments: state, batch and key.
       results: new state and metrics.
-      in_place: of the results, what takes the place of donated arguments.
-      temporaries: everything between.
+      in_place: the results that take the place of donated arguments.
+      temporaries: everything in between.
       program: the step's own code.
     """
 
@@ -131,15 +131,15 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What XLA makes of a step for a slice. Counts are of one device and one step.
+    """How XLA compiles a step for a slice. Counts are per device and step.
 
     Attributes:
-      slice: compiled for.
+      slice: the one it is compiled for.
       memory: on a device.
       compiled: whether XLA accepts the step; if not, only `memory.needed` is known.
-      operations: of its matrix products and convolutions.
-      traffic: bytes that it moves to and from the memory.
-      collectives: in the order of the program.
+      operations: in its matrix products and convolutions.
+      traffic: bytes that it moves to and from memory.
+      collectives: in program order.
     """
 
     slice: Slice
@@ -155,29 +155,29 @@ class Plan:
 
     @property
     def fitting_share(self) -> float:
-        """By what to multiply the batch to make it fit, if all but the state grows with it."""
+        """Factor for a batch that fits, if all but state and code grows with it."""
         fixed = self.memory.in_place + self.memory.program
         return max(self.slice.chip.memory - fixed, 0) / max(self.memory.needed - fixed, 1)
 
     @property
     def messages(self) -> int:
-        """Collectives that run in a step."""
+        """Number of collectives run in a step."""
         return sum(c.times for c in self.collectives)
 
     @property
     def sent(self) -> float:
-        """Bytes that a device has to send in a step, at the least."""
+        """The least number of bytes that a device sends in a step."""
         return sum(c.sent for c in self.collectives)
 
     @property
     def bound(self) -> tuple[float, str]:
-        """Seconds under which no step can be, and the resource that says so."""
+        """The fewest seconds a step can take, and the resource that sets them."""
         cause, seconds = max(self.seconds.items(), key=lambda item: item[1])
         return seconds, cause
 
     @property
     def seconds(self) -> dict[str, float]:
-        """What each resource alone needs for a step at its published rate."""
+        """Seconds that each resource alone needs per step, at its published rate."""
         chip = self.slice.chip
         return {
             "compute": self.operations / chip.flops,
@@ -187,7 +187,7 @@ class Plan:
 
 
 def needed_memory(message: str) -> int | None:
-    """Bytes that a step needs, from XLA's refusal; None if it is about something else.
+    """Bytes that a step needs, from XLA's error; None if that is about something else.
 
     It says 'Used 24.35G of 15.75G hbm' or '... HLO temporaries (260.00G) exceeds available HBM'.
     """
@@ -203,13 +203,13 @@ def compile_step(step: Callable, where: Slice, shapes: tuple[Any, Any, Any]) -> 
 
     Args:
       step: pure, with a keyword `axis_name`.
-      where: to run it.
+      where: the slice.
       shapes: of its state, batch (global) and key.
     """
     spread = parallel.Parallel("jit", where.devices)
     lowered = spread.wrap(step).lower(*spread.abstract(*shapes))
     try:
-        compiled: Any = lowered.compile()  # a TPU's always tells its memory and its text
+        compiled: Any = lowered.compile()  # for a TPU it always has memory and text
     except jax.errors.JaxRuntimeError as error:
         needed = needed_memory(str(error))
         if needed is None:

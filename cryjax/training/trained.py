@@ -1,4 +1,4 @@
-"""The models of runs, with all that is needed to use them: encoders, and classifiers on them."""
+"""Trained encoders and classifiers of runs, with all that is needed to use them."""
 
 import dataclasses
 import pathlib
@@ -20,8 +20,8 @@ class Pretrained:
 
     Attributes:
       encoder: [batch, frames, mels] -> [batch, features].
-      variables: {'params', 'batch_stats'} of it.
-      settings: of the front end that it was trained with.
+      variables: its {'params', 'batch_stats'}.
+      settings: the front end that it was trained with.
       window_samples: length of the crops that it was trained on.
       synthetic: whether synthetic audio went into it.
     """
@@ -40,9 +40,9 @@ class Trained:
     Attributes:
       pretrained: its encoder.
       head: [batch, features] -> logits [batch, classes].
-      variables: {'params'} of the head.
-      labels: names of the classes.
-      multi_label: whether a recording may have several.
+      variables: the head's {'params'}.
+      labels: class names.
+      multi_label: whether a recording may have several labels.
     """
 
     pretrained: Pretrained
@@ -55,13 +55,13 @@ class Trained:
 def untrained(
     encoder: dict[str, Any], settings: FrontEnd, window_seconds: float, seed: int
 ) -> Pretrained:
-    """A randomly initialised encoder: the floor that any pre-training must beat.
+    """A randomly initialised encoder: the baseline that pre-training must beat.
 
     Args:
       encoder: arguments of `make_encoder`.
-      settings: of the front end.
-      window_seconds: of the windows it will see.
-      seed: of the initialisation.
+      settings: the front end.
+      window_seconds: length of its windows.
+      seed: for the initialisation.
     """
     made = make_encoder(**encoder)
     variables = jax.jit(made.init)(jax.random.key(seed), jnp.zeros((1, 64, settings.mels)))
@@ -71,7 +71,7 @@ def untrained(
 
 
 def untrained_like(run: str, seed: int) -> Pretrained:
-    """`untrained`, of a run's encoder, front end and window."""
+    """`untrained`, with a run's encoder, front end and window."""
     return _untrained_by(read_meta(run), seed)
 
 
@@ -85,12 +85,12 @@ def _untrained_by(meta: dict[str, Any], seed: int) -> Pretrained:
 def load_pretrained(
     run: str, *, listed: bool = True, folder: pathlib.Path | None = None
 ) -> Pretrained:
-    """The encoder of a run's newest checkpoint, from its `encoder` and `meta` alone.
+    """The encoder of a run's model, from its `encoder` and `meta` items alone.
 
     Args:
       run: its work directory.
-      listed: whether to log what became of every leaf.
-      folder: of the checkpoint; the newest if None.
+      listed: whether to log every leaf.
+      folder: the checkpoint's; `newest(run)` if None.
     """
     folder = folder or newest(run)
     meta = meta_of(folder)
@@ -103,8 +103,8 @@ def load_pretrained(
 
 
 def load_trained(run: str, *, listed: bool = True) -> Trained:
-    """A run's classifier. Raises UserError where the run trained none."""
-    folder = newest(run)  # once: a run that is training may save meanwhile
+    """A run's classifier. Raises UserError if the run trained none."""
+    folder = newest(run)  # once: the run may be training, and save meanwhile
     meta = meta_of(folder)
     if not meta["labels"]:
         raise UserError(f"{run} has no classifier; give the --workdir of a fine-tuned run")

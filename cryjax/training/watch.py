@@ -1,4 +1,4 @@
-"""Waiting that is watched."""
+"""Limits on waiting."""
 
 import contextlib
 import faulthandler
@@ -11,15 +11,15 @@ from absl import logging
 
 
 class Watch:
-    """Ends a process that would wait for ever, since a thread that hangs says nothing.
+    """Ends a process that would wait for ever, since a thread that hangs reports nothing.
 
-    Where one process of a job waits for its disk, or for one that has gone another way, the others
-    wait with it, and their heartbeats go on. Time is counted in looks, so that of a job that was
-    suspended counts no more than one.
+    If one process of a job waits for its disk, or for a process that has diverged, the others wait
+    with it, and their heartbeats go on. Time is counted in polls, so that a suspension of the
+    job counts as one at most.
     """
 
     def __init__(self, warn_seconds: float = 60.0, most_seconds: float = 1800.0):
-        """Warns where that is asked for, and ends the process, after so long."""
+        """Sets when to warn, if `over` has a warning, and when to end the process."""
         self._warn, self._most = warn_seconds, most_seconds
         self._wait: tuple[str, str] | None = None
         self._ended = threading.Event()
@@ -31,7 +31,7 @@ class Watch:
 
     @contextlib.contextmanager
     def over(self, what: str, warning: str = "") -> Iterator[None]:
-        """Watches what is done inside: `what` there was not, and a warning of it, if any."""
+        """Watches the body; `what` says what did not happen, `warning` is logged, if any."""
         self._wait = what, warning
         try:
             yield

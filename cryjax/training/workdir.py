@@ -19,7 +19,7 @@ from cryjax.command import config as config_lib
 from cryjax.command.errors import Unavailable, UserError
 from cryjax.command.files import hold, whole, write_json
 
-# Fields that may change when a run goes on: they alter how it is watched, not what it computes.
+# Fields that may change on resume: they affect how a run is watched, not what it computes.
 MAY_CHANGE = (
     "checkpoint_every",
     "log_every",
@@ -30,12 +30,12 @@ MAY_CHANGE = (
     "parallel",
 )
 
-PROJECTOR = "projector"  # embeddings for TensorBoard, a folder for each step
+PROJECTOR = "projector"  # embeddings for TensorBoard, one folder per step
 LEFT_BY_A_RUN = ("checkpoints/[0-9]*", "metrics.jsonl", "result.json")
 
 
 def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:
-    """All lines of a metrics.jsonl that are whole; those in the middle that are not are named."""
+    """Complete lines of a metrics.jsonl; warns about damaged ones before the end."""
     if not file.exists():
         return []
     found = []
@@ -49,7 +49,7 @@ def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:
 
 
 class Workdir:
-    """The folder of one run. Only the first process writes to it: the one that `writes`."""
+    """The folder of one run. Only the first process, which `writes`, writes to it."""
 
     def __init__(
         self,
@@ -61,20 +61,21 @@ class Workdir:
         may_change: tuple[str, ...] = MAY_CHANGE,
         left: tuple[str, ...] = LEFT_BY_A_RUN,
     ):
-        """Opens the folder, or makes it.
+        """Opens or creates the folder.
 
-        A config whose run left nothing yet, because it was mistaken, is simply replaced.
+        The config of a run with no output yet, presumably a mistake, is replaced.
 
         Args:
           path: of the folder.
           config: of the run, as JSON values.
-          inputs: what its numbers depend on beside the config, for its checkpoints.
+          inputs: what its numbers depend on besides the config, for its checkpoints.
           writes: whether this process does.
-          may_change: beginnings of fields that may differ from those of a run that goes on.
-          left: patterns of files by which a run is known to have begun.
+          may_change: prefixes of fields that may differ on resume.
+          left: glob patterns of files that show that a run has begun.
 
         Raises:
-          UserError: if it holds a run with another config, or another process works in it.
+          UserError: if it holds a run with a different config, or cannot be written to.
+          Unavailable: if another process works in it, or its file server is away.
         """
         self.path = pathlib.Path(path)
         self.inputs = dict(inputs)
@@ -105,7 +106,7 @@ class Workdir:
         try:
             yield
         except OSError as error:
-            # What a file server says while it is away, or has just come back.
+            # Errors of a file server that is away, or just back.
             passing = error.errno in (errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN)
             raise (Unavailable if passing else UserError)(
                 f"{self.path}: cannot be written to ({error.strerror}); take another --workdir"
@@ -116,7 +117,7 @@ class Workdir:
         return self.path / "metrics.jsonl"
 
     def metrics(self) -> list[dict[str, float]]:
-        """The lines so far."""
+        """The metrics so far."""
         return read_metrics(self.metrics_file)
 
     def rewind(self, step: int) -> None:
@@ -135,7 +136,7 @@ class Workdir:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends a line to metrics.jsonl and scalars to TensorBoard's events.
 
-        A metric that is not finite, as one of a class that nobody has, is left out: it is no JSON.
+        Non-finite metrics, such as one of a class with no examples, are left out: JSON has none.
         """
         if not self.writes:
             return
@@ -151,7 +152,7 @@ class Workdir:
         """Adds an image to TensorBoard's events."""
         if not self.writes:
             return
-        width, height = struct.unpack(">II", png[16:24])  # of the header, which comes first
+        width, height = struct.unpack(">II", png[16:24])  # from the header, which comes first
         event = event_pb2.Event(wall_time=time.time(), step=step)
         image = event.summary.value.add(tag=name).image
         image.width, image.height, image.colorspace = width, height, 4
@@ -160,16 +161,16 @@ class Workdir:
 
     def _write_event(self, event: event_pb2.Event) -> None:
         if self._events is None:
-            # Not its SummaryWriter, whose thread dies of a full disk and leaves the run waiting.
+            # Not SummaryWriter: its thread dies on a full disk and leaves the run waiting.
             self._events = EventsWriter(str(self.path / "events"))
-            # A resumed run's events before this step stand; those after it are dropped.
+            # On resuming, events before this step are kept, later ones dropped.
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._events.write_event(event_pb2.Event(step=event.step, session_log=start))
         self._events.write_event(event)
         self._events.flush()
 
     def figure(self, name: str) -> pathlib.Path:
-        """Path of a figure, its folder made."""
+        """Path of a figure; creates its folder."""
         folder = self.path / "figures"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{name}.png"

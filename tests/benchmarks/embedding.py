@@ -2,9 +2,9 @@
 
     python tests/benchmarks/embedding.py --torch_python=TORCH_ENV/bin/python [--out=FILE.json]
 
-Batches of 10 s windows at 16 kHz, front end included, weights random. PyTorch computes in channels
-last, compiled with its weights frozen, whichever of that and eager is faster; its environment needs
-torch, safetensors and numpy. onnxruntime runs our export with its default optimisations.
+Batches of 10 s windows at 16 kHz, front end included, random weights. PyTorch runs in channels
+last, eager or compiled with frozen weights, whichever is faster; its environment needs torch,
+safetensors and numpy. onnxruntime runs our export with its default optimisations.
 """
 
 import argparse

@@ -3,10 +3,10 @@
     python tests/benchmarks/growth.py [--encoder=cnn14] [--batches=4,8,16,32]
         [--crops=1,2,4,8] [--devices=1,2,4] [--figure=FILE.png] [--out=FILE.json]
 
-Each point is a process of its own, and varies one of the three from `--batch`, `--crop_seconds` and
-one device. Memory is XLA's count of a device's temporaries and of all that a step holds at once,
-arguments included. Devices are those of the machine, or on a CPU as many as asked for, which share
-its cores: there, time shows what dividing the same batch costs, not what it gains.
+Each point runs in its own process and varies one of the three from `--batch`, `--crop_seconds` and
+one device. Memory is XLA's count of a device's temporaries, and of all that a step holds at once,
+arguments included. Devices are the machine's, or on a CPU as many as requested, which share its
+cores: there, time shows what dividing the same batch costs, not what it gains.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def measure(options: argparse.Namespace) -> dict:
 
 
 def in_own_process(options: argparse.Namespace, what: str, value: float) -> dict | None:
-    """`measure` with one option changed; None where it fails, as for want of memory."""
+    """`measure` with one option changed; None if it fails, say out of memory."""
     command = [sys.executable, __file__, *sys.argv[1:], f"--{what}", str(value), "--row"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -66,7 +66,7 @@ def in_own_process(options: argparse.Namespace, what: str, value: float) -> dict
 
 
 def draw(found: dict[str, list[dict]], keys: dict[str, str], path: pathlib.Path) -> None:
-    """Time and memory against each of the three, small."""
+    """Small plots of time and memory against each."""
     import matplotlib
 
     matplotlib.use("agg")

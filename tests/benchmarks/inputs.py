@@ -5,17 +5,17 @@
 
 Synthetic recordings of 10 s at 16 kHz are written as FLAC and as WAV, and prepared by
 `cryjax.prepare`; the files are in the system's cache, so this measures processors, not the disk.
-Batches of 64 crops as int16. 'cryjax' is the loader that training uses, with the threads that do
-best. 'torch flac' and 'torch wav' are a Dataset that opens a file with soundfile, seeks and reads
-what it needs, or for FLAC decodes all of it where that is faster, under a DataLoader with no
-worker or as many as cores, kept. 'tfds' is a TFDS dataset with its `Audio` feature in the faster of
-two encodings, and tf.data that shuffles, crops and batches in parallel; it is measured where
+Batches have 64 crops as int16. 'cryjax' is the loader that training uses, with its fastest number
+of threads. 'torch flac' and 'torch wav' are a Dataset that opens a file with soundfile, seeks and
+reads the crop, or for FLAC decodes the whole file if that is faster, in a DataLoader with no worker
+or one persistent worker per core. 'tfds' is a TFDS dataset with its `Audio` feature in the faster
+of two encodings, and tf.data that shuffles, crops and batches in parallel; it is measured if
 `--torch_python` (or `--tfds_python`) has tensorflow, tensorflow-datasets and pydub.
 
-Beside clips a second there are clips for each second of a processor, threads and child processes
-counted, since two loaders may use different numbers of cores. At the end a short pre-training, of
-a narrow CNN6 unless `--train_encoder` and the like say otherwise, tells what share of its time it
-waited for data; it runs where JAX does, so on a GPU where there is one.
+Besides clips per second it prints clips per CPU second, threads and child processes included,
+since loaders may use different numbers of cores. At the end a short pre-training, of a narrow CNN6
+unless `--train_encoder` and the like say otherwise, reports what share of its time it waited for
+data; it runs where JAX does, so on a GPU if there is one.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def write_recordings(folder: pathlib.Path, files: int) -> None:
 
 
 def _serve(iterators: dict, said: dict, options: argparse.Namespace) -> None:
-    """Is the worker of the fastest of some endless iterators over batches."""
+    """Serves the fastest of several endless iterators over batches."""
 
     def take(iterator, count):
         for _ in range(count):
@@ -66,7 +66,7 @@ def _serve(iterators: dict, said: dict, options: argparse.Namespace) -> None:
     peers.serve(
         lambda: peers.fastest(forms, said),
         said,
-        # What was read ahead while others had their turn is not of the measurement.
+        # What was prefetched during the others' turns is not measured.
         before=lambda: take(iterators[said["form"]], 16),
     )
 
@@ -160,7 +160,7 @@ def tfds_worker(options: argparse.Namespace) -> None:
 
         builder = Recordings(data_dir=str(options.folder / f"tfds{place}"))
         builder.download_and_prepare()
-        # A dataset as small as this would be kept in memory decoded, which a real one is not.
+        # A dataset this small would be cached in memory decoded, unlike a real one.
         reading = tfds.ReadConfig(try_autocache=False)
         dataset = builder.as_dataset(split="train", shuffle_files=True, read_config=reading)
         dataset = dataset.repeat().shuffle(256)
@@ -184,7 +184,7 @@ WORKERS = {
 
 
 def waiting(folder: pathlib.Path, options: argparse.Namespace) -> dict[str, float]:
-    """Clips a second of a training run, and the share of its time that it waited for data."""
+    """Clips per second of a training run, and the share of time that it waited for data."""
     overrides = {
         "data": folder / "data",
         "front_end": "cssl_sound",
@@ -200,7 +200,7 @@ def waiting(folder: pathlib.Path, options: argparse.Namespace) -> dict[str, floa
     }
     recipe = pathlib.Path(__file__).parents[2] / "configs" / "pretrain_small.py"
     command = ["-m", "cryjax.pretrain", f"--config={recipe}", f"--workdir={folder / 'run'}"]
-    # What the environment keeps compiled is taken, or a GPU's convolutions would be tried anew.
+    # Keeps the user's compilation cache, or a GPU's convolutions would be autotuned again.
     kept = {name: x for name, x in os.environ.items() if name == "JAX_COMPILATION_CACHE_DIR"}
     peers.run_python([*command, *(f"--config.{name}={x}" for name, x in overrides.items())], **kept)
     lines = (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

@@ -1,15 +1,15 @@
-"""The kernels that XLA makes of a SimCLR step for a GPU, and the bytes of each; no GPU is needed.
+"""The kernels that XLA compiles a SimCLR step to for a GPU, with their bytes; needs no GPU.
 
     python tests/benchmarks/kernels.py --target=h200.txtpb [--batch=256] [--least=0.06]
         [--hlo=FILE.hlo] [--out=FILE.json]
 
 `--target` is XLA's description of the GPU; those of many are in its repository, under
 xla/backends/gpu/target_config/specs. It needs JAX's CUDA plugin (`pip install jax[cuda13]`). What
-only a GPU can tell is left open: which of cuDNN's and cuBLAS's algorithms are taken, and the time.
+only a GPU can tell stays unknown: which cuDNN and cuBLAS algorithms are chosen, and the time.
 
-Of each kernel that moves as much as `--least` GB there are the maps that it reads and writes, in
-the order of the program, and before them the sums by kind: what a change saves can be read off
-before it is measured. A convolution's bytes are not what bounds it.
+After totals by kind, each kernel that moves at least `--least` GB is printed with the maps that it
+reads and writes, in program order: what a change saves shows before it is measured. A convolution
+is not bound by its bytes.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def program(options: argparse.Namespace) -> str:
     import ours
     from cryjax.training import parallel, simclr
 
-    jax.devices()  # finds the plugins, too
+    jax.devices()  # finds the plugins too
     target = options.target.read_text(encoding="utf-8")
     topology = topologies.get_topology_desc(
         "1x1x1", platform="cuda", topology="1x1x1", target_config=target
@@ -72,7 +72,7 @@ def main() -> None:
         print(f"{kind:<32}{counts[kind]:>5}{total / 1e9:>9.2f} GB")
     for kernel in kernels:
         if kernel.bytes >= options.least * 1e9:
-            # Without layouts, and without what is of a channel or less.
+            # Without layouts, and without arrays per channel or smaller.
             shapes = (shape for shape in kernel.reads if "," in shape.split("]")[0])
             line = f"{kernel.name}: {' '.join(shapes)} -> {kernel.writes} {kernel.origin}"
             print(f"{kernel.bytes / 1e9:6.2f} GB " + re.sub(r"\{[^}]*\}", "", line))

@@ -3,14 +3,13 @@
     python tests/benchmarks/log_mel.py --torch_python=TORCH_ENV/bin/python \\
         [--presets=panns_32k,panns_16k,cssl_sound,small_8k] [--platform=gpu] [--out=FILE.json]
 
-Clips of 4 s on the device, as float32; decibels out, normalised as the preset says. PyTorch is
-`torch.stft`, a product with the filters and the logarithm, eager or compiled, whichever is faster;
-nnAudio, if PyTorch's environment has it, in its spectrogram layer, eager or compiled. librosa is
-`melspectrogram` or its transform with filters that are kept, of the batch or clip by clip,
-whichever is faster. What each worker says of itself has the standard deviation of its result, in
-which all agree. A measurement is of a hundred calls in a row: what a peer's turn leaves of the
-caches is not of the front end, and for up to half a second Linux may have both threads that were
-asleep on one core.
+Input is clips of 4 s, float32 on the device; output is decibels, normalised as the preset says.
+PyTorch is `torch.stft`, a product with the filters and the logarithm, eager or compiled, whichever
+is faster; nnAudio, if PyTorch's environment has it, is its spectrogram layer, eager or compiled.
+librosa is `melspectrogram` or its STFT with precomputed filters, batched or clip by clip, whichever
+is faster. Each worker reports the standard deviation of its result, in which all agree. A
+measurement is a hundred calls in a row: caches left by a peer's turn should not count, and for up
+to half a second Linux may keep both threads that were asleep on one core.
 """
 
 import argparse
@@ -94,7 +93,7 @@ def librosa_worker(options: argparse.Namespace, settings: dict) -> None:
 
 
 def _serve_torch(options: argparse.Namespace, settings: dict, module, said: dict) -> None:
-    """A module as a worker, eager or compiled."""
+    """Serves a module, eager or compiled."""
     import torch
 
     device = {"gpu": "cuda"}.get(options.platform, "cpu")

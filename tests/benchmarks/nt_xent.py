@@ -1,13 +1,13 @@
-"""NT-Xent, loss and gradient: ours over tiles against dense forms, in time and memory.
+"""NT-Xent, loss and gradient: ours in tiles against dense forms, in time and memory.
 
     python tests/benchmarks/nt_xent.py [--torch_python=TORCH_ENV/bin/python]
         [--embeddings=1024,4096,16384] [--repeats=5] [--out=FILE.json]
 
-'dense' is the whole matrix of similarities as one would write it in JAX, compiled; 'optax' is
-`optax.losses.ntxent`, compiled; 'torch' the dense form in PyTorch, eager or compiled, whichever is
-faster. All have 128 features, random and the same, and losses that agree. Memory of the three in
-JAX is XLA's own count of temporaries; of PyTorch it is by how much the process grew at its first
-call, eager. A peer is left out where it would need more than --most_gib.
+'dense' is the whole similarity matrix in plain JAX, compiled; 'optax' is `optax.losses.ntxent`,
+compiled; 'torch' is the dense form in PyTorch, eager or compiled, whichever is faster. All get the
+same random embeddings of 128 features, and their losses agree. Memory of the three in JAX is XLA's
+own count of temporaries; for PyTorch it is the process's growth in its first, eager call, or on a
+GPU its peak. A peer is left out if it needs more than --most_gib.
 """
 
 import argparse
@@ -22,12 +22,12 @@ import peers
 
 FEATURES, TEMPERATURE = 128, 0.1
 
-# Matrices of embeddings by embeddings, in float32, that each holds at once.
+# Float32 matrices of embeddings by embeddings that each holds at once.
 MATRICES = {"cryjax": 0, "dense": 4, "torch": 6, "optax": 2 * FEATURES}
 
 
 def views(count: int) -> list[np.ndarray]:
-    """Two, [count / 2, features] each."""
+    """Two views, [count / 2, features] each."""
     rng = np.random.default_rng(0)
     return [rng.normal(size=(count // 2, FEATURES)).astype(np.float32) for _ in range(2)]
 

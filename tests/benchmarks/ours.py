@@ -1,8 +1,8 @@
-"""cryjax's own training step at sizes of one's choice, built as its programs build it.
+"""cryjax's own training step at chosen sizes, built as its programs build it.
 
 Recipes are those of configs/pretrain.py and configs/finetune.py with these changes, so that all
-peers do the same: 10 s clips at 16 kHz, the front end 'cssl_sound', crops played at their own
-speed, AdamW.
+peers do the same: 10 s clips at 16 kHz, the front end 'cssl_sound', crops at their own speed,
+AdamW, no class balancing.
 """
 
 import argparse
@@ -25,7 +25,7 @@ RECIPES = {"simclr": "pretrain.py", "finetune": "finetune.py"}
 
 
 def config_of(task: str, options: argparse.Namespace) -> Any:
-    """The config of a run of a task, 'simclr' or 'finetune', as a benchmark's options have it."""
+    """The config of a task, 'simclr' or 'finetune', with a benchmark's options."""
     config = runpy.run_path(str(ROOT / "configs" / RECIPES[task]))["get_config"]()
     config.batch_size, config.total = options.batch, "1000000 steps"
     config.encoder.update({"name": options.encoder, "width": options.width, "dtype": options.dtype})
@@ -41,7 +41,7 @@ def config_of(task: str, options: argparse.Namespace) -> Any:
 
 
 def make_batch(task: str, clips: int, seconds: float = CLIP_SECONDS) -> dict[str, np.ndarray]:
-    """Noise, as the loader gives clips."""
+    """Noise in the form of the loader's clips."""
     rng = np.random.default_rng(0)
     samples = round(seconds * 16_000)
     batch = {
@@ -62,7 +62,7 @@ class Step:
     """
 
     def __init__(self, task: str, config: Any, devices: list[jax.Device] | None = None):
-        """On `devices`, or all there are."""
+        """Uses `devices`, or all there are."""
         if task == "simclr":
             self.parts = simclr.build(config, examples=1_000_000)
             step = self.parts.step
@@ -79,7 +79,7 @@ class Step:
         self.compiled = self._spread.wrap(step).lower(*arguments).compile()
 
     def __call__(self) -> Any:
-        """One step, not waited for, and the next batch's way to the device, as the loop has it."""
+        """Starts a step and the next batch's transfer to the device, as the loop does."""
         batch, self._placed = self._placed, self._spread.shard(self._batch)
         self.state, metrics = self.compiled(self.state, batch, self._key)
         return metrics

@@ -1,6 +1,6 @@
-"""Workers of a benchmark, each a process with its own Python, that repeat in turns.
+"""Workers of a benchmark, each a process with its own Python, that take turns.
 
-A worker is a function `prepare(*arguments) -> repeat`; each call of `repeat` is one measurement.
+A worker serves a function `prepare() -> repeat`; each call of `repeat` is one measurement.
 """
 
 import contextlib
@@ -13,17 +13,17 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-# Seconds between two turns: threads of OpenMP and of BLAS spin for a while after their work is
-# done, on the cores of the next.
+# Seconds between two turns: OpenMP and BLAS threads spin for a while after their work, on the cores
+# of the next.
 _PAUSE = 0.5
 
 
 class Worker:
-    """A process that measures when it is told to.
+    """A process that measures on request.
 
     Attributes:
-      said: its versions, when it is ready; 'out_of_memory' where it will never be.
-      cpu_seconds: of each measurement: all its threads and child processes.
+      said: its versions, once it is ready; 'out_of_memory' if it never will be.
+      cpu_seconds: of each measurement, with all threads and child processes.
     """
 
     def __init__(self, python: str, script: str, name: str, arguments: Sequence[str]):
@@ -54,20 +54,20 @@ class Worker:
 
 
 def start(pythons: Mapping[str, str], script: str, arguments: Sequence[str]) -> dict[str, Worker]:
-    """A worker of each name, by its Python."""
+    """Starts a worker per name, with its Python."""
     return {name: Worker(python, script, name, arguments) for name, python in pythons.items()}
 
 
 def save(out: pathlib.Path | None, content: Mapping[str, object]) -> None:
-    """Writes JSON, if there is a file to write; paths in it are written as text."""
+    """Writes JSON if a file is given; paths in it are written as text."""
     if out:
         out.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def run_python(arguments: Sequence[str], **more: str) -> float:
-    """Seconds of a process of this Python, `more` in its environment; raises if it fails.
+    """Runs this Python, `more` in its environment; returns seconds, raises if it fails.
 
-    No persistent compilation cache is taken from the environment.
+    It does not inherit a persistent compilation cache.
     """
     environment = {name: x for name, x in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     command, start = [sys.executable, *arguments], time.perf_counter()
@@ -80,7 +80,7 @@ def run_python(arguments: Sequence[str], **more: str) -> float:
 
 
 def cpu_seconds() -> float:
-    """Of this process and, where /proc tells of them, of its children that are still alive."""
+    """Of this process and, where /proc lists them, of its live children."""
     total, children = time.process_time(), []
     for file in pathlib.Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):
@@ -93,9 +93,9 @@ def cpu_seconds() -> float:
 
 
 def fastest(forms: Mapping[str, Callable[[], object]], said: dict, rounds: int = 3) -> Callable:
-    """The fastest of several ways to do the same, by the last of some rounds; notes it in `said`.
+    """The fastest of several ways to do the same, by their last round; notes it in `said`.
 
-    One that fails for another reason than memory is left out, and standard error says so.
+    One that fails is left out, as standard error says; if none is left, it raises.
     """
     times = {}
     for name, form in forms.items():
@@ -123,12 +123,12 @@ def serve(
     prepare: Callable[..., Callable[[], object]], said: Mapping[str, str], warm: int = 2,
     before: Callable[[], object] = lambda: None,
 ) -> None:  # fmt: skip
-    """Is a worker, until its standard input ends.
+    """Acts as a worker until standard input ends.
 
     Args:
-      prepare: makes what is measured.
-      said: of the worker; `prepare` may add to it.
-      warm: repetitions that are not measured.
+      prepare: returns the function to measure.
+      said: what the worker reports; `prepare` may add to it.
+      warm: warm-up repetitions, not measured.
       before: run before each repetition, not measured.
     """
     try:
@@ -152,7 +152,7 @@ def serve(
 def in_turns(
     workers: Mapping[str, Worker], repeats: int, fewer: Mapping[str, int] | None = None
 ) -> dict[str, list[float]]:
-    """Seconds of each worker; every round has each of them once, those in `fewer` only so often."""
+    """Seconds of each worker; each runs once per round, those in `fewer` in that many rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in workers}
     for place in range(repeats):
         for name, worker in workers.items():
@@ -172,11 +172,11 @@ def report(
 
     Args:
       seconds: of each worker.
-      unit: what a repetition has `amount` of, as 'seconds of audio'.
-      amount: of it; of each worker, where they differ.
+      unit: what a repetition has `amount` of, such as 'seconds of audio'.
+      amount: per repetition; by worker if they differ.
       out: file to write, or None.
       said: versions of each worker.
-      **more: to be written, too.
+      **more: written too.
     """
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     amounts = amount if isinstance(amount, Mapping) else dict.fromkeys(medians, amount)

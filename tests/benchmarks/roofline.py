@@ -5,16 +5,16 @@
 
 The machine's two peaks are measured first: a matrix product in the step's type, and a pass over a
 large array that reads and writes it. Then each block, forward and backward, is compiled and timed
-alone: the views with their front end (no gradient), batch norm over bands with each block of
-convolutions and its pooling, the dense layer at the end, the projection head with the loss, AdamW.
+alone: the views with their front end (no gradient), batch norm over bands, each block of
+convolutions with its pooling, the dense layer at the end, the projection head with the loss, AdamW.
 
-Of each there are the operations of its convolutions and matrix products in their direct form,
-counted by hand (a multiplication and an addition are two, the backward pass is two forward ones,
-zeros at the edges count), and XLA's own count of all operations and of the bytes that its program
-moves. XLA counts a program with the convolutions as one operation each: it would take a loop, which
-is what cryjax makes of a convolution on a CPU, for one turn of it. The least time is that of the
-operations counted by hand, or of the bytes, whichever is more; the share is that time in the time
-measured. A share over 1 is possible: a CPU's last-level cache is faster than its memory.
+For each it prints the operations of its convolutions and matrix products in direct form, counted by
+hand (a multiply-add is two, the backward pass is two forward ones, zero padding counts), and XLA's
+own count of all operations and of the bytes that its program moves. XLA counts a program with each
+convolution as one operation: it would count a loop, which is how cryjax computes a convolution on a
+CPU, as one iteration. The least time is that of the hand-counted operations or of the bytes,
+whichever is longer; the share is the least time over the measured time. A share over 1 is possible:
+a CPU's last-level cache is faster than its memory.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def timed(function, arguments, repeats: int) -> float:
 
 
 def peaks(platform: str, dtype: str) -> tuple[float, float]:
-    """Operations and bytes a second, the best of several."""
+    """Operations and bytes per second, best of several."""
     import jax
     import jax.numpy as jnp
 
@@ -77,7 +77,7 @@ def blocks_of(config, parts, batch, state):
     settings = parts.plan.settings
     views, frames = 2 * config.batch_size, settings.frames(round(config.crop.seconds * 16_000))
     bins = 1 + settings.window_length // 2
-    # The Fourier transform is counted by XLA alone: it is no matrix product.
+    # Only XLA counts the Fourier transform: it is no matrix product.
     filters = 2 * views * frames * bins * settings.mels
     yield "views", draw, (key, batch["audio"], batch["length"]), filters
 
@@ -110,7 +110,7 @@ def blocks_of(config, parts, batch, state):
             return losses.nt_xent(first, second, temperature=config.temperature)
 
     def backward(module, x, with_input=True):
-        """The forward and the backward pass of a module, and what it gives."""
+        """A module's forward and backward pass, its arguments, its output."""
         variables = jax.jit(module.init)(key, x)
         stats = {name: value for name, value in variables.items() if name != "params"}
 
@@ -155,14 +155,14 @@ def blocks_of(config, parts, batch, state):
 
 
 def counted(function, arguments) -> tuple[float, float]:
-    """XLA's count of operations and of bytes, each convolution one operation."""
+    """XLA's count of operations and bytes, each convolution one operation."""
     import jax
 
     from cryjax.models import conv
 
     kept, conv.convolve = conv.convolve, conv._convolve_native
     try:
-        # Another function, or the program that is traced already would be taken.
+        # A new function, or the already traced program would be reused.
         lowered = jax.jit(lambda *x: function(*x)).lower(*arguments)
     finally:
         conv.convolve = kept

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/startup.py [--encoder=cnn14] [--batch=4] [--repeats=3] [--out=FILE.json]
 
-Imports are of fresh processes, with Python's own start taken off. The run is `cryjax.pretrain` of
-one step on a small prepared dataset of synthetic audio, crops of 4 s at 16 kHz: the time from the
-command to the line in metrics.jsonl that the step writes, with no persistent compilation cache,
-with an empty one, and with the one that the run before filled (`JAX_COMPILATION_CACHE_DIR`).
+Imports are timed in fresh processes, less Python's own start. The run is `cryjax.pretrain` of one
+step on a small prepared dataset of synthetic audio, crops of 4 s at 16 kHz: the time from the
+command to the step's line in metrics.jsonl, with no persistent compilation cache, with an empty
+one, and with the one that the previous run filled (`JAX_COMPILATION_CACHE_DIR`).
 """
 
 import argparse
@@ -89,7 +89,7 @@ def main() -> None:
         for place in range(options.repeats):
             cache = folder / f"cache-{place}"
             cached = {"JAX_COMPILATION_CACHE_DIR": str(cache)}
-            off = {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # or it would be the user's own
+            off = {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # or the user's own is used
             for kind, more in (("no cache", off), ("empty cache", cached), ("warm cache", cached)):
                 runs[kind].append(first_step(folder, f"{place}-{kind}", options, **key, **more))
             megabytes.append(sum(file.stat().st_size for file in cache.rglob("*")) / 1e6)

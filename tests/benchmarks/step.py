@@ -5,16 +5,15 @@
     python tests/benchmarks/step.py --torch_python=TORCH_ENV/bin/python --platform=gpu \\
         --dtype=bfloat16 --batches=64,128,256,512,1024
 
-A step takes int16 clips of 10 s from the host, draws the views (crops, the waveform's and the
-spectrogram's transforms of the recipe in `ours.py`, the front end), and updates encoder and head by
-NT-Xent and AdamW; of `--task=finetune` by cross-entropy with one view a clip. 'flax' is our step
-with Flax's batch norm and the convolution of its `nn.Conv`. PyTorch is in channels last with the
-fused AdamW, under autocast where `--dtype` is bfloat16, by the fastest of `--torch_modes`; its
-environment needs torch and numpy. Each batch of `--batches` is tried by each peer, one that does
-not fit is left out, and the table has each peer's best. A step takes gigabytes, so a peer has the
-machine to itself: its process ends before the next one's begins, and that `--rounds` times. On a
-GPU a measurement is of many steps, as it slows down when it is hot, and each peer copies the next
-batch to it beside the step under way.
+A step takes int16 clips of 10 s from the host, draws the views (crops, the waveform and spectrogram
+transforms of the recipe in `ours.py`, the front end), and updates encoder and head by NT-Xent and
+AdamW; with `--task=finetune` by cross-entropy with one view per clip. 'flax' is our step with
+Flax's batch norm and the convolution of its `nn.Conv`. PyTorch runs in channels last with fused
+AdamW, under autocast if `--dtype` is bfloat16, in the fastest of `--torch_modes`; its environment
+needs torch and numpy. Each peer tries each batch size of `--batches`, skips those that do not fit,
+and the table has its best. A step takes gigabytes, so a peer has the machine to itself: its process
+ends before the next one starts, `--rounds` times over. On a GPU, which slows down when hot, a
+measurement is of many steps, and each peer copies the next batch to it during the current step.
 """
 
 import argparse
@@ -50,12 +49,12 @@ def cryjax_worker(options: argparse.Namespace, native: bool = False) -> None:
         return repeat
 
     said = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
-    # On a GPU as much as PyTorch runs to find its fastest form: it slows down when it is hot.
+    # On a GPU as many as PyTorch needs to find its fastest form: a hot GPU slows down.
     peers.serve(prepare, said, warm=4 if options.platform == "gpu" else 1 if native else 2)
 
 
 def plain_flax() -> type:
-    """Convolution, batch norm and ReLU as Flax has them; our pooling."""
+    """Convolution, batch norm and ReLU as in Flax; our pooling."""
     import flax.linen as nn
 
     from cryjax.models import conv
@@ -91,7 +90,7 @@ def torch_worker(options: argparse.Namespace) -> None:
     device = {"gpu": "cuda"}.get(options.platform, "cpu")
     if device == "cuda":
         torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")  # what is float32, the projection's front end
+        torch.set_float32_matmul_precision("high")  # for float32 parts: the front end's projection
     recipe = json.loads((options.folder / "step.json").read_text(encoding="utf-8"))
     arrays = [np.load(options.folder / f"{name}.npy") for name in ("window", "filters")]
     host = {name: torch.from_numpy(x) for name, x in np.load(options.folder / "batch.npz").items()}
@@ -104,7 +103,7 @@ def torch_worker(options: argparse.Namespace) -> None:
     beside = torch.cuda.Stream() if device == "cuda" else None
 
     def placed():
-        """The next batch, on its way to the device beside the step under way."""
+        """The next batch, copied to the device during the current step."""
         with torch.cuda.stream(beside):
             return {name: x.to(device, non_blocking=True) for name, x in host.items()}
 
@@ -140,7 +139,7 @@ WORKERS = {"cryjax": cryjax_worker, "flax": flax_worker, "torch": torch_worker}
 
 
 def measure(options: argparse.Namespace, batch: int, names: list[str]) -> list[dict]:
-    """A row for each peer that can take this batch."""
+    """A row for each peer that this batch fits."""
     import numpy as np
 
     import ours

@@ -1,9 +1,8 @@
 """The front end, the views, the encoders and the training steps of cryjax in PyTorch.
 
-Written as one would for speed: vectorised over the batch, no Python in the loop, all of it fit for
-`torch.compile`. Names of the encoder's parameters are those of PANNs. What cryjax's step does
-besides is left out: the guard against what is not finite, the metrics of the projections, and clips
-shorter than a crop.
+Written for speed: vectorised over the batch, no Python in the loop, all of it fit for
+`torch.compile`. Encoder parameters have the names of PANNs. Left out of cryjax's step: the guard
+against non-finite values, the metrics of the projections, and clips shorter than a crop.
 """
 
 import torch
@@ -183,7 +182,7 @@ def nt_xent(first, second, temperature):
 
 
 class Task(nn.Module):
-    """Clips to the loss of a step, 'simclr' or 'finetune', as cryjax's `ours.describe` says."""
+    """Clips to the loss of a step, 'simclr' or 'finetune', as `ours.describe` describes it."""
 
     def __init__(self, recipe, window, filters, dtype):
         super().__init__()
@@ -215,7 +214,7 @@ class Task(nn.Module):
 
 
 def optimizer_of(task, recipe):
-    """AdamW, fused; neither biases nor batch norm decay."""
+    """Fused AdamW; neither biases nor batch norm decay."""
     settings, groups = recipe["optimizer"], []
     for part, scale in ((task.encoder, recipe.get("encoder_rate", 1.0)), (task.head, 1.0)):
         for decays in (True, False):

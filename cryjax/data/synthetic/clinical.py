@@ -1,16 +1,16 @@
-"""Who is in the synthetic clinical corpora: newborns, their sites and injuries, their recordings.
+"""Newborns of the synthetic clinical corpora, with their sites, injuries and recordings.
 
-In the shape of the sets of 'Self-supervised learning for infant cry analysis' (Gorin et al., 2023),
-with every number made up. The corpora of one seed are of the same newborns:
+Modelled on the datasets of 'Self-supervised learning for infant cry analysis' (Gorin et al., 2023),
+with every number made up. The corpora of one seed share their newborns:
 
-  clinical-injury      3 to 8 recordings each of newborn0000, newborn0001, ... in turn, as many as
-                       are asked for: 5500 are of about a thousand newborns
+  clinical-injury      3 to 8 recordings each of newborn0000, newborn0001, ... in turn, up to the
+                       requested number: 5500 cover about a thousand newborns
   clinical-triggers    the same recordings with other labels
   clinical-unlabelled  every fifth is of newborn0000, newborn0001, ..., four other recordings each;
-                       those between are of newborn100000, newborn100001, ..., four each
+                       the others are of newborn100000, newborn100001, ..., four each
 
-So a shorter list is the start of a longer one. Up to three unlabelled recordings to a labelled one,
-a fifth of them are of newborns with labels, who have to be left out where they are tested on.
+So a shorter list is the start of a longer one. With up to three unlabelled recordings per labelled
+one, a fifth of the former are of labelled newborns, to be left out when testing on those.
 Imported by worker processes, so imports little.
 """
 
@@ -20,26 +20,26 @@ from collections.abc import Iterator
 
 import numpy as np
 
-SET = 2  # in seeds, beside those of `clips`
+SET = 2  # in seeds, besides those of `clips`
 SITES = 5
-_FEWEST, _MOST = 3, 8  # recordings of a newborn, labelled
-_UNLABELLED = 4  # recordings of a newborn
-_OVERLAP = 5  # one unlabelled recording in so many is of a newborn that has others with labels
+_FEWEST, _MOST = 3, 8  # labelled recordings per newborn
+_UNLABELLED = 4  # unlabelled recordings per newborn
+_OVERLAP = 5  # one unlabelled recording in this many is of a newborn with labelled ones
 _FIRST_UNLABELLED = 100_000
-# Newborns are drawn ten at a time, of whom one is injured: small sets have some too. By site, these
-# are the odds that it is one of its own. It is a confound, as in real sets, but a mild one: the
-# site tells injury with a ROC AUC of 0.53, and in a few hundred recordings chance does more.
+# Newborns are drawn ten at a time, one of them injured, so that small sets have some too. `_ODDS`
+# are the odds, by site, of being that newborn. This is a confound, as in real sets, but a mild one:
+# the site predicts injury with a ROC AUC of 0.53, and in a few hundred recordings chance does more.
 _BLOCK = 10
 _ODDS = np.array([0.8, 0.9, 1.0, 1.1, 1.2])
-# In the place of a clip's index in seeds, as `clips._TRAITS`.
+# In place of a clip's index in seeds, like `clips._TRAITS`.
 _BLOCKS, _PLACES = 2**32 - 2, 2**32 - 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Injury:
-    """What a neurological injury of severity 1 adds to how a newborn cries, whatever the trigger.
+    """What a neurological injury of severity 1 adds to a newborn's cry, whatever the trigger.
 
-    Where it says logarithm, it is to the logarithm.
+    Fields marked 'logarithm' add to the logarithm.
     """
 
     pitch_semitones: float
@@ -60,17 +60,17 @@ class Injury:
 # (Zeskind and Lester, 'Acoustic features and auditory perceptions of the cries of newborns with
 # prenatal and perinatal complications', 1978), hyperphonation and more dysphonation (LaGasse, Neal
 # and Lester, 'Assessment of infant cry', 2005). Longer pauses and an irregular rhythm are assumed.
-# The sizes are made up for a task of moderate difficulty, and measure nothing. By subject, a
-# linear classifier of single recordings has these ROC AUCs for injury: the mean over ten seeds of
-# 600 recordings each, with about eleven injured newborns, from one seed to the next of which they
-# vary by 0.03, 0.07 and 0.07; and over two seeds of 4000.
+# The sizes are made up for a task of moderate difficulty, and measure nothing. With splits
+# by subject, a linear classifier of single recordings has these ROC AUCs for injury: the means over
+# ten seeds of 600 recordings each, with about eleven injured newborns (they vary by 0.03, 0.07 and
+# 0.07 between seeds); and over two seeds of 4000.
 #
 #                          mean and deviation of a
 #   numbers in `breaths`   log-mel spectrogram       pitch alone
 #   0.89                   0.71                      0.65         600 recordings
 #   0.92                   0.80                      0.65         4000
 #
-# One of triggers is right about 0.88, 0.53 and 0.43 of 600, and 0.89, 0.58 and 0.43 of 4000.
+# For triggers, accuracies are about 0.88, 0.53 and 0.43 on 600, and 0.89, 0.58 and 0.43 on 4000.
 INJURY = Injury(1.5, 0.9, 0.4, -0.25, 0.4, 0.1, -0.5, 0.14, 0.2)
 
 
@@ -78,7 +78,7 @@ INJURY = Injury(1.5, 0.9, 0.4, -0.25, 0.4, 0.1, -0.5, 0.14, 0.2)
 class Newborn:
     site: int
     recordings: int  # in the labelled corpora
-    severity: float  # of a neurological injury, 1 on average; 0 is none
+    severity: float  # of a neurological injury, 1 on average; 0 for none
 
 
 def newborn(seed: int, number: int) -> Newborn:
@@ -93,12 +93,12 @@ def newborn(seed: int, number: int) -> Newborn:
 
 
 def site_generator(seed: int, site: int) -> np.random.Generator:
-    """Of the room and the microphone of a site."""
+    """For the room and microphone of a site."""
     return np.random.default_rng([seed, SET, _PLACES, site])
 
 
 def labelled(examples: int, seed: int) -> list[int]:
-    """The newborn, by number, of each recording."""
+    """The newborn's number for each recording."""
 
     def recorded() -> Iterator[int]:
         for number in itertools.count():
@@ -108,7 +108,7 @@ def labelled(examples: int, seed: int) -> list[int]:
 
 
 def unlabelled(examples: int) -> list[int]:
-    """As `labelled`."""
+    """Same as `labelled`."""
     numbers = []
     for i in range(examples):
         again, between = divmod(i, _OVERLAP)

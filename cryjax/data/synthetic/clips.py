@@ -1,4 +1,4 @@
-"""The synthetic corpora: which clips each has, of whom and with what label."""
+"""The synthetic corpora: the clips of each, with subjects and labels."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,28 +18,28 @@ _NUMBERS = {
     "clinical-triggers": clinical.SET,  # the same recordings
     "clinical-unlabelled": 3,
 }
-# In the place of a clip's index, for a subject's traits. Not a small number: SeedSequence takes
-# [seed, corpus, n] and [seed, corpus, n, 0] for the same.
+# In place of a clip's index, for a subject's traits. Not a small number: SeedSequence treats
+# [seed, corpus, n] and [seed, corpus, n, 0] as the same.
 _TRAITS = 2**32 - 1
 _CLIPS_A_SUBJECT = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """One clip to be made; picklable and tiny: it is rendered in worker processes."""
+    """One clip to be made; picklable and tiny, as worker processes render it."""
 
     corpus: str  # key of CORPORA
     index: int
     seed: int
-    label: str  # '' is none, several are joined by ';'
+    label: str  # '' for none, several are joined by ';'
     subject: str  # whose traits the clip has
 
     def render(self, sample_rate: int) -> np.ndarray:
-        """float32 [samples] in [-1, 1], 1 to 4 s, bit for bit the same in any process of a machine.
+        """float32 [samples] in [-1, 1], 1 to 4 s, bit-identical in any process on one machine.
 
         Args:
           sample_rate: in hertz, 8000 or more. The timing and the pitch of a cry do not depend on
-            it; its noise does, and so does everything of a sound.
+            it; its noise and all of a general sound do.
         """
         rng = _generator(self)
         if self.corpus == "sounds":
@@ -50,7 +50,7 @@ class Clip:
 
 
 def _of(seed: int) -> str:
-    """What the names of a seed's subjects end in: another seed is other subjects."""
+    """Suffix of a seed's subject names: another seed has other subjects."""
     return f"-{seed}" if seed else ""
 
 
@@ -68,7 +68,7 @@ def _cast(clip: Clip) -> tuple[Infant, Cry]:
     newborn = clinical.newborn(clip.seed, number)
     rng = np.random.default_rng([clip.seed, clinical.SET, _TRAITS, number])
     infant, place = Infant(rng), Place(clinical.site_generator(clip.seed, newborn.site))
-    # Wards, and the hands that hold the microphone, differ within a site by less than sites do.
+    # Wards, and how the microphone is held, vary less within a site than sites do.
     place.background += rng.normal(0, 2)
     place.channel += rng.normal(0, 1.5, len(place.channel))
     infant.place = place
@@ -78,12 +78,12 @@ def _cast(clip: Clip) -> tuple[Infant, Cry]:
 
 
 def breaths(clip: Clip) -> list[Breath]:
-    """What a clip of cries is made to hold, in the order of time."""
+    """The breaths planned for a clip of cries, in temporal order."""
     return cries.bout(*_cast(clip), _generator(clip))[1]
 
 
 def of_sounds(examples: int, seed: int) -> list[Clip]:
-    """General sounds of 1 to 4 s, labelled by the kinds of their events, each its own subject."""
+    """General sounds of 1 to 4 s, labelled by kinds of events, each its own subject."""
     unlabelled = [Clip("sounds", i, seed, "", f"sound{i}{_of(seed)}") for i in range(examples)]
     return [
         dataclasses.replace(clip, label=";".join(sorted(set(sounds.kinds(_generator(clip))))))
@@ -96,7 +96,7 @@ def _trigger(index: int) -> str:
 
 
 def of_cries(examples: int, seed: int) -> list[Clip]:
-    """Cries of 2 to 4 s: about ten clips an infant, labels of `CRIES` in turn."""
+    """Cries of 2 to 4 s: about ten clips per infant, labels of `CRIES` in turn."""
     last = max(examples // _CLIPS_A_SUBJECT, 1) - 1
     numbers = [min(i // _CLIPS_A_SUBJECT, last) for i in range(examples)]
     return [
@@ -106,7 +106,7 @@ def of_cries(examples: int, seed: int) -> list[Clip]:
 
 
 def clinical_injury(examples: int, seed: int) -> list[Clip]:
-    """Cries as of `cries`, of newborns of whom a tenth have a neurological injury."""
+    """Cries as in `cries`, of newborns, a tenth of whom have a neurological injury."""
     return [
         Clip(
             "clinical-injury",
@@ -120,7 +120,7 @@ def clinical_injury(examples: int, seed: int) -> list[Clip]:
 
 
 def clinical_triggers(examples: int, seed: int) -> list[Clip]:
-    """The recordings of `clinical_injury`, labelled as `cries` are."""
+    """The recordings of `clinical_injury`, labelled as in `cries`."""
     return [
         dataclasses.replace(clip, corpus="clinical-triggers", label=_trigger(clip.index))
         for clip in clinical_injury(examples, seed)
@@ -128,7 +128,7 @@ def clinical_triggers(examples: int, seed: int) -> list[Clip]:
 
 
 def clinical_unlabelled(examples: int, seed: int) -> list[Clip]:
-    """Recordings without labels; a fifth are of newborns of the labelled ones, see `clinical`."""
+    """Unlabelled recordings, a fifth of them of labelled newborns; see `clinical`."""
     return [
         Clip("clinical-unlabelled", i, seed, "", f"newborn{number:04d}{_of(seed)}")
         for i, number in enumerate(clinical.unlabelled(examples))

@@ -1,6 +1,6 @@
-"""How an infant cries: what a label, an infant, its injury and its place make of a cry.
+"""Synthesises a cry from a label, an infant, its injury and its place.
 
-Source and filter: breaths of glottal pulses and aspiration noise, through the resonances of a
+A source-filter model: breaths of glottal pulses and aspiration noise, through the resonances of a
 vocal tract, the echoes of a room and the channel of a recorder.
 """
 
@@ -21,32 +21,32 @@ from cryjax.data.synthetic.signals import (
 
 @dataclasses.dataclass(frozen=True)
 class Cry:
-    """What a label does to a cry: medians over clips, which vary about them by `_SPREAD`."""
+    """How a label shapes a cry: medians over clips, which vary around them by `_SPREAD`."""
 
-    pitch_semitones: float  # mean fundamental, from the infant's own
+    pitch_semitones: float  # mean fundamental, relative to the infant's
     first_seconds: float  # length of the first expiration
     later_seconds: float  # length of the others
-    pause_seconds: float  # between expirations; an inspiration lies in it
+    pause_seconds: float  # between expirations, with an inspiration in it
     irregularity: float  # standard deviation of a length's logarithm within a clip
     onset_seconds: float  # from silence to full amplitude
     arc_semitones: float  # from the ends of the melody up to its peak
-    peak: float  # where that is, as a share of the expiration
+    peak: float  # position of the peak, as a share of the expiration
     rough: float  # share of an expiration with subharmonics and noise (dysphonation)
 
 
 # The directions follow descriptions of such cries: pain has a long first expiration, an abrupt
 # onset, a higher and falling pitch and more dysphonation; hunger is rhythmic with a melody that
-# rises and falls; discomfort is shorter, lower, flatter and sets in weakly (Wasz-Höckert et al.,
+# rises and falls; discomfort is shorter, lower, flatter, with a weak onset (Wasz-Höckert et al.,
 # 'The infant cry', 1968; LaGasse, Neal and Lester, 'Assessment of infant cry', 2005). The sizes are
-# chosen for a task of moderate difficulty, and measure nothing: by subject, a linear classifier of
-# the numbers in `breaths` is right nine times in ten, one of the mean and deviation of a log-mel
-# spectrogram six in ten, one of the pitch alone four in ten.
+# chosen for a task of moderate difficulty, and measure nothing: with splits by subject, a linear
+# classifier is right nine times in ten from the numbers in `breaths`, six in ten from the mean and
+# deviation of a log-mel spectrogram, four in ten from pitch alone.
 CRIES = {
     "pain": Cry(1.5, 1.3, 0.9, 0.7, 0.25, 0.025, 3.0, 0.2, 0.2),
     "hunger": Cry(0.0, 0.85, 0.75, 0.4, 0.08, 0.06, 4.5, 0.45, 0.15),
     "discomfort": Cry(-1.0, 0.7, 0.6, 0.35, 0.25, 0.14, 1.5, 0.5, 0.15),
 }
-# Standard deviations from clip to clip, of logarithms for the seconds.
+# Standard deviations between clips; of logarithms for seconds and onset.
 _SPREAD = {"pitch": 1.5, "seconds": 0.3, "onset": 0.6, "arc": 1.2, "peak": 0.15, "rough": 0.12}
 
 
@@ -62,8 +62,8 @@ class Breath:
     arc_semitones: float
     peak: float
     rough: float
-    glide_semitones: float = 0.0  # by which the pitch leaps halfway, in a tenth of a second
-    second: float = 0.0  # pitch of a second voice, against that of the first; 0 is none
+    glide_semitones: float = 0.0  # leap in pitch halfway, in a tenth of a second
+    second: float = 0.0  # pitch of a second voice, relative to the first; 0 for none
 
 
 class Place:
@@ -72,7 +72,7 @@ class Place:
     CHANNEL_HZ = np.geomspace(100, 12_000, 6)
 
     def __init__(self, rng: np.random.Generator):
-        self.background = rng.uniform(-40, -20)  # noise against the cry, decibels
+        self.background = rng.uniform(-40, -20)  # noise relative to the cry, decibels
         self.hiss = rng.uniform(0.3, 1.5)  # exponent by which the noise's power falls
         self.channel = rng.normal(0, 4, len(self.CHANNEL_HZ))  # gains, decibels
         self.echo_seconds = rng.uniform(0.002, 0.4, 200)
@@ -82,20 +82,20 @@ class Place:
 
 
 class Infant:
-    """Traits of a subject, and its place; none depends on the label of a clip of `cries`."""
+    """Traits of a subject, and its place; in `cries`, none depends on a clip's label."""
 
-    # Of a median infant: centres and bandwidths. Those over the Nyquist frequency count too: the
-    # skirt of each shapes the band below it.
+    # Centres and bandwidths for a median infant. Those above the Nyquist frequency count too:
+    # their skirts shape the band below.
     FORMANTS_HZ = ((1100, 120), (3200, 250), (5300, 400), (7400, 500))
 
     def __init__(self, rng: np.random.Generator):
         self.pitch_hz = log_uniform(rng, 320, 520)
-        self.tempo = np.exp(rng.normal(0, 0.15))  # lengths, against the table's
-        self.tract = rng.uniform(0.88, 1.12)  # formants, against the median infant's
+        self.tempo = np.exp(rng.normal(0, 0.15))  # lengths, relative to the table's
+        self.tract = rng.uniform(0.88, 1.12)  # formants, relative to the median infant's
         self.slope = rng.normal(1.0, 0.15)  # of the source's harmonics
-        self.breath = log_uniform(rng, 0.02, 0.15)  # aspiration, against the voice
+        self.breath = log_uniform(rng, 0.02, 0.15)  # aspiration, relative to the voice
         self.jitter = rng.uniform(0.05, 0.25)  # standard deviation of a cycle's pitch, semitones
-        self.shimmer = rng.uniform(0.02, 0.12)  # the same of its amplitude, as a share
+        self.shimmer = rng.uniform(0.02, 0.12)  # the same for its amplitude, as a share
         self.level = rng.uniform(-18, -4)  # of the peak, decibels
         self.release = rng.uniform(0.1, 0.5)  # of an expiration, as a share
         self.place = Place(rng)
@@ -104,7 +104,7 @@ class Infant:
 
 
 def afflict(infant: Infant, cry: Cry, severity: float) -> Cry:
-    """Changes an infant's traits as an injury does, and gives what it makes of a cry."""
+    """Applies an injury to an infant's traits in place, and returns the cry it makes."""
     injury = clinical.INJURY
     infant.pitch_hz *= 2 ** (severity * injury.pitch_semitones / 12)
     infant.wander *= np.exp(severity * injury.wander)
@@ -178,7 +178,7 @@ def source(
     melody += breath.glide_semitones * np.clip((place - 0.5) * breath.seconds / 0.1, -0.5, 0.5)
     pitch = breath.pitch_hz * 2 ** ((melody + jitter) / 12)
     pulses, phase = harmonics(pitch, sample_rate, slope)
-    if breath.second:  # which falls where the first rises
+    if breath.second:  # its pitch falls where the first rises
         against = breath.pitch_hz * breath.second * 2 ** (-melody / 12)
         pulses += 0.7 * harmonics(against, sample_rate, slope)[0]
     aspiration = rng.normal(size=samples) * (1 + 0.5 * np.cos(phase))
@@ -204,7 +204,7 @@ def render(
     level, slope = rng.normal(infant.level, 2.0), rng.normal(infant.slope, 0.2)
     background = rng.normal(place.background, 5.0)
     samples = round(seconds * sample_rate)
-    x = np.zeros(samples + sample_rate // 2)  # the end takes what echoes past the clip
+    x = np.zeros(samples + sample_rate // 2)  # the rest is for echoes past the end
     for breath in planned:
         part = source(breath, infant, slope, rng, sample_rate)
         start = round(breath.start * sample_rate)

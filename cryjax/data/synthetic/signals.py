@@ -1,4 +1,4 @@
-"""The signals that synthetic audio is made of: harmonics, spectra, resonances, levels."""
+"""Building blocks of synthetic audio: harmonics, spectra, resonances, levels."""
 
 from typing import TypeVar
 
@@ -8,7 +8,7 @@ _Level = TypeVar("_Level", float, np.ndarray)
 
 
 def amplitude(decibels: _Level) -> _Level:
-    """As a factor of amplitude."""
+    """Decibels to an amplitude factor."""
     return 10.0 ** (decibels / 20.0)
 
 
@@ -21,7 +21,7 @@ def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def spectrum(waveform: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frequencies in hertz and the spectrum, zero-padded to a length that transforms fast."""
+    """Frequencies in hertz and the spectrum, zero-padded to a fast FFT length."""
     size = -(-len(waveform) // 4096) * 4096
     return np.fft.rfftfreq(size, 1.0 / sample_rate), np.fft.rfft(waveform, size)
 
@@ -34,17 +34,17 @@ def resonance(frequency: np.ndarray, centre: float, bandwidth: float) -> np.ndar
 def harmonics(
     pitch: np.ndarray, sample_rate: int, slope: float, most: int = 1_000
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sum over k of k^-slope cos(k phase), without what lies over 0.95 of the Nyquist frequency.
+    """Sum over k of k^-slope cos(k phase), without harmonics above 0.95 of the Nyquist frequency.
 
-    By Clenshaw's recurrence, so that a harmonic costs a few multiplications and no cosine.
+    Uses Clenshaw's recurrence, so a harmonic costs a few multiplications and no cosine.
 
     Args:
-      pitch: [samples] of the fundamental, in hertz.
-      slope: 1 is 6 dB an octave.
-      most: harmonics.
+      pitch: [samples], the fundamental in hertz.
+      slope: 1 is 6 dB per octave.
+      most: maximum number of harmonics.
 
     Returns:
-      [samples], and the phase of the fundamental in radians [samples].
+      The sum [samples], and the fundamental's phase in radians [samples].
     """
     limit, highest = 0.95 * sample_rate / 2, pitch.max()
     phase = 2 * np.pi * np.cumsum(pitch) / sample_rate
@@ -52,7 +52,7 @@ def harmonics(
     first, second = np.zeros_like(pitch), np.zeros_like(pitch)
     for k in range(min(most, int(limit / pitch.min())), 0, -1):
         amplitude = k**-slope
-        if k * highest > 0.95 * limit:  # carried to the limit by a rising pitch, it fades out
+        if k * highest > 0.95 * limit:  # fades out as rising pitch nears the limit
             amplitude = amplitude * np.clip((1 - k * pitch / limit) / 0.05, 0, 1)
         first, second = amplitude + twice * first - second, first
     return first * np.cos(phase) - second, phase

@@ -42,12 +42,12 @@ def _event(kind: str, rng: np.random.Generator, samples: int, sample_rate: int) 
 
 
 def kinds(rng: np.random.Generator) -> list[str]:
-    """Of the events of a clip: the first that its generator draws, so that its label is cheap."""
+    """Kinds of a clip's events: its generator's first draw, so that its label is cheap."""
     return rng.choice(KINDS, rng.integers(1, 5)).tolist()
 
 
 def render(rng: np.random.Generator, sample_rate: int) -> tuple[np.ndarray, float]:
-    """One to four events, apart or overlapping, over a little noise; as `cries.render`."""
+    """One to four events, apart or overlapping, over faint noise; returns as `cries.render`."""
     held = kinds(rng)
     samples = round(rng.uniform(1.0, 4.0) * sample_rate)
     x = rng.normal(size=samples) * amplitude(rng.uniform(-70, -35))

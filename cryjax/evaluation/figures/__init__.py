@@ -1,1 +1,1 @@
-"""Figures that a run leaves behind, as PNG, each file those of one thing."""
+"""Figures that a run writes as PNG, one module per topic."""

@@ -1,4 +1,4 @@
-"""What a classifier takes for what: its confusion matrix and, of a detector, its ROC curve."""
+"""A classifier's confusion matrix and, with two classes, its ROC curve."""
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -23,14 +23,14 @@ def confusion_figure(
     *,
     note: str = "",
 ) -> pathlib.Path:
-    """A confusion matrix: counts, on a ground shaded by the share of the true class.
+    """A confusion matrix: counts, cells shaded by the share of the true class.
 
     Args:
       path: of the PNG.
-      confusion: [true, said] counts.
+      confusion: [true, predicted] counts.
       labels: names of the classes.
-      title: over it.
-      note: for the corner.
+      title: of the figure.
+      note: in the corner.
     """
     counts = np.asarray(confusion)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -54,7 +54,7 @@ def confusion_figure(
 
 
 def _band(true: np.ndarray, score: np.ndarray, subjects: np.ndarray) -> np.ndarray:
-    """Sensitivities of resampled subjects at each of `_GRID`: [2, grid], a 95 % interval."""
+    """95 % interval of sensitivity at each of `_GRID`, from resampled subjects: [2, grid]."""
     curves = []
     for weights in bootstrap.subject_weights(subjects, _RESAMPLES, 0):
         if weights @ true and weights @ (1 - true):
@@ -75,15 +75,15 @@ def roc_figure(
     *,
     note: str = "",
 ) -> pathlib.Path:
-    """The ROC curve of a detector, in the band that a bootstrap over subjects gives.
+    """The ROC curve of a detector, with a band from a bootstrap over subjects.
 
     Args:
       path: of the PNG.
       true: int [recordings], 1 is positive.
       score: [recordings], higher is more positive.
       subjects: [recordings].
-      title: over it.
-      note: for the corner.
+      title: of the figure.
+      note: in the corner.
     """
     false_positive, true_positive, _ = roc_curve(true, score)
     figure = Figure(figsize=(4.2, 4.2), layout="constrained")
@@ -110,10 +110,10 @@ def draw(
     scores: np.ndarray,
     subjects: np.ndarray,
 ) -> None:
-    """Both figures of a result.json, where a recording has one label; the curve of two classes.
+    """Both figures of a result.json, if single-label; the ROC curve only for two classes.
 
     Args:
-      figure: gives the path of a figure by its name.
+      figure: name of a figure -> its path.
       result: the content of result.json.
       true: int [recordings], indices into its labels; or bool [recordings, classes].
       scores: [recordings, classes].

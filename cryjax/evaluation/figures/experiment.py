@@ -1,4 +1,4 @@
-"""Rows of the experiment beside each other: what more labels bring, and ROC curves."""
+"""Rows of the experiment side by side: label efficiency and ROC curves."""
 
 import itertools
 import pathlib
@@ -29,7 +29,7 @@ from cryjax.evaluation.figures.style import (
 )
 from cryjax.evaluation.results import Line, Task, chance, method_name
 
-# Rows of the experiment: the hue is the pre-training, dark and solid is adapted.
+# Rows of the experiment: the hue is the pre-training; dark and solid means adapted.
 _ROWS = {
     "scratch": (GREY, "o", ":"),
     "supervised": (AMBER, "s", "--"),
@@ -41,7 +41,7 @@ _OTHER_ROWS = ((GREEN, "P", "-"), (PURPLE, "X", "-"), (BLACK, "*", "-"))
 
 
 def _row_styles(rows: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour, marker and dashes of each row of the experiment."""
+    """Colour, marker and line style of each row."""
     others = itertools.cycle(_OTHER_ROWS)
     return {
         row: dict(zip(("color", "marker", "ls"), _ROWS.get(row) or next(others), strict=True))
@@ -52,7 +52,7 @@ def _row_styles(rows: Sequence[str]) -> dict[str, dict[str, Any]]:
 def _efficiency_panel(
     ax: axes_lib.Axes, lines: Sequence[Line], styles: Mapping[str, dict[str, Any]], metric: str
 ) -> None:
-    """The lines of one task and method. Rows stand side by side, so that intervals do not hide."""
+    """The lines of one task and method. Rows are offset so that no interval hides another."""
     sizes: dict[float, list[float]] = {}
     for line in lines:
         sizes.setdefault(line.fraction, []).append(line.n_train)
@@ -82,7 +82,7 @@ def _efficiency_panel(
 
 
 def _limits(lines: Sequence[Line], metric: str, floor: float | None) -> tuple[float, float]:
-    """A range of y that holds every value and interval of a task."""
+    """A y range that holds a task's values, intervals and floor."""
     found = [line.metrics[metric] for line in lines if metric in line.metrics]
     ends = np.array([end for one in found for end in (one.value, *one.interval)] or [0.0, 1.0])
     ends = np.append(ends[np.isfinite(ends)], [] if floor is None else [floor])
@@ -100,15 +100,15 @@ def label_efficiency_figure(
     note: str = "",
     only: tuple[str, str] | None = None,
 ) -> pathlib.Path:
-    """What more labels bring: a panel a task and method, a line a row, bars of the intervals.
+    """Label efficiency: a panel per task and method, a line per row, bars for intervals.
 
     Args:
       path: of the PNG.
       lines: of the experiment.
       tasks: of the experiment.
       metric: on the y axis.
-      note: for the corner.
-      only: (task, method) of the one panel to draw, with the axis that it has beside the others.
+      note: in the corner.
+      only: (task, method) of a single panel to draw, with the y range it has beside the others.
     """
     styles = _row_styles(list(dict.fromkeys(line.row for line in lines)))
     methods = [only[1]] if only else list(dict.fromkeys(line.method for line in lines))
@@ -135,7 +135,7 @@ def label_efficiency_figure(
             ax.set_ylabel(metrics.metric_name(metric, len(task.labels)), fontsize=9)
     for row, style in styles.items():
         (handles[row],) = grid[0, 0].plot([], [], **style, lw=1.3, ms=5.5, label=row)
-    # One panel is too narrow for both in a line.
+    # One panel is too narrow for both on a line.
     parts = "training subjects: share, and recordings", "bars: 95 % intervals over subjects"
     figure.supxlabel(("\n" if len(methods) == 1 else "; ").join(parts), fontsize=9)
     figure.legend(
@@ -150,10 +150,10 @@ def label_efficiency_figure(
 
 
 def _roc(true: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """The ROC curve of two classes, or the mean over the classes of one-against-rest curves.
+    """The ROC curve of two classes, or the mean over classes of one-against-rest curves.
 
-    The area under that mean is the macro AUC, from the same recordings: of a class, those that have
-    a score for it. Classes that are not there, or have no rest, are left out.
+    The area under that mean is the macro AUC, from the same recordings: for each class, those with
+    a score for it. Classes that are absent, or have no rest, are left out.
 
     Args:
       true: int [recordings].
@@ -189,10 +189,10 @@ def rocs_figure(
 
     Args:
       path: of the PNG.
-      found: row -> true int [recordings] and scores [recordings, classes]; no curve is drawn where
-        all that have a score are of one class.
-      title: over it.
-      note: for the corner.
+      found: row -> true int [recordings] and scores [recordings, classes]; no curve is drawn if
+        all recordings with a score are of one class.
+      title: of the figure.
+      note: in the corner.
     """
     figure = Figure(figsize=(4.2, 4.3), layout="constrained")
     ax = figure.subplots()

@@ -30,25 +30,25 @@ FEWEST = 5
 
 
 def project(features: np.ndarray, *, most: int = 600) -> tuple[np.ndarray, np.ndarray]:
-    """Lays embeddings out in a plane: PCA to 50 dimensions, then t-SNE; the same every time.
+    """Lays embeddings out in a plane: PCA to 50 dimensions, then t-SNE; deterministic.
 
     Args:
-      features: [recordings, features], of `FEWEST` recordings at least.
-      most: recordings to lay out, drawn where there are more.
+      features: [recordings, features], at least `FEWEST` recordings.
+      most: recordings to lay out; a random sample if there are more.
 
     Returns:
-      int [kept], which recordings; [kept, 2], where they lie.
+      int [kept], indices of recordings; [kept, 2], where they lie.
     """
     kept = np.arange(len(features))
     if len(kept) > most:
         kept = np.sort(np.random.default_rng(0).choice(kept, most, replace=False))
     chosen = features[kept].astype(np.float64)
     parts = min(50, *chosen.shape)
-    # Threads that wait by spinning take minutes where others want the cores too, and sum in another
-    # order each time. A collapsed encoder has no variance to explain.
+    # Spinning threads take minutes where others want the cores too, and sum in a different order
+    # each time. A collapsed encoder has no variance to explain.
     with threadpool_limits(1), np.errstate(invalid="ignore"):
         reduced = PCA(parts, random_state=0).fit_transform(chosen)
-        # It starts from the first two components by their deviation, which is zero there.
+        # 'pca' divides the first two components by a deviation, zero for a collapsed encoder.
         start = "pca" if parts > 1 and reduced[:, 0].std() > 0 else "random"
         perplexity = min(30.0, (len(kept) - 1) / 3)
         tsne = TSNE(perplexity=perplexity, init=start, random_state=0)
@@ -64,15 +64,15 @@ def map_figure(
     most: int = 14,
     note: str = "",
 ) -> Place:
-    """A map of embeddings, coloured by a name that each has: its label, its subject.
+    """A map of embeddings, coloured by a name of each: its label or its subject.
 
     Args:
       path: of the PNG.
       points: [recordings, 2].
       names: [recordings].
-      title: over it.
-      most: names told apart, the most frequent ones; the others are grey.
-      note: for the corner.
+      title: of the figure.
+      most: number of names to colour, the most frequent; others are grey.
+      note: in the corner.
     """
     counts = Counter(names)
     chosen = [name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]

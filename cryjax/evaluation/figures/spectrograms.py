@@ -23,13 +23,13 @@ from cryjax.evaluation.figures.style import (
 
 
 def views_figure(path: Place, views: np.ndarray, *, hop_seconds: float, note: str = "") -> Place:
-    """Pairs of views as spectrograms, a row a clip: what the encoder sees.
+    """Pairs of views as spectrograms, one clip per row: what the encoder sees.
 
     Args:
       path: of the PNG.
       views: [clips, 2, frames, mels] in decibels.
       hop_seconds: between frames.
-      note: for the corner.
+      note: in the corner.
     """
     clips, _, frames, mels = views.shape
     figure = Figure(figsize=(7.0, 0.9 + 1.5 * clips), layout="constrained")
@@ -55,7 +55,7 @@ def views_figure(path: Place, views: np.ndarray, *, hop_seconds: float, note: st
 
 
 def _in_columns(spectrum: np.ndarray, most: int = 1500) -> np.ndarray:
-    """[frames, mels] with `most` frames at the most, each the loudest of its neighbours."""
+    """[frames, mels] reduced to at most `most` frames, each the maximum of its neighbours."""
     step = -(-len(spectrum) // most)
     return np.maximum.reduceat(spectrum, np.arange(0, len(spectrum), step))
 
@@ -63,10 +63,10 @@ def _in_columns(spectrum: np.ndarray, most: int = 1500) -> np.ndarray:
 def _draw_scores(
     ax: axes_lib.Axes, places: np.ndarray, scores: np.ndarray, labels: Sequence[str]
 ) -> None:
-    """Lines of the likeliest classes over time: [windows] places, [windows, classes] scores."""
+    """Plots the likeliest classes over time: [windows] places, [windows, classes] scores."""
     styles = [(c, s) for s in ("-", "--") for c in (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY)]
     shown = np.argsort(-scores.mean(axis=0), kind="stable")[:6]
-    together = -(-len(scores) // 300)  # of more lines than that nothing is to be seen
+    together = -(-len(scores) // 300)  # more points would be unreadable
     starts = np.arange(0, len(scores), together)
     counts = np.diff([*starts, len(scores)])
     places = np.add.reduceat(places, starts) / counts
@@ -101,13 +101,13 @@ def scores_figure(
       path: of the PNG.
       spectrum: [frames, mels] in decibels.
       seconds: length of the recording.
-      centres: [windows] of the windows, in seconds.
-      scores: [windows, classes], or None for a model without a classifier; neighbours of many
-        are averaged.
-      labels: of the classes; of many, the six with the highest mean are shown.
+      centres: [windows], in seconds.
+      scores: [windows, classes], or None for a model without a classifier; neighbours are averaged
+        if there are many.
+      labels: of the classes; the six with the highest mean score are shown.
       highest_hz: upper edge of the mel bands.
       title: of the figure.
-      note: for the corner.
+      note: in the corner.
     """
     figure = Figure(figsize=(9.0, 3.2 if scores is None else 5.0), layout="constrained")
     rows = figure.subplots(

@@ -1,4 +1,4 @@
-"""What all figures share: colours, safe for colour-blind readers, and how one is written."""
+"""What all figures share: colours safe for colour-blind readers, and saving."""
 
 import io
 import pathlib
@@ -13,7 +13,7 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
 SKY, AMBER, GREEN, PURPLE, BLACK = "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#000000"
 PALE = "#c8c8c8"
 
-# A file, or an open one in memory.
+# A path, or an open binary file.
 Place = TypeVar("Place", pathlib.Path, BinaryIO)
 
 
@@ -24,7 +24,7 @@ def save(figure: Figure, path: Place, note: str, *, dpi: int = 110) -> Place:
     FigureCanvasAgg(figure)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=dpi)
-    # With a palette of its own, 256 colours, it takes half the bytes and looks the same.
+    # With its own palette of 256 colours it takes half the bytes and looks the same.
     with Image.open(drawn) as image:
         image.convert("RGB").quantize(
             256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
@@ -33,7 +33,7 @@ def save(figure: Figure, path: Place, note: str, *, dpi: int = 110) -> Place:
 
 
 def plain(ax: axes_lib.Axes) -> None:
-    """Takes the frame away above and at the right, where no axis is."""
+    """Hides the top and right spines, where there is no axis."""
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
 
@@ -44,5 +44,5 @@ def short(name: str, most: int = 18) -> str:
 
 
 def literal(name: str) -> str:
-    """A name in which Matplotlib sees no mathematics."""
+    """A name escaped so that Matplotlib sees no math."""
     return name.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""The course of a training run."""
+"""Training curves of a run."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ PRETRAINING = (
     ("gradient_norm", "gradient norm"),
     ("clips_per_second", "clips per second"),
 )
-# The same of a supervised run.
+# Same for a supervised run.
 SUPERVISED = (
     ("loss", "loss (nats)"),
     ("batch_accuracy", "accuracy on batches (share)"),
@@ -41,13 +41,13 @@ def training_figure(
     columns: int = 4,
     panel: tuple[float, float] = (3.1, 2.3),
 ) -> pathlib.Path:
-    """The course of a run's metrics over its steps.
+    """Curves of a run's metrics over its steps.
 
     Args:
       path: of the PNG.
       history: the lines of metrics.jsonl.
-      note: for the corner.
-      names: of the metrics worth a panel, as (name in metrics.jsonl, title).
+      note: in the corner.
+      names: metrics to plot, as (name in metrics.jsonl, title).
       columns: of panels, at most.
       panel: width and height of one, in inches.
     """
@@ -65,7 +65,7 @@ def training_figure(
         ax.set_title(title, fontsize=9)
         ax.tick_params(labelsize=8)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        if len(points) == 1:  # around which ticks would be fractions of a step
+        if len(points) == 1:  # or ticks would be fractions of a step
             ax.set_xlim(points[0][0] - 1, points[0][0] + 1)
         ax.grid(alpha=0.25, lw=0.5)
         plain(ax)
