@@ -289,7 +289,7 @@ ARGUMENTS = r"--config=configs/pretrain_small.py --config.total=30\ steps"
             "slurm.sbatch", PROGRAM, {},
             ["srun ", "CRYJAX_COORDINATOR=FIRST_NODE:PORT",
              f"python -m cryjax.pretrain {ARGUMENTS}",
-             "scontrol requeue JOB  # if that ends with 75"],
+             "scontrol requeue JOB  # after 75 and, up to five times, a failure"],
         ),
         (
             "tpu_pod.sh", ("create",), {**POD, "SPOT": "1"},
@@ -347,6 +347,42 @@ def test_a_host_of_a_slice_starts_its_program_again(statuses, starts, tmp_path):
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert done.stdout.count("pretrain ended with status") == starts, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("statuses", "starts"),
+    [([75, 137, 0], 3), ([75, 2, 0], 2), ([75, *[1] * 9], 7), (["cancelled", 0], 1)],
+)
+def test_a_slurm_job_is_queued_again(statuses, starts, tmp_path):
+    """But not after a mistake, a sixth failure, or when it was cancelled."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    stubs = {
+        "srun": """status=$(head -n 1 statuses); sed -i 1d statuses
+            if [ "$status" = cancelled ]; then echo COMPLETING >state; status=75; fi
+            exit "$status" """,
+        "squeue": 'echo "$(cat state) $(cat comment)"',
+        "scontrol": """case $1 in
+            show) echo host ;;
+            update) echo "${3#Comment=}" >comment ;;
+            requeue) touch queued ;;
+            esac""",
+    }
+    for name, text in stubs.items():
+        (tools / name).write_text(f"#!/bin/bash\ncd {tmp_path}\n{text}\n")
+        (tools / name).chmod(0o755)
+    for name, lines in {"statuses": statuses, "state": ["RUNNING"], "comment": ["(null)"]}.items():
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "host", "SLURM_SUBMIT_DIR": ""}
+    path = f"{tools}{os.pathsep}{environment()['PATH']}"
+    for start in range(1, 20):
+        status = statuses[start - 1]
+        done = script("slurm.sbatch", *PROGRAM, **job, PATH=path)
+        assert done.returncode == (75 if status == "cancelled" else status), done.stderr
+        if not (tmp_path / "queued").exists():
+            break
+        (tmp_path / "queued").unlink()
+    assert start == starts
 
 
 @pytest.mark.parametrize(

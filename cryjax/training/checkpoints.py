@@ -137,7 +137,7 @@ class Checkpoints:
         from an older one, and train with other parameters than the rest.
 
         Raises:
-          UserError: if they do not.
+          Unavailable: if they do not within two minutes.
         """
         for _ in range(_TRIES):
             newest = sorted(self._manager.all_steps())[-8:]
@@ -148,7 +148,7 @@ class Checkpoints:
                 return
             time.sleep(_PAUSE_SECONDS)
             self._manager.reload()
-        raise UserError(
+        raise Unavailable(
             f"{self._folder}: processes of this job see other checkpoints there (this one: "
             f"{newest}); give all hosts one file system for --workdir"
         )

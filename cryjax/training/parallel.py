@@ -14,6 +14,7 @@ result would silently be device-count times too large (jax-ml/jax, 'varying manu
 import functools
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cryjax.command.errors import UserError
+from cryjax.command.errors import Unavailable, UserError
 
 AXIS = "data"
 CHOICES = ("auto", "jit", "pmap")
@@ -41,7 +42,8 @@ def join_processes() -> None:
     before JAX is used.
 
     Raises:
-      UserError: if these variables are inconsistent or the others cannot be found.
+      UserError: if these variables are inconsistent.
+      Unavailable: if the others do not come within half an hour.
     """
     coordinator = os.environ.get("CRYJAX_COORDINATOR", "")
     if not coordinator:
@@ -53,10 +55,11 @@ def join_processes() -> None:
             process = int(os.environ["CRYJAX_PROCESS"])
         except (KeyError, ValueError):
             count, process = 0, 0
-        if not 0 <= process < count:
+        if not (0 <= process < count and re.fullmatch(r".+:\d+", coordinator)):
             raise UserError(
-                f"CRYJAX_COORDINATOR={coordinator} needs CRYJAX_PROCESSES, how many there are, and "
-                "CRYJAX_PROCESS, from 0 up to that; launch/local.sh sets all three"
+                f"CRYJAX_COORDINATOR={coordinator} must be HOST:PORT or 'auto'; HOST:PORT needs "
+                "CRYJAX_PROCESSES, how many there are, and CRYJAX_PROCESS, from 0 up to that; "
+                "launch/local.sh sets all three"
             )
         where |= {
             "coordinator_address": coordinator,
@@ -70,7 +73,7 @@ def join_processes() -> None:
         logging.info("waiting for the other processes of this job, for up to half an hour")
         jax.distributed.initialize(**where, initialization_timeout=1800)
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(
+        raise (UserError if isinstance(error, ValueError) else Unavailable)(
             f"CRYJAX_COORDINATOR={coordinator}: the job's processes do not find each other "
             f"({' '.join(str(error).split())})"
         ) from error

@@ -158,7 +158,7 @@ def test_processes_wait_until_they_see_the_same_checkpoints(run, monkeypatch):
     Processes(monkeypatch, late, late)  # which sees the newest at the third look
     assert checkpoints.Checkpoints(run).latest == 3
     Processes(monkeypatch, *[late] * 99)
-    with pytest.raises(UserError, match=r"processes .* see other checkpoints .*\[2, 3\]"):
+    with pytest.raises(Unavailable, match=r"processes .* see other checkpoints .*\[2, 3\]"):
         checkpoints.Checkpoints(run)
 
 

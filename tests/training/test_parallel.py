@@ -6,11 +6,12 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 import programs
-from cryjax.command.errors import UserError
+from cryjax.command.errors import Unavailable, UserError
 from cryjax.training import parallel
 
 SCRIPT = pathlib.Path(__file__).with_name("devices.py")
@@ -128,13 +129,30 @@ def test_values_of_all_devices_are_copied_to_one(found, of_two_processes):
         np.testing.assert_array_equal(values["to one device"], np.arange(6))
 
 
-@pytest.mark.parametrize("where", [{}, {"CRYJAX_PROCESSES": "2", "CRYJAX_PROCESS": "2"}])
+@pytest.mark.parametrize(
+    "where",
+    [
+        {},
+        {"CRYJAX_PROCESSES": "2", "CRYJAX_PROCESS": "2"},
+        {"CRYJAX_PROCESSES": "2", "CRYJAX_PROCESS": "1", "CRYJAX_COORDINATOR": "localhost"},
+    ],
+)
 def test_a_process_that_is_not_told_which_it_is_is_refused(monkeypatch, where):
     for name in ("CRYJAX_PROCESSES", "CRYJAX_PROCESS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"CRYJAX_COORDINATOR": "localhost:1", **where}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="needs CRYJAX_PROCESSES, how many there are"):
+        parallel.join_processes()
+
+
+def test_others_that_do_not_come_may_come_another_time(monkeypatch):
+    def initialize(**_):
+        raise RuntimeError("DEADLINE_EXCEEDED: 1 of 2 tasks")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setenv("CRYJAX_COORDINATOR", "auto")
+    with pytest.raises(Unavailable, match=r"do not find each other .* 1 of 2 tasks"):
         parallel.join_processes()
 
 
