@@ -97,8 +97,9 @@ def remedies(job: Job, plan: Plan) -> str:
         advice.append("--config.encoder.dtype=bfloat16")
     if not config.memory.remat:
         advice.append("--config.memory.remat=True")
-    if config.memory.chunks < job.each:
-        advice.append(f"--config.memory.chunks={2 * config.memory.chunks} or more")
+    more = range(2 * config.memory.chunks, job.each + 1)
+    if chunks := next((count for count in more if job.each % count == 0), None):
+        advice.append(f"--config.memory.chunks={chunks} or more")
     if fitting:
         enough = -(-config.batch_size // fitting)
         advice.append(f"some {enough} chips, or --config.batch_size={fitting * chips} on these")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import types
 
 import numpy as np
 import pytest
@@ -82,6 +83,18 @@ def test_compares_slices_and_tells_by_its_status_that_one_does_not_fit():
     needed = [float(line[4].partition(" of ")[0]) for line in lines]
     assert needed[0] == pytest.approx(needed[1], rel=0.01) and needed[0] > 3 * 17.8
     assert lines[0][6] == "-" and lines[1][9] == "13"
+
+
+def test_advised_chunks_divide_the_examples_of_a_chip():
+    config = config_lib.load(programs.ROOT / "configs" / "pretrain.py")
+    config.update({"batch_size": 60})
+    config.memory.update({"chunks": 4})
+    where = types.SimpleNamespace(devices=range(4))  # 15 each
+    said = plan.remedies(plan.Job(where, config, None), types.SimpleNamespace(fitting_share=0.5))
+    assert "--config.memory.chunks=15 or more" in said
+    config.memory.update({"chunks": 15})
+    said = plan.remedies(plan.Job(where, config, None), types.SimpleNamespace(fitting_share=0.5))
+    assert "chunks" not in said
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import logging as python_logging
 import os
 import pathlib
 import platform
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -31,6 +32,8 @@ def _parse(argv: list[str]) -> list[str]:
     """
     before_files = argv[: argv.index("--")] if "--" in argv else argv
     if any(argument in _HELP for argument in before_files):
+        # Ends quietly when piped into a pager that closes early.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         print(usage.text(sys.modules["__main__"].__doc__ or "", argv))
         sys.exit(0)
     try:

@@ -8,6 +8,8 @@ import math
 import re
 from collections.abc import Iterator
 
+from absl import logging
+
 COLLECTIVES = (
     "all-reduce",
     "all-gather",
@@ -199,6 +201,21 @@ def _group(line: str) -> int | None:
     return len(found[1].split(",")) if found[1] else int(found[2])
 
 
+def _trips(loop: _Instruction, condition: _Computation) -> int:
+    """How often a loop runs: XLA's count, or its condition's constant (JAX counts from 0)."""
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
+        return int(known[1])
+    limits = [
+        int(i.rest.partition(")")[0])
+        for i in condition.instructions
+        if i.operation == "constant" and re.match(r"[su](32|64)\[\]", i.shape)
+    ]
+    if len(limits) == 1:
+        return limits[0]
+    logging.warning("the loop %s has no known length and is counted once", loop.name)
+    return 1
+
+
 class Module:
     """A compiled program, read from `compiled.as_text()`."""
 
@@ -224,19 +241,12 @@ class Module:
                 called = dict(instruction.called)
                 for role, name in instruction.called:
                     callee = by_name[name]
-                    loops = self._trips(by_name[called["condition"]]) if role == "body" else 1
+                    loops = 1
+                    if role == "body":
+                        loops = _trips(instruction, by_name[called["condition"]])
                     callee.times += computation.times * loops
                     if role in ("body", "condition", "branch") or instruction.operation == "call":
                         callee.fused &= computation.fused
-
-    def _trips(self, condition: _Computation) -> int:
-        """How often a loop runs, from the constant in its condition: JAX counts up from 0."""
-        limits = [
-            int(i.rest.partition(")")[0])
-            for i in condition.instructions
-            if i.operation == "constant" and re.match(r"[su](32|64)\[\]", i.shape)
-        ]
-        return limits[0] if len(limits) == 1 else 1
 
     @property
     def operations(self) -> int:

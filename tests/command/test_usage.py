@@ -2,6 +2,9 @@
 
 import itertools
 import pathlib
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -53,6 +56,17 @@ def test_help_of_every_program(program):
     for line, below in itertools.pairwise(lines):
         assert not line.startswith("  --") or below.startswith("      ")
     assert "--logtostderr" not in said and "--jax" not in said
+
+
+def test_help_ends_quietly_where_nobody_reads_on():
+    command = [sys.executable, "-m", "cryjax.predict", "--help"]
+    with subprocess.Popen(
+        command, cwd=programs.ROOT, env=programs.environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == -signal.SIGPIPE
 
 
 def test_what_is_no_recipe_is_told_in_a_line(tmp_path):

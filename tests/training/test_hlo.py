@@ -97,6 +97,17 @@ def test_collectives(module):
     assert (combined.group, combined.times, combined.origin) == (4, 1, "")
 
 
+def test_turns_of_a_loop(module, caplog):
+    """By XLA's count where it gives one; a loop of unknown length is warned about."""
+    told = ', backend_config={"known_trip_count":{"n":"7"}}'
+    known = Module(TEXT.replace("body=%turn", "body=%turn" + told), 4)
+    assert [found.times for found in known.collectives] == [1, 7, 1]
+    assert not caplog.text
+    unknown = Module(TEXT.replace("constant(3)", "parameter(1)"), 4)
+    assert [found.times for found in unknown.collectives] == [1, 1, 1]
+    assert "the loop loop has no known length" in caplog.text
+
+
 def test_bytes_sent(module):
     gather, loop, combined = module.collectives
     assert gather.sent == 3 * 4096  # its own part to each of three others, or theirs passed on
