@@ -126,9 +126,9 @@ def read_corpus() -> list[Row]:
 def from_rows() -> tuple[dict[str, Any], list[Row], list[str], int]:
     """Returns the dataset's inputs, its rows, and the split of each.
 
-    Also the number of groups of subjects whose names differ in spelling only.
+    Also the number of subjects whose names differ from another's in spelling only.
     """
-    alike: list[list[str]] = []
+    alike = 0
     columns = Columns(path=_PATH_COLUMN.value, subject=_SUBJECT_COLUMN.value)
     if _CORPUS.value:
         rows, source = read_corpus(), program.required(_CORPUS_DIR)
@@ -136,8 +136,9 @@ def from_rows() -> tuple[dict[str, Any], list[Row], list[str], int]:
         source = program.required(_MANIFEST)
         rows = read_manifest(source, dataclasses.replace(columns, label=_LABEL_COLUMN.value))
         check_inside(rows, source, _ALLOW_DIR.value)
-        alike = remarks.alike(row.subject for row in rows if not row.alone)
-        for remark in remarks.of_rows(rows, alike, _LABEL_COLUMN.value):
+        groups = remarks.alike(row.subject for row in rows if not row.alone)
+        alike = sum(map(len, groups))
+        for remark in remarks.of_rows(rows, groups, _LABEL_COLUMN.value):
             print(remark)
     others = [row for other in _EXCLUDE.value for row in read_manifest(other, columns)]
     excluded = {row.subject_id for row in others}
@@ -165,7 +166,7 @@ def from_rows() -> tuple[dict[str, Any], list[Row], list[str], int]:
     inputs = {"manifest": preparing.fingerprint(kept)}
     if _CORPUS.value:
         inputs["corpus"] = _CORPUS.value
-    return inputs, kept, chosen, len(alike)
+    return inputs, kept, chosen, alike
 
 
 def read_key() -> bytes:

@@ -116,7 +116,7 @@ class Preparation:
       inputs: what the dataset is made from, to recognise it by.
       synthetic: whether the audio is generated rather than recorded.
       subject_key: fingerprint of the key of `data.subjects`; '' if subjects keep their names.
-      alike: number of groups of subjects whose names differ in spelling only.
+      alike: number of subjects whose names differ from another's in spelling only.
       shards: files per split; None lets TFDS choose by size.
     """
 

@@ -204,8 +204,8 @@ def probe(
       labels: int [recordings], classes from 0 up.
       subjects: [recordings].
       classifier: 'ridge' or 'logistic'.
-      folds: grouped, stratified; at most one per subject. Scores of all folds are pooled, which
-        makes a pooled AUC slightly pessimistic.
+      folds: grouped, stratified; at most one per subject. Scores of all folds are pooled; the
+        AUC is too low if classifiers lean towards classes frequent in their training parts.
       splits: [recordings], or None: instead of folds, fit on 'train' and 'validation' and score
         'test', or score 'fold1', 'fold2', ... in turn.
       seed: of the folds.

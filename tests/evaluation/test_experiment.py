@@ -43,6 +43,16 @@ def test_rows_are_compared_by_the_seeds_that_both_have():
     assert gap > 0.05 and np.isclose(gap, one["macro_auc"]["spread"] * np.sqrt(2))
 
 
+def test_what_is_compared_with_scratch_is_not_compared_with_it_twice():
+    rows = ("scratch", "scratch+adapted", "simclr", "simclr+adapted")
+    config = types.SimpleNamespace(resamples=20, fold_seed=0, rows=rows)
+    cells = {Cell(row, "probe", "a", 1.0, 0): found(range(30)) for row in rows}
+    seeds = experiment.by_seed(cells, {"a": 1})
+    assert all(line.difference for line in experiment.lines(seeds, config)[1:])
+    made = experiment.comparisons(seeds, config)
+    assert [(one.row, one.other) for one in made] == [("simclr+adapted", "simclr")]
+
+
 def test_few_subjects_of_a_fold_are_not_few_of_all(tmp_path):
     subjects, labels = np.arange(8).astype(str), np.array(["ill", "well"] * 4)
     true = np.arange(8) % 2

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from matplotlib import image
+from matplotlib.figure import Figure
 
 from cryjax.evaluation import metrics
 from cryjax.evaluation.figures import classifier, experiment, maps
@@ -98,6 +99,20 @@ def test_label_efficiency(tmp_path):
     pixels(experiment.label_efficiency_figure(tmp_path / "f.png", [gap], TASKS[:1], "accuracy"))
 
 
+def test_few_fractions_are_offset_as_little_as_many():
+    rows = ["scratch", "simclr"]
+    estimate = {"f1": Estimate(0.5, (0.4, 0.6))}
+    for fractions in ((0.1, 1.0), (0.1, 0.2, 0.5, 1.0)):
+        ax = Figure().subplots()
+        lines = [Line(row, "probe", "a", x, 1, 9, estimate, {}) for row in rows for x in fractions]
+        experiment._efficiency_panel(ax, lines, experiment._row_styles(rows), "f1")
+        across = ax.transAxes.inverted().transform
+        (first, second) = (
+            across(ax.transData.transform((line.get_xdata()[0], 0.5)))[0] for line in ax.lines
+        )
+        assert 0.03 < second - first < 0.08
+
+
 def test_rows_differ_in_colour_and_marker():
     rows = ["scratch", "supervised", "supervised+adapted", "simclr", "simclr+adapted", "x", "y"]
     styles = experiment._row_styles(rows)
@@ -174,6 +189,7 @@ def test_few_subjects_make_a_wide_band():
 
     # Whose they are makes the difference: of two subjects, or of a hundred.
     assert width(half) > 1.5 * width(np.arange(200) // 2)
+    assert np.isnan(classifier._band(true, score, np.zeros(200))).all()  # one has no interval
 
 
 def test_figures_are_light_and_keep_their_colours(tmp_path):

@@ -57,7 +57,9 @@ def _efficiency_panel(
     for line in lines:
         sizes.setdefault(line.fraction, []).append(line.n_train)
     fractions = sorted(sizes)
-    gap = np.diff(np.log(fractions)).min() if len(fractions) > 1 else 1.0
+    places = np.log(fractions)
+    # Few fractions lie far apart: there, too, rows are offset by no more of the panel.
+    gap = min(np.diff(places).min(), np.ptp(places) / 4) if len(places) > 1 else 1.0
     rows = [row for row in styles if any(line.row == row for line in lines)]
     for place, row in enumerate(rows):
         found = {
