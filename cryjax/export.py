@@ -29,19 +29,21 @@ FORMATS = ("stablehlo", "onnx", "safetensors", "folder")
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 1e-1}
 
 _MODEL = flags.DEFINE_string("model", None, "The --workdir of a training run.")
-_FORMAT = flags.DEFINE_enum("format", None, FORMATS, "What to write.")
-_OUT = flags.DEFINE_string("out", None, "File, or for --format=folder the folder, to make.")
+_FORMAT = flags.DEFINE_enum("format", None, FORMATS, "Format to write.")
+_OUT = flags.DEFINE_string("out", None, "File to write, or with --format=folder the folder.")
 _WEIGHTS = flags.DEFINE_enum(
-    "weights", "float32", weights.KINDS, "How to store them; all is computed in float32."
+    "weights", "float32", weights.KINDS, "How to store the weights; computation is in float32."
 )
-_ENCODER_ONLY = flags.DEFINE_bool("encoder_only", False, "Leave a classifier out.")
+_ENCODER_ONLY = flags.DEFINE_bool("encoder_only", False, "Leave out the classifier.")
 _TOLERANCE = flags.DEFINE_float(
-    "tolerance", None, "Largest difference, as a share of the largest value; default: by --weights."
+    "tolerance", None, "Difference allowed, as a share of the largest value; default: by --weights."
 )
 _DATA = flags.DEFINE_string(
-    "data", None, "A prepared dataset to try it on; default: the run's own, if it is still there."
+    "data", None, "Prepared dataset to test the export on; default: the run's own, if still there."
 )
-_LICENSE = flags.DEFINE_string("license", "", "Of the weights, for the card of a folder.")
+_LICENSE = flags.DEFINE_string(
+    "license", "", "Licence of the weights, for the model card of --format=folder."
+)
 
 
 def recordings(meta: dict[str, Any], sample_rate: int) -> Prepared | None:
@@ -50,7 +52,8 @@ def recordings(meta: dict[str, Any], sample_rate: int) -> Prepared | None:
         prepared = open_prepared(_DATA.value)
         if prepared.sample_rate != sample_rate:
             raise UserError(
-                f"--data={_DATA.value} is at {prepared.sample_rate} Hz, the model at {sample_rate}"
+                f"--data={_DATA.value} is at {prepared.sample_rate} Hz, but the model at "
+                f"{sample_rate} Hz"
             )
         return prepared
     own = str(meta["config"].get("data", "")).split(",")[0].rpartition(":")
@@ -138,7 +141,7 @@ def check(source: model.Source, meta: dict[str, Any], checks: list[tuple[str, li
                 f"{tolerance:g}; take --weights=float32, or allow it with --tolerance"
             )
     if prepared is None:
-        lines.append("  tried on noise alone: the run's data are not here; give --data")
+        lines.append("  tested on noise alone: the run's data are not here; give --data")
     return "\n".join(lines)
 
 
@@ -153,15 +156,15 @@ def main(_: list[str]) -> None:
     if kind != "folder" and out.suffix != f".{kind}":
         raise UserError(f"--out={_OUT.value}: must end in .{kind}")
     if kind in ("safetensors", "folder") and _WEIGHTS.value == "int8":
-        raise UserError("--weights=int8: PyTorch's classes take floats; take float16")
+        raise UserError("--weights=int8: PyTorch's classes need floats; use float16")
     if out.is_dir() or (kind == "folder" and out.exists()):
-        raise UserError(f"--out={_OUT.value} is there already; give another, or delete it")
+        raise UserError(f"--out={_OUT.value} already exists; give another, or delete it")
     source = model.read_run(run, encoder_only=_ENCODER_ONLY.value)
     description = source.description
     if description.window_samples < description.least_samples:
         raise UserError(
-            f"{run} was trained on windows of {description.window_samples} samples, and an export "
-            f"takes {description.least_samples} at least; train on longer ones, config.crop.seconds"
+            f"{run} was trained on windows of {description.window_samples} samples, but an export "
+            f"needs at least {description.least_samples}; train on longer ones, config.crop.seconds"
         )
     meta = checkpoints.read_meta(run)
     try:
@@ -174,7 +177,7 @@ def main(_: list[str]) -> None:
         folder.mkdir()
         logging.info("writing %s of %s", kind, run)
         checks = written(source, folder, out.name)
-        logging.info("running it in a process of its own, on noise and on recordings")
+        logging.info("testing it in a separate process, on noise and recordings, if any")
         report = check(source, meta, checks)
         replaced = out.exists()
         if kind == "folder":
@@ -184,7 +187,7 @@ def main(_: list[str]) -> None:
             for file in folder.iterdir():
                 file.replace(out.parent / file.name)
     outputs = " and ".join(description.output_names)
-    again = ", in place of the file that was there" if replaced else ""
+    again = ", replacing the existing file" if replaced else ""
     print(f"{_OUT.value}: {outputs}, {_bytes(out) / 1e6:.1f} MB{again}\n{report}")
 
 

@@ -66,7 +66,7 @@ def as_trained(config: Any, meta: dict[str, Any] | None) -> Any:
     if not config.init and config.freeze.blocks:
         raise UserError(
             f"config.freeze.blocks={config.freeze.blocks} without config.init would freeze "
-            "random weights; give --config.init=RUN, or take 0"
+            "random weights; give --config.init=RUN, or use 0"
         )
     config = config.copy_and_resolve_references()
     if meta is None:
@@ -117,7 +117,7 @@ def described(config: Any, data: Data) -> list[str]:
         f"{len(set(part.recordings)):,} recordings of {len(set(part.subjects)):,} subjects {why}"
         for why, part in parts.items()
     ]
-    several = ", several a recording" if task.multi_label else ""
+    several = ", several per recording" if task.multi_label else ""
     named = ", ".join(task.classes[:8]) + (", ..." if len(task.classes) > 8 else "")
     return [
         f"{config.data}{' (synthetic)' if data.synthetic else ''}",
@@ -131,8 +131,8 @@ def result_of(config: Any, data: Data, found: Embeddings, best_step: int | None)
     division, warnings = data.division, [*data.warnings]
     if not len(division.test):
         warnings.append(
-            "there is no test set: the scores are of the validation recordings, which chose the "
-            "step, and so are optimistic"
+            "there is no test set: the scores are of the validation recordings, which also chose "
+            "the step, so they are optimistic"
         )
     learnt = tasks.learnt(data.task, division)
     summary = summarise(found, data.task, config, learnt)
@@ -175,7 +175,7 @@ def open_data(config: Any, meta: dict[str, Any] | None) -> Data:
     evaluated = len(division.validation) and not config_lib.never(config.evaluate_every)
     if config.patience and not evaluated:
         raise UserError(
-            f"config.patience={config.patience} waits for a better score, and there is none: set "
+            f"config.patience={config.patience} needs validation scores, and there are none: set "
             "config.validation and config.evaluate_every, or patience=0"
         )
     synthetic = prepared.synthetic or (meta is not None and bool(meta["synthetic"]))
@@ -355,6 +355,6 @@ if __name__ == "__main__":
     program.run_recipe(
         main,
         supervised.RULES,
-        recipe="Recipe, as configs/finetune.py.",
-        workdir="Folder of the run; an existing run goes on.",
+        recipe="Recipe, such as configs/finetune.py.",
+        workdir="Folder of the run; an existing run is resumed.",
     )

@@ -23,13 +23,16 @@ from cryjax.interop.model import Description
 _WEIGHTS = flags.DEFINE_string("weights", None, "The .pth, .ckpt or .safetensors file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run to make.")
 _FRONT_END = flags.DEFINE_enum(
-    "front_end", None, sorted(frontend.PRESETS), "Of the network; default: by the file's filters."
+    "front_end", None, sorted(frontend.PRESETS), "Network's front end; default: the file's own."
 )
 _WINDOW = flags.DEFINE_float(
-    "window_seconds", 10.0, "Recordings are embedded in windows of this length.", lower_bound=0.1
+    "window_seconds",
+    10.0,
+    "Length of the windows to embed; a file of cryjax.export has its own default.",
+    lower_bound=0.1,
 )
 _LABELS = flags.DEFINE_string(
-    "labels", None, "Names of the classes: a text with one a line, or class_labels_indices.csv."
+    "labels", None, "Class names: a text file with one per line, or class_labels_indices.csv."
 )
 
 
@@ -43,7 +46,9 @@ def choose_front_end(tensors: Mapping[str, np.ndarray], said: Description | None
     if fitting := panns.fitting_front_ends(tensors):
         return fitting[0]
     known = ", ".join(sorted(frontend.PRESETS))
-    raise UserError(f"{_WEIGHTS.value} tells no front end; give --front_end, one of {known}")
+    raise UserError(
+        f"{_WEIGHTS.value} does not state its front end; give --front_end, one of {known}"
+    )
 
 
 def read_labels(classes: int, said: Description | None) -> tuple[str, ...]:
@@ -63,7 +68,8 @@ def read_labels(classes: int, said: Description | None) -> tuple[str, ...]:
     names = tuple(line[0] for line in lines)
     if len(names) != classes or len(set(names)) != classes:
         raise UserError(
-            f"--labels={path} has {len(set(names))} different names, and the file {classes} classes"
+            f"--labels={path} has {len(set(names))} different names; the weights need "
+            f"{classes}, each once"
         )
     return names
 

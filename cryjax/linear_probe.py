@@ -81,14 +81,14 @@ def embed(
             f"--sample_rate={pretrained.settings.sample_rate}"
         )
     if len(prepared.label_names) < 2:
-        has = "labels of 1 class(es)" if prepared.label_names else "no labels"
+        has = "labels of only 1 class" if prepared.label_names else "no labels"
         raise UserError(
-            f"{prepared.directory} has {has}, and a probe tells two classes apart at least; "
-            "prepare it from a manifest that has them, or with --label_column"
+            f"{prepared.directory} has {has}, but a probe needs at least two classes; prepare it "
+            "from a manifest that has them, or with --label_column"
         )
     index = prepared.index()
     if any(";" in label for label in index.labels):
-        raise UserError(f"{prepared.directory} has several labels a recording; a probe takes one")
+        raise UserError(f"{prepared.directory} has several labels per recording; a probe takes one")
     kept = index[index.labels != ""]
     gone = len(set(index.recordings)) - len(set(kept.recordings))
     if gone:
@@ -196,6 +196,6 @@ if __name__ == "__main__":
     program.run_recipe(
         main,
         RULES,
-        recipe="Recipe, as configs/linear_probe.py.",
+        recipe="Recipe, such as configs/linear_probe.py.",
         workdir="Folder for result.json, predictions.csv and figures.",
     )

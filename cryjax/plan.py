@@ -27,14 +27,14 @@ from cryjax.command.errors import UserError
 from cryjax.training import simclr, topology
 from cryjax.training.topology import GIB, Plan, Slice
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as configs/pretrain.py.")
-_TOPOLOGY = flags.DEFINE_string("topology", None, "A slice to plan for, as v5e:16x16.")
-_COMPARE = flags.DEFINE_list("compare", [], "Instead, slices to tabulate, separated by commas.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, such as configs/pretrain.py.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "A slice to plan for, such as v5e:16x16.")
+_COMPARE = flags.DEFINE_list("compare", [], "Slices to tabulate instead, separated by commas.")
 _EXAMPLES = flags.DEFINE_integer(
-    "examples", 2_000_000, "Of an epoch, unless --config.data tells; AudioSet has about 2e6.", 1
+    "examples", 2_000_000, "Examples per epoch without --config.data; AudioSet has about 2e6.", 1
 )
 _PER_CHIP = flags.DEFINE_integer(
-    "per_chip", None, "Examples a chip on every slice, instead of config.batch_size in all.", 1
+    "per_chip", None, "Examples per chip on every slice, instead of config.batch_size in total.", 1
 )
 _DOES_NOT_FIT = 3  # 1 is Python's status for an exception
 
@@ -102,7 +102,7 @@ def remedies(job: Job, plan: Plan) -> str:
         advice.append(f"--config.memory.chunks={chunks} or more")
     if fitting:
         enough = -(-config.batch_size // fitting)
-        advice.append(f"some {enough} chips, or --config.batch_size={fitting * chips} on these")
+        advice.append(f"about {enough} chips, or --config.batch_size={fitting * chips} on these")
     advice.append("chips with more memory")
     return ", or ".join(advice)
 
@@ -113,27 +113,27 @@ def report(job: Job, plan: Plan) -> None:
     chips = len(where.devices)
     print(
         f"{where.name}: {chips} chips, {where.hosts} host(s); {config.encoder.name} of width "
-        f"{config.encoder.width:g}, {config.encoder.dtype}; {config.batch_size} examples a step, "
-        f"{job.each} a chip"
+        f"{config.encoder.width:g}, {config.encoder.dtype}; {config.batch_size} examples per step, "
+        f"{job.each} per chip"
     )
     needed, has = memory.needed / GIB, chip.memory / GIB
     verdict = f"fits, {has - needed:.2f} to spare" if plan.fits else f"{needed - has:.2f} too much"
-    print(f"memory       {needed:.2f} of {has:.2f} GiB a chip: {verdict}")
+    print(f"memory       {needed:.2f} of {has:.2f} GiB per chip: {verdict}")
     if not plan.fits:
         print(f"  to change  {remedies(job, plan)}")
     if not plan.compiled:
         return
     print(
-        f"  of it      arguments {memory.arguments / GIB:.3f} (in {memory.in_place / GIB:.3f} of "
-        f"them come the results), temporaries {memory.temporaries / GIB:.3f}, program "
+        f"  of it      arguments {memory.arguments / GIB:.3f} ({memory.in_place / GIB:.3f} of "
+        f"them reused for results), temporaries {memory.temporaries / GIB:.3f}, program "
         f"{memory.program / GIB:.3f}"
     )
     print(
-        f"operations   {plan.operations / 1e12:.3f} TFLOP a chip and step, matrix products and "
+        f"operations   {plan.operations / 1e12:.3f} TFLOP per chip and step, matrix products and "
         f"convolutions; {plan.operations * chips / 1e12:.1f} on all chips"
     )
-    print(f"traffic      {plan.traffic / 1e9:.2f} GB a chip and step, to and from its memory")
-    print(f"collectives  {plan.messages}, for which a chip sends {plan.sent / 1e6:.3f} MB a step")
+    print(f"traffic      {plan.traffic / 1e9:.2f} GB per chip and step, to and from its memory")
+    print(f"collectives  {plan.messages}, for which a chip sends {plan.sent / 1e6:.3f} MB per step")
     for c in plan.collectives:
         times = f", {c.times} times" if c.times > 1 else ""
         arrays = f" in {c.arrays} arrays" if c.arrays > 1 else ""
@@ -143,13 +143,15 @@ def report(job: Job, plan: Plan) -> None:
     seconds, cause = plan.bound
     each = ", ".join(f"{name} {1e3 * value:.3g}" for name, value in plan.seconds.items())
     total = seconds * job.parts.plan.total
-    print(f"bound        no step under {1e3 * seconds:.3g} ms, because of {cause} (ms: {each})")
+    print(f"bound        no step under {1e3 * seconds:.3g} ms, limited by {cause} (ms: {each})")
     print(
-        f"  in all     {config.total}, {job.parts.plan.total} steps: no less than "
+        f"  in all     {config.total}, {job.parts.plan.total} steps: at least "
         f"{total / 86400:.4f} days ({total / 60:.1f} minutes)"
     )
     clips, megabytes = job.input_rate(seconds)
-    print(f"input        at that pace {clips:.0f} clips/s and {megabytes:.0f} MB/s of int16 a host")
+    print(
+        f"input        at that pace {clips:.0f} clips/s and {megabytes:.0f} MB/s of int16 per host"
+    )
 
 
 _COLUMNS = (
@@ -201,7 +203,7 @@ def main(_: list[str]) -> None:
         else:
             report(job, plan)
     if _COMPARE.value:
-        print("\nOf a chip and a step; clips and MB of a host; ms and days are bounds: no less.")
+        print("\nPer chip and step, but clips/s and MB/s per host; ms and days are lower bounds.")
     if not fits:
         sys.exit(_DOES_NOT_FIT)
 

@@ -10,9 +10,9 @@ block by block, so its length (up to 24 hours) does not matter, cut as in `prepa
 the mean over its windows. An unusable one becomes a row with the reason, and the exit status is
 then 1.
 
-Probabilities hold if classes are as common as in training, which `finetune` balances by default
-(config.balance): where a class is rarer, its probabilities are too high. They are not a patient's
-risk.
+Probabilities apply if classes are as common as in training, where `finetune` balances them by
+default (config.balance): if a class is rarer, its probabilities are too high. They are not a
+patient's risk.
 """
 
 import collections
@@ -40,27 +40,29 @@ from cryjax.data import cutting, decode, guard
 from cryjax.interop.model import Model
 
 PREVALENCE = (
-    "probabilities hold where classes are as common as in training, which finetune balances by "
-    "default:\nwhere a class is rarer, its probabilities are too high. They are no patient's risk"
+    "probabilities apply if classes are as common as in training, where finetune balances them by "
+    "default:\nif a class is rarer, its probabilities are too high. They are not a patient's risk"
 )
 
 _MODEL = flags.DEFINE_string(
-    "model", None, "A run's --workdir, or a .onnx or .stablehlo file or a folder of cryjax.export."
+    "model", None, "A run's --workdir, or a .onnx file, .stablehlo file or folder of cryjax.export."
 )
-_OUT = flags.DEFINE_string("out", None, "File to write, .csv or .jsonl: a row a recording.")
+_OUT = flags.DEFINE_string("out", None, "File to write, .csv or .jsonl: one row per recording.")
 _WINDOWS = flags.DEFINE_string(
-    "windows", None, "File to write, .csv or .jsonl: a row for each window of each recording."
+    "windows", None, "File to write, .csv or .jsonl: one row per window of each recording."
 )
 _EMBEDDINGS = flags.DEFINE_string(
-    "embeddings", None, "File to write, .npy: [recordings that can be used, features], in order."
+    "embeddings", None, "File to write, .npy: [usable recordings, features], in order."
 )
 _FIGURES = flags.DEFINE_string(
     "figures", None, "Folder for a figure of each recording: its spectrogram and its scores."
 )
 _UPSAMPLE = flags.DEFINE_bool(
-    "upsample", False, "Take recordings below the model's rate too: what lies above is missing."
+    "upsample",
+    False,
+    "Score recordings below the model's rate too; higher frequencies are missing.",
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Windows at a time.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Windows per batch.", lower_bound=1)
 
 
 @dataclasses.dataclass
@@ -250,7 +252,7 @@ def check_places(out: str) -> None:
             raise UserError(f"{file}: name it .csv or .jsonl")
     given = [x for x in (out, _WINDOWS.value, _EMBEDDINGS.value, _FIGURES.value) if x]
     if len({pathlib.Path(x).absolute() for x in given}) < len(given):
-        raise UserError("--out, --windows, --embeddings and --figures need a name each")
+        raise UserError("--out, --windows, --embeddings and --figures must be different paths")
     for file in given:  # before hours of scoring
         folder = pathlib.Path(file) if file == _FIGURES.value else pathlib.Path(file).parent
         try:
@@ -258,14 +260,14 @@ def check_places(out: str) -> None:
         except OSError as error:
             raise UserError(f"{folder}: cannot be made ({error.strerror})") from error
         if not os.access(folder, os.W_OK):
-            raise UserError(f"{folder}: cannot be written to; name another place")
+            raise UserError(f"{folder}: cannot be written to; give another folder")
 
 
 def main(argv: list[str]) -> None:
     path, out = program.required(_MODEL), program.required(_OUT)
     check_places(out)
     if argv[1:].count("-") > 1:
-        raise UserError("'-' is given twice, and standard input is one recording")
+        raise UserError("'-' is given more than once, but standard input is one recording")
     if not argv[1:]:
         raise UserError("no recordings; name files, folders or patterns after the flags, or '-'")
     model = load(path)

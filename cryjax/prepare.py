@@ -36,7 +36,9 @@ from cryjax.data.preparing import Item
 from cryjax.data.recording import Recording
 from cryjax.data.records import Index, open_prepared
 
-_MANIFEST = flags.DEFINE_string("manifest", None, "CSV file: path, and label, subject, split.")
+_MANIFEST = flags.DEFINE_string(
+    "manifest", None, "CSV file with a column path and, if known, label, subject, split."
+)
 _CORPUS = flags.DEFINE_enum(
     "corpus", None, sorted(corpora.CORPORA), "A public corpus, downloaded to --corpus_dir."
 )
@@ -46,47 +48,51 @@ _WRITE_MANIFEST = flags.DEFINE_string(
 )
 _TFDS = flags.DEFINE_string("tfds", None, "Name of a TFDS dataset, or the folder of a built one.")
 _SYNTHETIC = flags.DEFINE_enum(
-    "synthetic", None, sorted(synthetic.CORPORA), "A corpus that is made, not recorded."
+    "synthetic", None, sorted(synthetic.CORPORA), "A corpus that is generated, not recorded."
 )
-_OUT = flags.DEFINE_string("out", None, "Folder to make: the prepared dataset.")
+_OUT = flags.DEFINE_string("out", None, "Folder to create for the prepared dataset.")
 _SAMPLE_RATE = flags.DEFINE_integer("sample_rate", 16_000, "Hertz.", lower_bound=1000)
 _SEGMENT = flags.DEFINE_float("segment_seconds", 10.0, "Longest segment.", lower_bound=0.1)
 _LABEL_COLUMN = flags.DEFINE_string("label_column", "label", "Manifest column with the labels.")
 _SUBJECT_COLUMN = flags.DEFINE_string(
-    "subject_column", "subject", "The column that says whose a recording is, of --exclude too."
+    "subject_column", "subject", "The column that says whose a recording is, in --exclude too."
 )
-_PATH_COLUMN = flags.DEFINE_string("path_column", "path", "The column of files, of --exclude too.")
+_PATH_COLUMN = flags.DEFINE_string("path_column", "path", "The column of files, in --exclude too.")
 _ALLOW_DIR = flags.DEFINE_list(
-    "allow_dir", [], "Folders, beside the manifest's own, that its files may lie in."
+    "allow_dir", [], "Folders, besides the manifest's own, that its files may lie in."
 )
 _MAPPING = flags.DEFINE_string(
-    "mapping", None, "CSV file: write which recording and subject are which there. Keep it safe."
+    "mapping", None, "CSV file: write the path and subject of each recording there. Keep it safe."
 )
 _SPLITS = flags.DEFINE_string(
-    "splits", None, "Shares of splits made by subject, as train=0.8,test=0.2; default: all train."
+    "splits",
+    None,
+    "Shares of splits made by subject, such as train=0.8,test=0.2; default: all train.",
 )
 _SPLIT_SEED = flags.DEFINE_integer(
-    "split_seed", 0, "Deals subjects to splits differently.", lower_bound=0
+    "split_seed", 0, "Seed for assigning subjects to splits.", lower_bound=0
 )
 _EXCLUDE = flags.DEFINE_list(
     "exclude", [], "Manifests whose subjects are left out, to keep test subjects out of training."
 )
-_EXAMPLES = flags.DEFINE_integer("examples", 1000, "Clips of a synthetic corpus.", lower_bound=1)
-_SYNTHETIC_SEED = flags.DEFINE_integer(
-    "synthetic_seed", 0, "Another seed is other subjects.", lower_bound=0
+_EXAMPLES = flags.DEFINE_integer(
+    "examples", 1000, "Number of clips in a synthetic corpus.", lower_bound=1
 )
-_SOURCE_RATE = flags.DEFINE_integer("source_rate", 0, "Hertz, where a TFDS dataset does not say.")
+_SYNTHETIC_SEED = flags.DEFINE_integer(
+    "synthetic_seed", 0, "Another seed gives other subjects.", lower_bound=0
+)
+_SOURCE_RATE = flags.DEFINE_integer("source_rate", 0, "Hertz, if a TFDS dataset does not state it.")
 _TFDS_DIR = flags.DEFINE_string("tfds_data_dir", None, "Where TFDS keeps its own datasets.")
 _WORKERS = flags.DEFINE_integer(
-    "workers", os.cpu_count() or 1, "Processes, where it is not Beam that runs.", lower_bound=1
+    "workers", os.cpu_count() or 1, "Number of processes, unless Beam is used.", lower_bound=1
 )
 _SHARDS = flags.DEFINE_integer(
-    "shards", None, "Files of each split; default: by size, 64 MiB or more each.", lower_bound=1
+    "shards", None, "Files per split; default: by size, 64 MiB or more each.", lower_bound=1
 )
 _BEAM_RUNNER = flags.DEFINE_string(
     "beam_runner", None, "Prepare on Apache Beam: DirectRunner, FlinkRunner, SparkRunner, ..."
 )
-_BEAM_OPTIONS = flags.DEFINE_list("beam_options", [], "Of the runner: key=value, or key.")
+_BEAM_OPTIONS = flags.DEFINE_list("beam_options", [], "Options of the runner: key=value, or key.")
 
 _SOURCES = _MANIFEST, _CORPUS, _TFDS, _SYNTHETIC
 # A TFDS dataset has its own splits.
@@ -174,8 +180,9 @@ def read_key() -> bytes:
     key, made = subjects.read_or_make_key()
     if made:
         print(
-            f"made {subjects.key_file()}, the key that subjects are renamed by: keep it, and keep "
-            "it to yourself. Datasets made with another key cannot tell that they share a subject"
+            f"made {subjects.key_file()}, the key that subjects are renamed with: keep it, and "
+            "keep it secret. Datasets made with different keys cannot be checked for shared "
+            "subjects"
         )
     return key
 
@@ -194,13 +201,13 @@ def write_mapping(rows: list[Row], index: Index, out: pathlib.Path) -> None:
         for number, row in enumerate(rows):
             named = row.name, row.subject, pseudonyms.get(number, "")
             table.writerow([number, *named, reasons.get(number, "")])
-    print(f"{_MAPPING.value}: which recording and subject are which; not to be given away")
+    print(f"{_MAPPING.value}: identifies each recording and subject; do not share it")
 
 
 def from_synthetic() -> tuple[dict[str, Any], dict[str, list[Item]]]:
     if _SAMPLE_RATE.value < synthetic.LOWEST_RATE_HZ:
         raise UserError(
-            f"--sample_rate={_SAMPLE_RATE.value}: synthetic corpora are made at "
+            f"--sample_rate={_SAMPLE_RATE.value}: synthetic corpora need "
             f"{synthetic.LOWEST_RATE_HZ} Hz or more"
         )
     clips = synthetic.CORPORA[program.required(_SYNTHETIC)](_EXAMPLES.value, _SYNTHETIC_SEED.value)
@@ -249,7 +256,7 @@ def open_beam() -> tuple[Any, dict[str, Any]]:
 def check_flags() -> None:
     """Raises UserError if flags contradict each other."""
     if sum(bool(flag.value) for flag in _SOURCES) != 1:
-        raise UserError("give one of --manifest, --corpus, --tfds and --synthetic")
+        raise UserError("give one of --manifest, --corpus, --tfds or --synthetic")
     used = next(flag.name for flag in _SOURCES if flag.value)
     for sources, names in _ONLY_FOR.items():
         for name in names:
@@ -259,10 +266,10 @@ def check_flags() -> None:
     if _WRITE_MANIFEST.value and (_SPLITS.value or _EXCLUDE.value):
         raise UserError(
             "--write_manifest writes all rows as published; give --splits and --exclude when you "
-            "prepare it by --manifest"
+            "prepare it with --manifest"
         )
     if _BEAM_OPTIONS.value and not _BEAM_RUNNER.value:
-        raise UserError("--beam_options are those of a --beam_runner; name one")
+        raise UserError("--beam_options needs a --beam_runner; name one")
 
 
 def report(out: pathlib.Path, info: dict[str, Any], rows: list[Row]) -> None:
@@ -287,7 +294,7 @@ def main(_: list[str]) -> None:
     if _WRITE_MANIFEST.value:
         rows = read_corpus()
         corpora.write_manifest(_WRITE_MANIFEST.value, rows)
-        print(f"{_WRITE_MANIFEST.value}: {len(rows)} recordings; prepare it by --manifest")
+        print(f"{_WRITE_MANIFEST.value}: {len(rows)} recordings; prepare it with --manifest")
         return
     out = pathlib.Path(program.required(_OUT))
     if _MAPPING.value:
@@ -327,7 +334,7 @@ def main(_: list[str]) -> None:
         inputs["shards"] = _SHARDS.value
     info = preparing.already_done(out, inputs)
     if info is not None:
-        again = "; to try again what was skipped, delete it" if info["skipped"] else ""
+        again = "; to retry what was skipped, delete it" if info["skipped"] else ""
         print(f"{out} is already prepared from these inputs; nothing to do{again}")
     else:
         preparation = preparing.Preparation(

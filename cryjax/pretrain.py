@@ -54,7 +54,7 @@ def open_datasets(config: Any, sample_rate: int) -> list[tuple[Prepared, float]]
             raise UserError(
                 f"{folder} is at {prepared.sample_rate} Hz and config.front_end="
                 f"{config.front_end!r} at {sample_rate} Hz; prepare it again with "
-                f"--sample_rate={sample_rate}, or take another front end"
+                f"--sample_rate={sample_rate}, or use another front end"
             )
         datasets.append((prepared, weight))
     return datasets
@@ -202,7 +202,7 @@ def sources_of(
         if not subjects & held:
             raise UserError(
                 f"config.exclude_subjects: no subject of {entry!r} is in config.data; leave it "
-                "out, or give both the same subjects"
+                "out, or use the same subject names in both"
             )
     found, gone = [], 0
     for prepared, weight in datasets:
@@ -226,12 +226,12 @@ def check_shares(batch_size: int, data: Data) -> None:
             raise UserError(
                 f"config.data: of a batch of {batch_size}, {share:.0f} would come from "
                 f"{prepared.directory}, which has {len(source):,} examples: some would be in it "
-                "twice, each the other's negative; give it less weight, or take a smaller batch"
+                "twice, as their own negatives; give it less weight, or use a smaller batch"
             )
         if share > len(source) / 4 and jax.process_index() == 0:
             logging.warning(
-                "%s is gone through in %.1f batches: one that spans two epochs of it may hold "
-                "examples twice, each the other's negative; the smaller the batch, the fewer",
+                "%s is used up in %.1f batches: a batch that spans two epochs of it may hold "
+                "examples twice, as their own negatives; a smaller batch holds fewer",
                 prepared.directory, len(source) / share,
             )  # fmt: skip
 
@@ -383,6 +383,6 @@ if __name__ == "__main__":
     program.run_recipe(
         lambda config, workdir: main(config, workdir, views=_VIEWS.value),
         simclr.RULES,
-        recipe="Recipe, as configs/pretrain_small.py.",
-        workdir="Folder of the run; an existing run goes on.",
+        recipe="Recipe, such as configs/pretrain_small.py.",
+        workdir="Folder of the run; an existing run is resumed.",
     )

@@ -256,8 +256,8 @@ def other_code(folder: pathlib.Path) -> list[str]:
     if not changed:
         return []
     return [
-        f"some numbers may be of other code than the rest ({'; '.join(changed)}); take another "
-        "--workdir to have all by one"
+        f"some numbers may come from different code than the rest ({'; '.join(changed)}); use "
+        "another --workdir to have all from one"
     ]
 
 
@@ -312,7 +312,7 @@ def main(config: Any, folder: str) -> None:
         try:
             whole = assemble(study, study.run())
         except (Stopped, KeyboardInterrupt):
-            logging.warning("told to stop: what is finished is kept, and the same command goes on")
+            logging.warning("stopping: finished work is kept; the same command resumes")
             raise Stopped from None
     for note in whole.notes:
         if note not in study.data.notes:  # those were logged at the start
@@ -335,6 +335,6 @@ if __name__ == "__main__":
     program.run_recipe(
         main,
         None,
-        recipe="Recipe, as configs/reproduce_smoke.py.",
-        workdir="Folder of the experiment; one that began goes on.",
+        recipe="Recipe, such as configs/reproduce_smoke.py.",
+        workdir="Folder of the experiment; an existing one is resumed.",
     )

@@ -29,7 +29,7 @@ if [ "$devices" -eq 0 ]; then
   IFS=, read -ra gpus <<<"$all"
   share=$((${#gpus[@]} / processes))
   [ "$share" -gt 0 ] && [ $((share * processes)) -eq ${#gpus[@]} ] ||
-    refuse "DEVICES=0 shares out this machine's GPUs: ${#gpus[@]} among $processes processes"
+    refuse "DEVICES=0 splits this machine's GPUs evenly: not ${#gpus[@]} among $processes processes"
 fi
 
 port=${PORT:-FREE_PORT}

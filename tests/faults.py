@@ -325,7 +325,7 @@ def disk(home: pathlib.Path) -> str:
             if full and saved:
                 subprocess.run(["mount", "-o", "remount,size=200m", mount], check=True)
                 done = programs.run("pretrain", *arguments)
-                if done.returncode or "going on from step" not in done.stderr:
+                if done.returncode or "resuming from step" not in done.stderr:
                     return f"FAILED: {kilobytes} KB does not go on: {done.stderr[-2000:]}"
                 said[-1] += ", went on"
         finally:

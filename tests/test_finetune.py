@@ -109,7 +109,7 @@ def test_goes_on_where_the_run_that_it_began_from_is_gone(tuned, pretrained, pre
         )  # fmt: skip
     finally:
         kept.rename(pretrained)
-    assert "going on from step 12" in done.stderr
+    assert "resuming from step 12" in done.stderr
     found = result(run)
     assert [found.pop("warnings"), before.pop("warnings")][0][0].endswith("is gone")
     assert found == before
@@ -126,7 +126,7 @@ def probe_of(run, data, folder):
 
 def test_a_probe_of_those_whose_labels_it_learnt_is_refused(tuned, prepared, tmp_path):
     said = programs.refuse(*probe_of(tuned[0], prepared, tmp_path))
-    assert "whose labels" in said and "would be of its training set" in said
+    assert "whose labels" in said and "so they are not held out" in said
 
 
 @pytest.mark.slow
@@ -159,7 +159,7 @@ def test_killed_run_goes_on_bit_for_bit(pretrained, prepared, tmp_path):
     programs.finish(process)
     assert not (runs[1] / "result.json").exists()
     again = programs.succeed(*commands[1])
-    assert "going on from step" in again.stderr
+    assert "resuming from step" in again.stderr
     for folder, item in (
         ("checkpoints", "encoder"),
         ("checkpoints", "optimizer"),

@@ -142,7 +142,7 @@ def test_run_goes_on_with_other_processes(stopped, undisturbed, prepared, tmp_pa
     command = ("pretrain", *RUN, f"--workdir={run}", f"--config.data={prepared}")
     local = Local(tmp_path / "log", processes, devices, *command)
     assert local.end() == 0, local.said[-3000:]
-    assert local.said.count(f"going on from step {done}") == processes
+    assert local.said.count(f"resuming from step {done}") == processes
     course = losses(run)
     assert len(course) == STEPS and checkpoints(run) == [done, STEPS]
     assert_same_course(course, undisturbed)

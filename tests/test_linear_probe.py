@@ -156,9 +156,9 @@ def test_result_holds_what_it_was_made_by(monkeypatch, tmp_path, capsys):
     assert [int(row["recording"]) for row in rows] == list(range(120))
     assert all(row["subject"] == f"s{int(row['recording']) % 30}" for row in rows)
     said = capsys.readouterr().out
-    assert "average_precision (chance: 0.333) and sensitivity are of 'ill'" in said
+    assert "average_precision (chance: 0.333) and sensitivity are for 'ill'" in said
     grouped = result["by_subject"]
-    assert f"of one mean score a subject: accuracy {grouped['accuracy']:.3f} [" in said
+    assert f"one mean score per subject: accuracy {grouped['accuracy']:.3f} [" in said
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def bad_datasets(tmp_path_factory):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ("--config.data={bad}/one", "has labels of 1 class(es)"),
+        ("--config.data={bad}/one", "has labels of only 1 class"),
         ("--config.data={bad}/none", "has no labels"),
         ("--config.data={bad}/other_rate", "--sample_rate=8000"),
         ("--config.init={bad}", "holds no checkpoints"),

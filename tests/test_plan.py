@@ -44,7 +44,7 @@ def test_reports_one_slice(prepared):
     assert said.startswith(
         "v5e:2x2: 4 chips, 1 host(s); cnn6 of width 0.0625, bfloat16; 16 examples"
     )
-    assert "of 15.75 GiB a chip: fits, 15.7" in said
+    assert "of 15.75 GiB per chip: fits, 15.7" in said
     collectives = re.findall(r"^  (all-\w+) ", said, re.MULTILINE)
     assert number(r"collectives  (\d+)", said) == len(collectives) == 13
     milliseconds = number(r"no step under ([\d.e-]+) ms", said)
@@ -102,9 +102,9 @@ def test_advised_chunks_divide_the_examples_of_a_chip():
     [
         (["--topology=v5e16"], "v5e:4x4 or v6e:16x16"),
         (["--topology=v5e:3x5"], "does not know this shape"),
-        (["--topology=v5e:2x4", "--config.batch_size=36"], "config.batch_size=36 is not divided"),
+        (["--topology=v5e:2x4", "--config.batch_size=36"], "config.batch_size=36 is not divisible"),
         (["--topology=v5e:2x2", "--config.parallel=pmap"], "config.parallel='pmap'"),
-        (["--topology=v5e:2x2", "--config.data=/nowhere"], "/nowhere is no prepared dataset"),
+        (["--topology=v5e:2x2", "--config.data=/nowhere"], "/nowhere is not a prepared dataset"),
         ([], "--topology is missing"),
     ],
 )

@@ -99,7 +99,7 @@ def test_an_export_predicts_the_same(tuned, tmp_path, kind):
     out = tmp_path / (f"model.{kind}" if kind != "folder" else "model")
     done = programs.succeed("export", f"--model={folder}", f"--format={kind}", f"--out={out}")
     assert "recordings/probabilities" in done.stdout and "noise/embedding" in done.stdout
-    assert "writing" in done.stderr and "in place of" not in done.stdout
+    assert "writing" in done.stderr and "replacing" not in done.stdout
     assert not list(tmp_path.glob(".*"))  # nothing is left behind
     chosen = list(files.values())[:3]
     programs.succeed("predict", f"--model={out}", f"--out={tmp_path / 'out.csv'}", *chosen)
@@ -192,7 +192,7 @@ def test_weights_come_in_and_go_out(tmp_path):
     out = tmp_path / "out.safetensors"
     out.touch()
     done = programs.succeed("export", f"--model={folder}", "--format=safetensors", f"--out={out}")
-    assert "in place of the file that was there" in done.stdout
+    assert "replacing the existing file" in done.stdout
     back = panns.read_tensors(out)
     for name, tensor in panns.read_tensors(tmp_path / "in.safetensors").items():
         np.testing.assert_array_equal(back[name], tensor)
@@ -205,7 +205,7 @@ def test_weights_come_in_and_go_out(tmp_path):
         "export", f"--model={folder}", "--format=onnx", f"--out={encoder}", "--encoder_only",
         "--weights=int8",
     )  # fmt: skip
-    assert "tried on noise alone" in done.stdout and "probabilities" not in done.stdout
+    assert "tested on noise alone" in done.stdout and "probabilities" not in done.stdout
     soundfile.write(tmp_path / "a.flac", lively.waveform(44_100)[1], 44_100)
     said = programs.refuse("predict", f"--model={encoder}", f"--out={tmp_path / 'o.csv'}", "a.flac")
     assert "no classifier" in said and "--embeddings" in said
@@ -227,12 +227,12 @@ def small(tmp_path_factory):
 @pytest.mark.parametrize(
     ("program", "arguments", "said"),
     [
-        ("predict", ["--model=nowhere", "--out=o.csv", "a.wav"], "nowhere: no model"),
+        ("predict", ["--model=nowhere", "--out=o.csv", "a.wav"], "nowhere: no model found"),
         ("predict", ["--model=RUN", "--out=o.csv"], "no recordings; name files"),
         ("predict", ["--model=RUN", "--out=o.txt", "a.wav"], "name it .csv or .jsonl"),
         ("export", ["--model=RUN", "--format=onnx", "--out=m.bin"], "must end in .onnx"),
-        ("export", ["--model=RUN", "--format=folder", "--out=RUN"], "is there already"),
-        ("export", ["--model=RUN", "--format=folder", "--out=RUN/config.json"], "there already"),
+        ("export", ["--model=RUN", "--format=folder", "--out=RUN"], "already exists"),
+        ("export", ["--model=RUN", "--format=folder", "--out=RUN/config.json"], "already exists"),
         ("export", ["--model=RUN", "--format=onnx", "--out=RUN/config.json/x/m.onnx"],
          "cannot be written (Not a directory)"),
         ("export", ["--model=RUN", "--format=onnx"], "--out is missing"),

@@ -98,7 +98,7 @@ def test_slips_that_a_manifest_may_have_are_said(folder, made, tmp_path):
     done = prepare(*arguments, f"--out={tmp_path / 'data'}")
     assert done.returncode == 0, done.stderr
     assert "recordings without a 'subject': 6;" in done.stdout
-    assert "labels of one recording only: 'Pain'; are they spelt as meant?" in done.stdout
+    assert "labels of only one recording: 'Pain'; are they spelt as intended?" in done.stdout
     assert "hyphens or leading zeros: 'Pain' 1, 'pain' 4" in done.stdout
     assert "1 of 6 recordings have no label" in done.stdout
     done = prepare(*arguments, "--subject_column=infant", f"--out={tmp_path / 'by_infant'}")
@@ -151,10 +151,10 @@ def test_again_does_nothing_and_other_inputs_are_refused(folder, made):
     command, _ = made
     before = {p: p.stat().st_mtime_ns for p in [folder, *(folder / "data").rglob("*")]}
     done = prepare(*command, "--segment_seconds=1")
-    assert done.returncode == 0 and "nothing to do; to try again" in done.stdout
+    assert done.returncode == 0 and "nothing to do; to retry" in done.stdout
     assert "train" in done.stdout
     line = refused(*command, "--segment_seconds=2", "--sample_rate=8000")
-    assert "different: sample_rate, segment_seconds" in line and "take another folder" in line
+    assert "different: sample_rate, segment_seconds" in line and "use another folder" in line
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert not list(folder.glob(".*"))
 
@@ -305,7 +305,7 @@ def test_beam_where_it_is_missing(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--out=OUT"], "give one of --manifest, --corpus, --tfds and"),
+        (["--out=OUT"], "give one of --manifest, --corpus, --tfds or"),
         (["--out=OUT", "--synthetic=cries", "--manifest=x.csv"], "give one of"),
         (["--synthetic=cries"], "--out is missing"),
         (["--out=OUT", "--corpus=esc50", "--manifest=x.csv"], "give one of"),
@@ -323,7 +323,7 @@ def test_beam_where_it_is_missing(folder, tmp_path, monkeypatch):
         ),
         (
             ["--write_manifest=OUT", "--corpus=esc50", "--corpus_dir=x", "--exclude=x.csv"],
-            "prepare it by --manifest",
+            "prepare it with --manifest",
         ),
         (["--out=OUT", "--tfds=no_such_dataset"], "no_such_dataset"),
         (["--out=OUT", "--tfds=any", "--splits=train=1"], "--splits"),

@@ -93,10 +93,10 @@ def test_stopped_run_goes_on_bit_for_bit(undisturbed, prepared, tmp_path, how, s
     process.send_signal(how)
     stopped = programs.finish(process)
     assert stopped.returncode == status, stopped.stderr[-3000:]
-    assert ("is saved, and the same command goes on" in stopped.stderr) == (status == 75)
+    assert ("is saved; the same command resumes" in stopped.stderr) == (status == 75)
     assert not (run / "result.json").exists()
     again = programs.succeed(*command)
-    assert "going on from step" in again.stderr and "not bit for bit" not in again.stderr
+    assert "resuming from step" in again.stderr and "not bit for bit" not in again.stderr
     assert history(run) == history(undisturbed)
     ours, theirs = arrays(run), arrays(undisturbed)
     assert ours.keys() == theirs.keys() and len(ours) > 50
@@ -203,7 +203,7 @@ def test_no_picture_of_a_recording_unless_wanted(prepared, tmp_path):
 @pytest.mark.parametrize(
     ("change", "devices", "named"),
     [
-        (["--config.batch_size=36"], 8, "config.batch_size=36 is not divided by 8"),
+        (["--config.batch_size=36"], 8, "config.batch_size=36 is not divisible by 8"),
         (["--config.batch_size=64"], 1, "config.batch_size=64 is more than the 60 examples"),
         (["--config.batch_size=-1"], 1, "config.batch_size=-1 is not a whole number"),
         (["--config.optimiser.name=sgd"], 1, "the config has no field 'optimiser'. Did you mean"),
@@ -214,7 +214,7 @@ def test_no_picture_of_a_recording_unless_wanted(prepared, tmp_path):
         (["--config.front_end=panns_16k"], 1, "--sample_rate=16000"),
         (["--config.split=test"], 1, "no split 'test'"),
         (["--config.neighbours.every=2 steps", "--config.neighbours.split=x"], 1, "no split 'x'"),
-        (["--config.data=/nowhere"], 1, "/nowhere is no prepared dataset"),
+        (["--config.data=/nowhere"], 1, "/nowhere is not a prepared dataset"),
         (["--config.init=/nowhere"], 1, "/nowhere: holds no checkpoints"),
         (["--config.encoder.name=cnn15"], 1, "cnn14"),
         (["--config.transforms=('reverb',)"], 1, "config.transforms"),

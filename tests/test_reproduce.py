@@ -68,7 +68,7 @@ def test_told_to_stop_it_says_that_it_goes_on(whole, tmp_path, number, sign):
     process.send_signal(number)
     done = programs.finish(process)
     assert done.returncode == 75 and "Traceback" not in done.stderr, done.stderr[-3000:]
-    assert "told to stop" in done.stderr and "the same command goes on" in done.stderr
+    assert "stopping: " in done.stderr and "the same command resumes" in done.stderr
 
 
 @pytest.mark.slow
@@ -164,12 +164,12 @@ def test_mistakes_get_one_line(tmp_path):
         ("--config.rows=('best',)", "config.rows"),
         ("--config.finetune.seeds=()", "config.finetune.seeds=()"),
         ("--config.general=--manifest=/none.csv", "preparing 'general' failed"),
-        ("--config.general=none.csv", "write --manifest=none.csv"),
+        ("--config.general=none.csv", "as a flag of prepare, --manifest=none.csv"),
         (
             "--config.general=--manifest=our clinic.csv",
             "unexpected argument 'clinic.csv'; write flags",
         ),
-        ("--config.general=--manifest=O'Neill.csv", "needs quotes of its own, as --manifest="),
+        ("--config.general=--manifest=O'Neill.csv", "must itself be quoted, as in --manifest="),
         ("--config.adapt.batch_size=64", "config.adapt.batch_size=64 is more than the"),
         ("--config.adapt.optimizer.warmup=9 steps", "config.adapt.optimizer.warmup='9 steps'"),
         ("--config.tune.optimizer.warmup=9 steps", "config.tune.optimizer.warmup='9 steps'"),

@@ -43,8 +43,8 @@ class FrontEnd:
     def __post_init__(self) -> None:
         if not 0 <= self.lowest_hz < self.highest_hz <= self.sample_rate / 2:
             raise ValueError(
-                f"front_end: bands from {self.lowest_hz} to {self.highest_hz} Hz do not fit under "
-                f"half of {self.sample_rate} Hz"
+                f"front_end: bands from {self.lowest_hz} to {self.highest_hz} Hz; take "
+                f"0 <= lowest_hz < highest_hz <= half of {self.sample_rate} Hz"
             )
         if self.padding not in ("reflect", "constant"):
             raise ValueError(f"front_end.padding={self.padding!r}: take 'reflect' or 'constant'")

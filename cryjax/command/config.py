@@ -54,7 +54,8 @@ def one_of(*choices: str) -> Rule:
 def interval(low: float = -1e30) -> Rule:
     """An ordered pair of numbers, the first at least `low`."""
     bound = f" from {low:g} up" if low > -1e30 else ""
-    return Rule(lambda x: _is_range(x) and x[0] >= low, f"two numbers in order{bound}, as (1, 2)")
+    words = f"two numbers in order{bound}, such as (1, 2)"
+    return Rule(lambda x: _is_range(x) and x[0] >= low, words)
 
 
 def boolean() -> Rule:
@@ -63,7 +64,7 @@ def boolean() -> Rule:
 
 def text(*, required: str = "") -> Rule:
     """A string, not empty if `required`, which says how to give one."""
-    return Rule(lambda x: isinstance(x, str) and (bool(x) or not required), required or "a text")
+    return Rule(lambda x: isinstance(x, str) and (bool(x) or not required), required or "a string")
 
 
 FOLDS = Rule(
@@ -74,7 +75,7 @@ FOLDS = Rule(
 _LENGTH = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]{1,2})?)\s*(steps?|epochs?|examples?)\s*")
 LENGTH = Rule(
     lambda x: isinstance(x, str) and (x == "0" or _is_length(x)),
-    'a length, as "20000 steps", "100 epochs" or "5e6 examples"',
+    'a length, such as "20000 steps", "100 epochs" or "5e6 examples"',
 )
 
 
@@ -103,7 +104,7 @@ def steps(length: str, *, batch_size: int, examples: int) -> int:
         return 0
     found = _LENGTH.fullmatch(length)
     if found is None:
-        raise ValueError(f"{length!r} is no length")
+        raise ValueError(f"{length!r} is not a length")
     amount, unit = found.groups()
     of_one = {"step": 1.0, "epoch": examples / batch_size, "example": 1.0 / batch_size}
     count = float(amount) * of_one[unit.rstrip("s")]
@@ -156,7 +157,7 @@ def load(path: pathlib.Path) -> ml_collections.ConfigDict:
 def checked(
     config: ml_collections.ConfigDict | None,
     rules: Mapping[str, Rule] | None,
-    recipe: str = "give a recipe, as configs/pretrain_small.py",
+    recipe: str = "give a recipe, such as configs/pretrain_small.py",
 ) -> ml_collections.ConfigDict:
     """The config of the command line, validated.
 

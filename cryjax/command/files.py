@@ -52,22 +52,22 @@ def hold(folder: pathlib.Path, *, patience: float = 120.0) -> Hold | None:
             break
         except BlockingIOError:
             file.seek(0)
-            holder = f"{folder}: {file.read() or 'another process'} works in it"
+            holder = f"{folder}: {file.read() or 'another process'} is using it"
             if time.monotonic() >= deadline:
                 file.close()
                 raise Unavailable(
-                    f"{holder}; stop that one, or take another --workdir; if its machine is gone "
-                    f"and its file server does not know, delete {folder / '.lock'}"
+                    f"{holder}; stop that process, or use another --workdir; if its machine "
+                    f"is gone and the file server does not know, delete {folder / '.lock'}"
                 ) from None
             if not told:
-                logging.warning("%s: waiting up to %.0f s for its end", holder, patience)
+                logging.warning("%s: waiting up to %.0f s for it to end", holder, patience)
                 told = True
             time.sleep(min(1.0, patience))
         except OSError:
             file.close()
             return None
     file.truncate(0)
-    file.write(f"process {os.getpid()} of {socket.gethostname()}")
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
     _HELD[folder] = held = Hold()
     weakref.finalize(held, file.close)  # which releases the lock

@@ -64,7 +64,7 @@ def _parse(argv: list[str]) -> list[str]:
             str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\'", "'")
         )
         message = " ".join(message.split())
-        raise UserError(f"the command line or the config file: {message}") from error
+        raise UserError(f"invalid command line or config file: {message}") from error
 
 
 def required(flag: flags.FlagHolder) -> str:
@@ -155,7 +155,7 @@ def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
         if argv[1:] and not positional:
             raise UserError(
                 f"unexpected argument {argv[1]!r}; write flags as --flag=value, without spaces, "
-                "and a value that has some in quotes"
+                "and put a value that has some in quotes"
             )
         main(argv)
 
@@ -167,8 +167,8 @@ def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
     except (Exception, KeyboardInterrupt) as error:
         if full := _no_space(error):
             print(
-                f"{name}: error: {full}: make room, and give the same command again; what was "
-                "finished is kept",
+                f"{name}: error: {full}: make room, and run the same command again; finished "
+                "work is kept",
                 file=sys.stderr,
             )
             sys.stderr.flush()
@@ -180,8 +180,8 @@ def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
             # Its traceback, at the end of the log, would hide the other's message.
             said = " ".join(str(error).split())[:200]
             print(
-                f"{name}: error: another process of this job has ended, and it or its launcher "
-                f"says why ({said})",
+                f"{name}: error: another process of this job has ended; its log or its "
+                f"launcher says why ({said})",
                 file=sys.stderr,
             )
         else:
@@ -219,8 +219,8 @@ def run_recipe(
         # It would be a path below the current folder: on each host of a slice, lost with it.
         if "://" in path:
             raise UserError(
-                f"--workdir={path} is an address and no folder; take one of a file system "
-                "that all hosts of the job share, as NFS"
+                f"--workdir={path} is an address, not a folder; use one on a file system "
+                "that all hosts of the job share, such as NFS"
             )
         main(checked, path)
 

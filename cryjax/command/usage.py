@@ -85,7 +85,7 @@ def fields(path: pathlib.Path) -> list[Field]:
     except (OSError, SyntaxError, ValueError, tokenize.TokenError) as error:
         said = getattr(error, "strerror", None) or error
         raise UserError(
-            f"--config={path}: cannot be read ({said}); give a recipe, as those of configs/"
+            f"--config={path}: cannot be read ({said}); give a recipe like those in configs/"
         ) from error
     function = next(
         (
@@ -96,7 +96,7 @@ def fields(path: pathlib.Path) -> list[Field]:
         None,
     )
     if function is None:
-        raise UserError(f"--config={path}: has no get_config; give a recipe, as those of configs/")
+        raise UserError(f"--config={path}: has no get_config; give a recipe like those in configs/")
     found: list[Field] = []
     above, end = "", 0
     for node in function.body:
@@ -135,7 +135,8 @@ def _of_recipe(path: pathlib.Path) -> list[str]:
         except ValueError:  # a nested recipe
             other = _RECIPE.search(field.default)
             what = f"as in {path.with_name(other[0])}" if other else "as the recipe builds them"
-            lines.append(f"    --config.{field.name}.FIELD=...    ({what}; the following set here)")
+            note = f"({what}; the following are set here)"
+            lines.append(f"    --config.{field.name}.FIELD=...    {note}")
     return lines
 
 

@@ -19,7 +19,7 @@ def _audio_feature(features: Any, source_rate: int) -> tuple[str, int]:
             rate = source_rate or getattr(feature, "sample_rate", None) or 0
             if not rate:
                 raise UserError(
-                    "the TFDS dataset does not tell its sample rate; give --source_rate"
+                    "the TFDS dataset does not state its sample rate; give --source_rate"
                 )
             return name, rate
     raise UserError(f"no audio among the TFDS dataset's features ({', '.join(features)})")
@@ -31,8 +31,8 @@ def open_built(name: str, data_dir: str | None) -> Any:
     if folder.is_dir():
         if not (folder / "dataset_info.json").is_file():
             raise UserError(
-                f"--tfds={name} has no dataset_info.json; give the folder of a version, as "
-                f"{folder / '1.0.0'}"
+                f"--tfds={name} has no dataset_info.json; give the folder of a version, "
+                f"such as {folder / '1.0.0'}"
             )
         return tfds.builder_from_directory(name)
     try:

@@ -99,7 +99,7 @@ def _by_class(
         for path in filter(decode.is_audio, sorted((folder / name).iterdir())):
             match = re.fullmatch(pattern, path.stem)
             if match is None:
-                raise UserError(f"{path}: not named {form}; rename it, or take it away")
+                raise UserError(f"{path}: not named like {form}; rename or remove it")
             yield path, name, match[1]
 
 
@@ -137,7 +137,7 @@ def _audioset(folder: pathlib.Path) -> list[Row]:
     splits = {"balanced_train": "train", "unbalanced_train": "train", "eval": "test"}
     lists = {folder / f"{name}_segments.csv": split for name, split in splits.items()}
     if not any(path.is_file() for path in lists):
-        raise UserError(f"{' or '.join(map(str, lists))}: none is there; download one or more")
+        raise UserError(f"{' or '.join(map(str, lists))}: none exists; download one or more")
     rows, found = [], _find(folder, _youtube_id)
     for segments in filter(pathlib.Path.is_file, lists):
         for segment in _table(segments, "id", "start", "end", "mids", header=False):
@@ -163,7 +163,7 @@ def _fsd50k(folder: pathlib.Path) -> list[Row]:
         for clip in _table(folder / "FSD50K.ground_truth" / f"{part}.csv", *columns):
             name = clip["fname"]
             if "uploader" not in uploaders.get(name, ()):
-                raise UserError(f"{info}: no uploader of clip {name}; download it again")
+                raise UserError(f"{info}: no uploader for clip {name}; download it again")
             path = folder / f"FSD50K.{part}_audio" / f"{name}.wav"
             subject = uploaders[name]["uploader"].strip()
             rows.append(_row(path, clip["labels"].split(","), subject, clip.get("split", "test")))
@@ -246,30 +246,30 @@ CORPORA = {
         Corpus(
             "audioset",
             "https://research.google.com/audioset/",
-            "labels CC BY 4.0; the audio is its uploaders'",
-            "labels are weak and noisy; videos vanish, so that no two downloads are the same",
+            "labels CC BY 4.0; the audio belongs to its uploaders",
+            "labels are weak and noisy; videos vanish, so no two downloads are the same",
             _audioset,
         ),
         Corpus(
             "chillanto",
             "http://ingenieria.uatx.mx/orionfrg/cry/",
-            "none open: INAOE-CONACYT, Mexico, on request, for research",
-            "6 infants are deaf, 6 had asphyxia, 5 are normal and none is in two classes, so that "
-            "telling infants apart looks like a diagnosis; segments of 1 s",
+            "not open: on request from INAOE-CONACYT, Mexico, for research",
+            "6 infants are deaf, 6 had asphyxia, 5 are normal and none is in two classes, so "
+            "telling infants apart looks like diagnosis; segments of 1 s",
             _chillanto,
         ),
         Corpus(
             "cryceleb",
             "https://huggingface.co/datasets/Ubenwa/CryCeleb2023",
             "CC BY-NC-ND 4.0, after agreeing to its conditions",
-            "who cries, not why; test identities are hidden, so that two of them may be one infant",
+            "tells who cries, not why; test identities are hidden, so two may be one infant",
             _cryceleb,
         ),
         Corpus(
             "donateacry",
             "https://github.com/gveres/donateacry-corpus",
             "ODbL 1.0, contents DbCL 1.0",
-            "reasons are the uploaders' guesses, 84 % of them hungry; a subject is an app "
+            "reasons are the uploaders' guesses, 84 % of them 'hungry'; a subject is an app "
             "installation, not proven to be one infant",
             _donateacry,
         ),
@@ -277,7 +277,7 @@ CORPORA = {
             "esc50",
             "https://github.com/karolpiczak/ESC-50",
             "CC BY-NC 3.0; the ESC-10 part CC BY",
-            "40 clips a class, many padded with silence; clips of one recording belong together, "
+            "40 clips per class, many padded with silence; clips of one recording belong together, "
             "which the 5 folds respect",
             _esc50,
         ),
@@ -286,7 +286,7 @@ CORPORA = {
             "https://zenodo.org/records/4060432",
             "CC BY 4.0; each clip CC0, CC BY, CC BY-NC or CC Sampling+",
             "labels of the training part may be incomplete; labels are weak; a subject is an "
-            "uploader, of whom dev and eval share none, but train and validation may",
+            "uploader: dev and eval share none, but train and validation may",
             _fsd50k,
         ),
         Corpus(
@@ -300,9 +300,9 @@ CORPORA = {
         Corpus(
             "vggsound",
             "https://www.robots.ox.ac.uk/~vgg/data/vggsound/",
-            "CC BY 4.0; the audio is its uploaders'",
-            "one label a clip where several are heard, classes overlap, some videos are gone; "
-            "labels were found by image",
+            "CC BY 4.0; the audio belongs to its uploaders",
+            "one label per clip even where several apply; classes overlap; some videos are gone; "
+            "labels were found from the images",
             _vggsound,
         ),
     )
@@ -320,7 +320,7 @@ def _undivided(name: str, rows: list[Row]) -> list[Row]:
     divided = {subject for subject, its in splits.items() if len(its) > 1}
     if divided:
         logging.warning(
-            "%s: the official splits divide %d of %d subjects; each is named SUBJECT/SPLIT",
+            "%s: the official splits divide %d of %d subjects; these are named SUBJECT/SPLIT",
             name,
             len(divided),
             len(splits),
@@ -349,18 +349,18 @@ def read_corpus(name: str, folder: str | pathlib.Path) -> list[Row]:
       UserError: for an unknown name, a layout other than the published one, or no recordings.
     """
     if name not in CORPORA:
-        raise UserError(f"{name!r} is no corpus that is known; give one of {', '.join(CORPORA)}")
+        raise UserError(f"{name!r} is not a known corpus; give one of {', '.join(CORPORA)}")
     folder = pathlib.Path(folder).absolute()
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the one that {name} was unpacked to")
     listed = _undivided(name, CORPORA[name].read(folder))
     rows = [row for row in listed if row.path.is_file()]
     if not rows:
-        where = f", as {listed[0].path}" if listed else ""
+        where = f", for example {listed[0].path}" if listed else ""
         raise UserError(f"{folder}: none of {len(listed)} recordings is there{where}; unpack them")
     if len(rows) < len(listed):
         missing = len(listed) - len(rows)
-        logging.warning("%s: %d of %d recordings are not there", name, missing, len(listed))
+        logging.warning("%s: %d of %d recordings are missing", name, missing, len(listed))
     return rows
 
 

@@ -70,7 +70,7 @@ def _by_soundfile(
         if rate < lowest_rate:
             raise Unusable(f"a sample rate of {rate} Hz, under {lowest_rate} Hz")
         if not RATES_HZ[0] <= rate <= RATES_HZ[1]:
-            raise Unusable(f"a sample rate of {rate} Hz")
+            raise Unusable(f"an unsupported sample rate of {rate} Hz")
         told(rate)
         if rate == sample_rate:
             yield from map(to_int16, _mono_blocks(file))
@@ -159,7 +159,7 @@ def stream(
         if not path.is_file():
             windows = "; write '/' between folders, not '\\'" if "\\" in path.name else ""
             if re.search(r"(^|/)[A-Za-z]:[\\/]", str(path)):
-                windows = "; a path of Windows: write it from the manifest's folder on, with '/'"
+                windows = "; a Windows path: write it relative to the manifest's folder, with '/'"
             raise Unusable(f"no such file{windows}")
         if path.stat().st_size == 0:
             raise Unusable("an empty file")

@@ -93,7 +93,7 @@ class Decoder:
             while True:
                 if not pipe.poll(self._silent_seconds):
                     raise decode.Unusable(
-                        f"its decoder said nothing for {self._silent_seconds:g} s"
+                        f"its decoder did not respond for {self._silent_seconds:g} s"
                     )
                 said = pipe.recv_bytes()
                 if said[:1] == _BLOCK:

@@ -93,7 +93,7 @@ class Clips:
         if targets:
             batch["target"] = np.stack(targets)
             if len(targets) < count:
-                raise ValueError("of the sources of a batch some are labelled and some are not")
+                raise ValueError("some sources of a batch are labelled and some are not")
         return batch
 
 
@@ -142,7 +142,7 @@ def batches(
       As `Clips.batch`, with batch_size / processes clips.
     """
     if batch_size % processes:
-        raise ValueError(f"batch_size={batch_size} is no multiple of {processes} processes")
+        raise ValueError(f"batch_size={batch_size} is not a multiple of {processes} processes")
     local = batch_size // processes
 
     def read(step: int) -> dict[str, np.ndarray]:
@@ -151,7 +151,7 @@ def batches(
                 return clips.batch(step * batch_size + process * local, local)
             except (OSError, RuntimeError) as error:  # RuntimeError: ArrayRecord's I/O errors
                 logging.warning(
-                    "batch %d cannot be read (%s); tried again in %d s",
+                    "batch %d cannot be read (%s); retrying in %d s",
                     step, " ".join(str(error).split())[:300], pause,
                 )  # fmt: skip
                 time.sleep(pause)

@@ -156,8 +156,8 @@ def _places(path: pathlib.Path, header: list[str], columns: Columns) -> list[int
             raise UserError(f"{path}: {count} columns {wanted!r}; rename all but one")
         if not count and field == "path":
             raise UserError(
-                f"{path}: no column {wanted!r} (found: {found}); add one, or name that of files by "
-                "--path_column"
+                f"{path}: no column {wanted!r} (found: {found}); add one, or name the column of "
+                "files with --path_column"
             )
         if not count and field != wanted:
             raise UserError(f"{path}: no column {wanted!r} for --{field}_column (found: {found})")
@@ -231,7 +231,7 @@ class _Check:
             if len(value) > VALUE_CHARACTERS:
                 raise UserError(
                     f"{self._path}: line {number} has a {column} of {len(value)} characters; "
-                    f"shorten it to {VALUE_CHARACTERS} at most"
+                    f"shorten it to at most {VALUE_CHARACTERS}"
                 )
 
     def cells(self, number: int, values: list[str], columns: int) -> None:
@@ -239,13 +239,15 @@ class _Check:
         if any(map(str.strip, values[columns:])):
             raise UserError(
                 f"{self._path}: line {number} has {len(values)} cells and the header {columns}; "
-                "put quotes around the text that has a separator in it"
+                "put quotes around text that contains a separator"
             )
 
     def row(self, number: int, row: Row) -> None:
         path = self._path
         if not row.name:
-            raise UserError(f"{path}: line {number} has an empty path; fill it in or delete it")
+            raise UserError(
+                f"{path}: line {number} has an empty path; fill it in or delete the line"
+            )
         # Not by Path, which is slower.
         file = os.path.normpath(os.path.join(row.folder, row.name))  # noqa: PTH118
         file = file.removeprefix(f"{self._folder}/")
@@ -253,14 +255,13 @@ class _Check:
             raise UserError(f"{path}: line {number} repeats {row.name!r}; keep one of the rows")
         if len(self._seen) >= MAXIMUM_ROWS:
             raise UserError(
-                f"{path}: more than {MAXIMUM_ROWS} rows; make several manifests of it, and datasets"
+                f"{path}: more than {MAXIMUM_ROWS} rows; split it into several manifests and "
+                "datasets"
             )
         # The row's own string where equal: millions of copies would take much memory.
         self._seen.add(row.name if file == row.name else file)
         if row.split and not is_split_name(row.split):
-            raise UserError(
-                f"{path}: line {number} has the split {row.split!r}; name it by {SPLIT_NAMES}"
-            )
+            raise UserError(f"{path}: line {number} has the split {row.split!r}; use {SPLIT_NAMES}")
         if self._split is None:
             self._split = bool(row.split)
         if self._split != bool(row.split):
@@ -279,4 +280,4 @@ class _Check:
 
     def all(self, rows: list[Row]) -> None:
         if not rows:
-            raise UserError(f"{self._path}: no rows under the header; add one a recording")
+            raise UserError(f"{self._path}: no rows under the header; add one per recording")

@@ -50,9 +50,9 @@ class Order:
           seed: of the order, non-negative.
         """
         if not lengths or not all(0 < length < 2**32 for length in lengths):
-            raise ValueError(f"sources of {[*lengths]} examples: take one to 2 ** 32 of each")
+            raise ValueError(f"sources of {[*lengths]} examples: each needs 1 to 2 ** 32 - 1")
         if len(weights) != len(lengths) or not all(0 < weight < np.inf for weight in weights):
-            raise ValueError(f"weights {[*weights]}: take one for each source, above 0 and finite")
+            raise ValueError(f"weights {[*weights]}: give one per source, positive and finite")
         self._lengths, self._seed = lengths, seed
         exact = [Fraction(float(weight)) for weight in weights]
         # The fraction that each takes of what those before it leave; the last takes all.

@@ -275,16 +275,14 @@ def already_done(directory: pathlib.Path, inputs: Mapping[str, Any]) -> dict[str
     info = records.read_info(directory)
     if info is None:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise UserError(
-                f"{directory} exists and is not a prepared dataset; take another folder"
-            )
+            raise UserError(f"{directory} exists and is not a prepared dataset; use another folder")
         return None
     inputs = json.loads(json.dumps(inputs))
     changed = [k for k in sorted(inputs | info["inputs"]) if inputs.get(k) != info["inputs"].get(k)]
     if changed:
         raise UserError(
             f"{directory} was prepared from other inputs (different: {', '.join(changed)}); "
-            "take another folder, or delete it"
+            "use another folder, or delete it"
         )
     return info
 

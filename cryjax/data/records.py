@@ -205,7 +205,7 @@ def open_prepared(directory: str | pathlib.Path) -> Prepared:
     info = read_info(directory)
     if info is None:
         raise UserError(
-            f"{directory} is no prepared dataset; make one with "
+            f"{directory} is not a prepared dataset; make one with "
             f"python -m cryjax.prepare --manifest=FILE.csv --out={directory}"
         )
     return Prepared(

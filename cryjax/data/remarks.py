@@ -50,15 +50,15 @@ def of_rows(rows: Sequence[Row], subjects: Sequence[Sequence[str]], label_column
         named = "; ".join(", ".join(map(repr, group[:3])) for group in subjects[:3])
         more = f"; and {len(subjects) - 3} more" * (len(subjects) > 3)
         said.append(
-            "subjects that differ in capitals, blanks, hyphens or leading zeros only, and count as "
-            f"several: {named}{more}. If they are one, write them alike, or splits and folds "
+            "subjects that differ only in capitals, blanks, hyphens or leading zeros, and count as "
+            f"several: {named}{more}. If they are the same, spell them alike, or splits and folds "
             "divide them"
         )
     bare = sum(not row.label for row in rows)
     if bare == len(rows):
         said.append(
-            "no recording has a label, which only pre-training can do without: --label_column=NAME "
-            f"takes another column than {label_column!r}"
+            "no recording has a label, and only pre-training works without: --label_column=NAME "
+            f"reads a column other than {label_column!r}"
         )
     elif bare:
         said.append(f"{bare} of {len(rows)} recordings have no label")
@@ -75,14 +75,14 @@ def cautions(info: Mapping[str, Any]) -> list[str]:
     if info.get("alone"):
         said.append(
             f"recordings without a 'subject': {info['alone']}; each counts as a subject of its "
-            "own, so whoever is in several may be both trained on and scored, and intervals are "
-            "too narrow; give the column that says whose they are the name 'subject', or name it "
-            "by --subject_column"
+            "own, so a person in several may be both trained on and scored, and intervals are "
+            "too narrow; rename the column of subjects to 'subject', or name it with "
+            "--subject_column"
         )
     if info.get("alike"):
         said.append(
-            f"subjects whose names differ from another's in capitals, blanks, hyphens or leading "
-            f"zeros only: {info['alike']}; who is one under two names may be both trained on and "
+            f"subjects whose names differ from another's only in capitals, blanks, hyphens or "
+            f"leading zeros: {info['alike']}; a person under two names may be both trained on and "
             "scored"
         )
     if low := info.get("low_rates"):
@@ -90,9 +90,9 @@ def cautions(info: Mapping[str, Any]) -> list[str]:
         rates = ", ".join(f"{count} at {rate} Hz" for rate, count in low.items())
         said.append(
             f"{sum(low.values())} of {used} recordings were made at less than "
-            f"{info['sample_rate']} Hz ({rates}): nothing is in the upper part of their spectra, "
-            "and a classifier can hear that; where it goes with a label, numbers mean nothing: "
-            f"--sample_rate={min(map(int, low))} makes all alike"
+            f"{info['sample_rate']} Hz ({rates}): the upper part of their spectra is empty, "
+            "and a classifier can detect that; where it correlates with a label, numbers mean "
+            f"nothing: --sample_rate={min(map(int, low))} makes all alike"
         )
     return said
 
@@ -107,7 +107,7 @@ def of_dataset(info: Mapping[str, Any]) -> list[str]:
     if info.get("contradicting"):
         said.append(
             f"of these, {info['contradicting']} are the same audio under different labels or "
-            "subjects, and none is used: mend the manifest, or leave out all but one of each"
+            "subjects, and none is used: correct the manifest, or keep only one of each"
         )
     said += cautions(info)
     counts: collections.Counter[str] = collections.Counter()
@@ -115,16 +115,18 @@ def of_dataset(info: Mapping[str, Any]) -> list[str]:
         counts.update(split["labels"])
     for group in [] if info["synthetic"] else alike(counts):
         shown = ", ".join(f"{label!r} {counts[label]}" for label in group)
-        said.append(f"labels that differ in capitals, blanks, hyphens or leading zeros: {shown}")
+        said.append(
+            f"labels that differ only in capitals, blanks, hyphens or leading zeros: {shown}"
+        )
     empty = [label for label in counts if label.casefold() in _NO_LABELS]
     if empty:
         said.append(
-            f"labels that say nothing: {', '.join(map(repr, sorted(empty)))}; each is a class like "
-            "another: leave such cells empty"
+            f"labels that say nothing: {', '.join(map(repr, sorted(empty)))}; each counts as a "
+            "class: leave such cells empty"
         )
     # A label used once is more often a typo than a class. If all are, they are free text.
     once = sorted(label for label, count in counts.items() if count == 1)
     if once and len(once) < len(counts) and not info["synthetic"]:
         named = ", ".join(map(repr, once[:5])) + (f" and {len(once) - 5} more" * (len(once) > 5))
-        said.append(f"labels of one recording only: {named}; are they spelt as meant?")
+        said.append(f"labels of only one recording: {named}; are they spelt as intended?")
     return said

@@ -7,7 +7,7 @@ import numpy as np
 
 from cryjax.command.errors import UserError
 
-SPLIT_NAMES = "letters, digits, '_' and '-', and not 'all'"  # TFDS's rule
+SPLIT_NAMES = "letters, digits, '_' and '-', but not 'all'"  # TFDS's rule
 
 
 def is_split_name(name: str) -> bool:
@@ -23,10 +23,10 @@ def parse_fractions(text: str) -> dict[str, float]:
         fractions = {}
     sound = fractions and all(share > 0 for share in fractions.values())
     if not sound or abs(sum(fractions.values()) - 1) > 1e-6 or len(fractions) != len(pairs):
-        raise UserError(f"--splits={text!r}: give shares that sum to 1, as train=0.8,test=0.2")
+        raise UserError(f"--splits={text!r}: give shares that sum to 1, such as train=0.8,test=0.2")
     for name in fractions:
         if not is_split_name(name):
-            raise UserError(f"--splits={text!r}: name {name!r} by {SPLIT_NAMES}")
+            raise UserError(f"--splits={text!r}: {name!r} is not a split name; use {SPLIT_NAMES}")
     return fractions
 
 

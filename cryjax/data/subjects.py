@@ -39,7 +39,7 @@ def read_key() -> bytes | None:
     except ValueError:
         key = b""
     if len(key) != _BYTES:
-        raise UserError(f"{file}: no key of subjects; name another place by {VARIABLE}")
+        raise UserError(f"{file}: not a subject key; give another path in {VARIABLE}")
     return key
 
 
@@ -60,13 +60,13 @@ def read_or_make_key() -> tuple[bytes, bool]:
         key = read_key()
         if key is None:
             raise UserError(
-                f"{file}: a link that leads nowhere; mend it, or name another by {VARIABLE}"
+                f"{file}: a broken link; repair it, or give another path in {VARIABLE}"
             ) from None
         return key, False
     except OSError as error:
         raise UserError(
-            f"{file}: the key of subjects cannot be written ({error.strerror}); name another place "
-            f"by {VARIABLE}"
+            f"{file}: the subject key cannot be written ({error.strerror}); give another path "
+            f"in {VARIABLE}"
         ) from error
     return key, True
 
@@ -119,5 +119,5 @@ def check_one_key(keys: dict[str, str]) -> None:
         if key != named[0][1]:
             raise UserError(
                 f"{named[0][0]} and {dataset} were prepared with different keys, so nobody can "
-                f"tell whether they share subjects; prepare them with one ({VARIABLE})"
+                f"tell whether they share subjects; prepare both with one key ({VARIABLE})"
             )

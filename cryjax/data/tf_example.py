@@ -55,7 +55,7 @@ def parse(record: bytes) -> dict[str, Any]:
         if kind == _INTEGERS:
             value, reached = _varint(record, start)
         if kind not in (_BYTES, _INTEGERS) or reached != behind:
-            raise ValueError(f"{name!r} is not one value, bytes or an integer")
+            raise ValueError(f"{name!r} is not a single value (bytes or an integer)")
         found[name] = value
         place = behind
     return found

@@ -155,7 +155,7 @@ class Writer:
             self.partial.mkdir(parents=True)
         except OSError as error:
             raise UserError(
-                f"{self.directory} cannot be made ({error.strerror}); give another --out"
+                f"{self.directory} cannot be created ({error.strerror}); give another --out"
             ) from error
         return self
 
@@ -225,7 +225,7 @@ class Writer:
             source = Source(builder, split)
             examples = (source[row] for row in range(len(source)))
             for example in progress.over(
-                examples, f"without copies, {split}:", len(source), unit="segments"
+                examples, f"removing copies from {split}:", len(source), unit="segments"
             ):
                 if example["recording"] not in without:
                     yield keyed(example)

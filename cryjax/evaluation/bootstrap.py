@@ -114,8 +114,8 @@ def cautions(true: np.ndarray, subjects: np.ndarray, labels: Sequence[str]) -> l
     said, people = [], len(np.unique(subjects))
     if people < FEW_SUBJECTS:
         said.append(
-            f"only {people} scored subject(s): the intervals are too narrow (simulated ones of "
-            "95 % hold the truth in 62 % of cases with 2 subjects, 88 % with 4, 93 % with 6)"
+            f"only {people} scored subject(s): the 95 % intervals are too narrow (in simulations, "
+            "62 % cover the true value with 2 subjects, 88 % with 4, 93 % with 6)"
         )
     held = subjects_per_class(true, subjects, labels)
     rare = sorted((count, label) for label, count in held.items() if count < FEW_OF_A_CLASS)
@@ -123,10 +123,10 @@ def cautions(true: np.ndarray, subjects: np.ndarray, labels: Sequence[str]) -> l
         named = ", ".join(f"{label} {count}" for count, label in rare[:5])
         more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
         said.append(
-            f"fewer than {FEW_OF_A_CLASS} scored subjects of {named}{more}: the intervals of what "
-            "counts each class alike, as AUC and sensitivity, are too narrow (simulated ones of "
-            "95 % hold the truth in 62 to 66 % of cases with 2 subjects of a class, 82 to 90 % "
-            "with 5)"
+            f"classes with fewer than {FEW_OF_A_CLASS} scored subjects ({named}{more}): the 95 % "
+            "intervals of metrics computed per class, such as AUC and sensitivity, are too narrow "
+            "(in simulations, 62 to 66 % cover the true value with 2 subjects of a class, 82 to "
+            "90 % with 5)"
         )
     return said
 
@@ -311,12 +311,12 @@ def table(result: dict[str, Any], head: str) -> str:
     if "positive" in result:
         share = sum(result["confusion"][1]) / result["n_recordings"]
         lines.append(
-            f"  average_precision (chance: {share:.3f}) and sensitivity are of "
-            f"{result['positive']!r}; config.positive names another class"
+            f"  average_precision (chance: {share:.3f}) and sensitivity are for "
+            f"{result['positive']!r}; set config.positive to change this"
         )
     if grouped := result.get("by_subject"):
         each = (
             f"{n} {cell(grouped[n], grouped['intervals'][n])}" for n in ("accuracy", "macro_auc")
         )
-        lines.append(f"  of one mean score a subject: {', '.join(each)}")
+        lines.append(f"  one mean score per subject: {', '.join(each)}")
     return "\n".join(lines)

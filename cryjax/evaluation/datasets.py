@@ -46,8 +46,8 @@ class Datasets:
         if not described.startswith("--"):
             if described.endswith(".csv"):
                 raise UserError(
-                    f"'{name}' is {described}, and a manifest is given as a flag of prepare: write "
-                    f"--manifest={described} there"
+                    f"'{name}' is {described}: give a manifest as a flag of prepare, "
+                    f"--manifest={described}"
                 )
             return open_prepared(described)
         out = self._folder / "data" / name
@@ -56,8 +56,8 @@ class Datasets:
             command = [sys.executable, "-m", "cryjax.prepare", *shlex.split(described)]
         except ValueError as error:
             raise UserError(
-                f"'{name}' is {described} ({error}); a value with spaces or quotes needs quotes "
-                "of its own, as --manifest='MY FILE.csv'"
+                f"'{name}' is {described} ({error}); a value with spaces or quotes must itself be "
+                "quoted, as in --manifest='MY FILE.csv'"
             ) from error
         done = subprocess.run(
             [*command, f"--out={out}", f"--sample_rate={rate}"],
@@ -156,8 +156,8 @@ class Datasets:
         for name, prepared in used.items():
             if "," in str(prepared.directory) or ":" in str(prepared.directory):
                 raise UserError(
-                    f"{prepared.directory}: ',' and ':' in a path would be read as a list; take "
-                    "another --workdir, or another folder of data"
+                    f"{prepared.directory}: ',' and ':' in a path would be read as a list; use "
+                    "another --workdir or data folder"
                 )
             if prepared.sample_rate != rate:
                 raise UserError(
@@ -168,20 +168,20 @@ class Datasets:
         if "labelled" in used:
             if len(self.labelled.label_names) < 2:
                 raise UserError(
-                    f"{self.labelled.directory} has not two labels to pre-train the supervised "
-                    "rows on; give config.labelled such recordings, or leave those rows out of "
-                    "config.rows"
+                    f"{self.labelled.directory} has fewer than two labels, too few to pre-train "
+                    "the supervised rows; set config.labelled to data with more, or leave those "
+                    "rows out of config.rows"
                 )
             known = self.everybody & set(self.labelled.index("train").subjects)
             if known:
                 raise UserError(
-                    f"{len(known)} test subject(s), as {str(min(known))!r}, are in the labelled "
-                    "data of supervised pre-training; leave them out (prepare --exclude)"
+                    f"{len(known)} test subject(s), such as {str(min(known))!r}, are in the "
+                    "labelled data of supervised pre-training; exclude them (prepare --exclude)"
                 )
         if "unlabelled" in used and not self.excluded(self.unlabelled):
             self.notes.append(
-                "no test subject is named in the unlabelled recordings, so none was left out of "
-                "adaptation: they have to be other people's"
+                "no test subject is named in the unlabelled recordings, so adaptation excludes "
+                "nobody: check that the recordings are of other people"
             )
         self._recognise(used)
         self.used = used
@@ -195,7 +195,7 @@ class Datasets:
             now[name] = hashlib.sha256(prepared.fingerprint.encode()).hexdigest()
             if before.get(name, now[name]) != now[name]:
                 raise UserError(
-                    f"'{name}', {prepared.directory}, holds other recordings than when "
-                    f"{self._folder} was begun; take another --workdir, or bring those back"
+                    f"'{name}', {prepared.directory}, holds different recordings than when "
+                    f"{self._folder} was started; use another --workdir, or restore them"
                 )
         write_json(file, before | now)

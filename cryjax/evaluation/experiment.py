@@ -79,7 +79,7 @@ class Found:
         if result["scored"] != "test":
             raise UserError(
                 f"{task.prepared.directory} has no split 'test'; prepare it with "
-                "--splits=train=0.8,test=0.2, or take config.folds=5"
+                "--splits=train=0.8,test=0.2, or set config.folds=5"
             )
         with (path / "predictions.csv").open(encoding="utf-8", newline="") as file:
             _, *rows = csv.reader(file)

@@ -69,9 +69,9 @@ def own_split(subjects: np.ndarray, splits: np.ndarray) -> Parts:
     test = np.flatnonzero(splits == "test")
     if not len(train) or not len(test):
         raise UserError(
-            "config.folds=0 takes the dataset's splits 'train' and 'test', and it has labelled "
-            f"recordings in {', '.join(sorted(set(splits)))}; take config.folds=5, or prepare it "
-            "with --splits=train=0.8,test=0.2"
+            "config.folds=0 needs labelled recordings in the splits 'train' and 'test', but the "
+            f"dataset has them only in {', '.join(sorted(set(splits)))}; set config.folds=5, or "
+            "prepare it with --splits=train=0.8,test=0.2"
         )
     check_apart(subjects, train, test)
     return [(train, test)]
@@ -82,8 +82,8 @@ def check_apart(subjects: np.ndarray, train: np.ndarray, test: np.ndarray) -> No
     shared = sorted(set(subjects[train]) & set(subjects[test]))
     if shared:
         raise UserError(
-            f"{len(shared)} subject(s), as {str(shared[0])!r}, are both trained on and scored; a "
-            "subject belongs to one: mend the manifest's columns 'subject' and 'split'"
+            f"{len(shared)} subject(s), such as {str(shared[0])!r}, are both trained on and "
+            "scored; correct the manifest's columns 'subject' and 'split': one split for each"
         )
 
 
@@ -189,7 +189,7 @@ def hold_out(
     if not spare:
         raise TooFewLabels(
             f"{people} subject(s) to train on: none can be held out for validation; "
-            "take config.validation=0, or more subjects"
+            "set config.validation=0, or add subjects"
         )
     wanted = min(max(round(share * people), 1), spare)
     kinds = [_kind(classes) for classes in _classes_of_subjects(labels, rank)]
@@ -246,7 +246,7 @@ def subjects_of(text: str) -> set[str]:
             found |= _also_renamed({entry})
         else:
             raise UserError(
-                f"{entry!r}: no such folder; name a subject, a manifest as TEST.csv, a prepared "
+                f"{entry!r}: no such folder; name a subject, a manifest TEST.csv, a prepared "
                 "dataset DATA, or DATA:SPLIT"
             )
     return found
@@ -288,5 +288,5 @@ def _of_fold(folder: str, fold: int, folds: int, seed: int) -> set[str]:
     index = index[index.labels != ""]
     parts = grouped_folds(index.labels, index.subjects, folds, seed)
     if fold >= len(parts):
-        raise UserError(f"{folder}:{fold}/{folds}: the dataset makes {len(parts)} folds, from 0 up")
+        raise UserError(f"{folder}:{fold}/{folds}: the data allow {len(parts)} folds, from 0 up")
     return set(index.subjects[parts[fold][1]])

@@ -40,7 +40,7 @@ def heard(run: str, key: str) -> Heard:
     while run:
         folder = pathlib.Path(run).resolve()
         if folder in followed:
-            found.unknown.append(f"{run} began from a run whose folder it has now")
+            found.unknown.append(f"{run} started from a run whose folder it has now")
             break
         followed.add(folder)
         try:
@@ -50,7 +50,7 @@ def heard(run: str, key: str) -> Heard:
             break
         config = ml_collections.ConfigDict(meta["config"])
         if meta["program"] == "import_weights":
-            found.unknown.append(f"{run} has weights from elsewhere")
+            found.unknown.append(f"{run} has imported weights")
         for entry in filter(None, config.get("data", "").split(",")):
             try:
                 _add(found, meta["program"], config, open_prepared(entry.partition(":")[0]), key)
@@ -64,7 +64,7 @@ def _add(found: Heard, program: str, config: ml_collections.ConfigDict, prepared
          key: str) -> None:  # fmt: skip
     """Adds the subjects of a dataset that a run with this config used."""
     if prepared.subject_key != key:
-        raise UserError(f"{prepared.directory} names subjects by another key")
+        raise UserError(f"{prepared.directory} names subjects with another key")
     if program == "finetune":
         index = prepared.index()
         division = tasks.divide(index[index.labels != ""], config)
@@ -89,19 +89,18 @@ def check(run: str, prepared: Prepared, scored: np.ndarray) -> list[str]:
     everybody, found = set(scored), heard(run, prepared.subject_key)
     if known := sorted(everybody & found.labelled):
         raise UserError(
-            f"{len(known)} of the {len(everybody)} subjects to score, as {str(known[0])!r}, are "
-            f"among those whose labels {run} has learnt: the numbers would be of its training set; "
-            "score other people, as those that it tested on (config.folds=0 and the split 'test')"
+            f"{len(known)} of the {len(everybody)} subjects to score, such as {str(known[0])!r}, "
+            f"are among those whose labels {run} used in training, so they are not held out; score "
+            "other people, such as its test subjects (config.folds=0 and the split 'test')"
         )
     said = []
     if known := sorted(everybody & found.unlabelled):
         said.append(
-            f"{len(known)} of the {len(everybody)} scored subjects were heard, without labels, in "
-            f"the pre-training of {run}: people whom it has not heard may be told apart less well"
+            f"{len(known)} of the {len(everybody)} scored subjects were used, without labels, to "
+            f"pre-train {run}: it may do less well on people it was not trained on"
         )
     if found.unknown:
         said.append(
-            f"whether {run} has heard scored subjects in training cannot be told: "
-            f"{'; '.join(found.unknown)}"
+            f"cannot tell whether {run} was trained on scored subjects: {'; '.join(found.unknown)}"
         )
     return said

@@ -47,9 +47,9 @@ def check_finite(values: np.ndarray, what: str, recordings: np.ndarray | None = 
         named = "rows" if recordings is None else "recordings"
         first = (bad if recordings is None else recordings[bad])[:5]
         raise UserError(
-            f"{len(bad)} of {len(values)} recordings have {what} that are not finite, the first "
-            f"are {named} {', '.join(map(str, first))}: if it is all of them, training has "
-            "diverged; if it is some, listen to those and leave them out"
+            f"{len(bad)} of {len(values)} recordings have {what} that are not finite, starting "
+            f"with {named} {', '.join(map(str, first))}: if it is all of them, training has "
+            "diverged; if only some, listen to those and leave them out"
         )
 
 

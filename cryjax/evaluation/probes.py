@@ -115,7 +115,7 @@ def fit(
     if not folds:
         raise TooFewLabels(
             f"{count} recordings of {len(set(subjects))} subject(s) to fit a probe on are too few "
-            "to choose its penalty by subject; take more subjects, or fewer config.folds"
+            "to choose its penalty by subject; use more subjects, or a higher config.folds"
         )
     search = GridSearchCV(model, grid, scoring=score, cv=folds)
     with warnings.catch_warnings():
@@ -130,13 +130,13 @@ def _check_enough(labels: np.ndarray, subjects: np.ndarray) -> None:
     if len(set(labels)) < 2:
         raise TooFewLabels(
             f"{len(labels)} labelled recordings of {len(set(labels))} class(es); "
-            "a probe needs two classes at least"
+            "a probe needs at least two classes"
         )
     count = len(set(subjects))
     if count < 3:
         raise TooFewLabels(
-            f"{count} subject(s); a probe needs 3 at least: it is fitted on some, its penalty "
-            "chosen on others, and scored on others. Fill in the manifest's column 'subject'"
+            f"{count} subject(s); a probe needs at least 3: some to fit it, some to choose its "
+            "penalty, some to score; fill in the manifest's column 'subject'"
         )
 
 
@@ -149,11 +149,11 @@ def _divide(
         parts = folds_lib.grouped_folds(labels, subjects, folds, seed)
         if not parts:
             raise TooFewLabels(
-                f"{len(labels)} recordings of {count} subjects cannot be divided into folds with "
-                "every class; a probe needs two recordings of a class at least"
+                f"{len(labels)} recordings of {count} subjects cannot be divided into stratified "
+                "folds; a probe needs at least two recordings of a class"
             )
         if len(parts) < folds:
-            said.append(f"{len(parts)} folds instead of {folds}: {count} subjects make no more")
+            said.append(f"{len(parts)} folds instead of {folds}: {count} subjects allow no more")
     else:
         parts = folds_lib.own_split(subjects, splits)
         if min(len(set(subjects[train])) for train, _ in parts) < 2:
@@ -172,13 +172,13 @@ def _lacking(fold: int, trained: np.ndarray, tested: np.ndarray, names: Sequence
     seen = set(trained)
     if len(seen) < 2:
         raise TooFewLabels(
-            f"fold {fold} has one class among its training subjects; take other folds or "
+            f"fold {fold} has only one class among its training subjects; use other folds or "
             "another config.seed"
         )
     return [
-        f"fold {fold}: no training recording is of {names[number]!r}, so its "
-        f"{np.sum(tested == number)} test recording(s) cannot be recognised, and no AUC or "
-        "average precision counts the fold for it"
+        f"fold {fold}: no training recording has class {names[number]!r}, so its "
+        f"{np.sum(tested == number)} test recording(s) cannot be recognised; its AUC and average "
+        "precision leave out this fold"
         for number in sorted(set(tested) - seen)
     ]
 
@@ -241,8 +241,8 @@ def probe(
     rows = np.concatenate(tested)
     if len(set(labels[rows])) < 2:
         raise TooFewLabels(
-            f"the {len(rows)} recordings to score are of one class; nothing can be told apart: "
-            "take config.folds=5, or another split"
+            f"the {len(rows)} recordings to score are all of one class, so there is nothing to "
+            "tell apart; set config.folds=5, or use another split"
         )
     order = np.argsort(rows)
     rows = rows[order]

@@ -17,11 +17,11 @@ ROWS = (*BASES, *(f"{base}+adapted" for base in BASES))
 METHODS = ("probe", "finetune")
 _SEEDS = config_lib.Rule(
     lambda x: isinstance(x, tuple) and bool(x) and all(type(s) is int and s >= 0 for s in x),
-    "a tuple of whole numbers from 0 up, as (0, 1)",
+    "a tuple of whole numbers from 0 up, such as (0, 1)",
 )
 _FRACTIONS = config_lib.Rule(
     lambda x: isinstance(x, tuple) and all(type(f) in (int, float) and 0 < f <= 1 for f in x),
-    "a tuple of shares up to 1, as (0.1, 1.0), or () to leave the method out",
+    "a tuple of fractions up to 1, such as (0.1, 1.0), or () to leave the method out",
 )
 
 
@@ -32,7 +32,7 @@ RULES = {
     "unlabelled": text(),
     "rows": config_lib.Rule(
         lambda x: isinstance(x, tuple) and bool(x) and all(row in ROWS for row in x),
-        "a tuple of " + ", ".join(ROWS),
+        "a tuple of one or more of " + ", ".join(ROWS),
     ),
     "folds": config_lib.FOLDS,
     "fold_seed": integer(),
@@ -55,7 +55,7 @@ def check(config: Any) -> None:
     for name, rules in RECIPES.items():
         recipe = config.get(name)
         if not isinstance(recipe, ml_collections.ConfigDict):
-            raise UserError(f"config.{name} is missing; give it a recipe of configs/")
+            raise UserError(f"config.{name} is missing; set it to a recipe from configs/")
         recipe = recipe.copy_and_resolve_references()
         with recipe.ignore_type():
             recipe.data = "given by the experiment"
@@ -66,16 +66,16 @@ def check(config: Any) -> None:
     if not any(config[method].fractions for method in METHODS):
         raise UserError(
             "config.probe.fractions and config.finetune.fractions are both empty, so nothing would "
-            "be measured; give one of them shares of the labels, as (0.1, 1.0)"
+            "be measured; set one of them to fractions of the labels, such as (0.1, 1.0)"
         )
     if not isinstance(config.get("tasks"), ml_collections.ConfigDict) or not config.tasks:
-        raise UserError("config.tasks is missing; give each task its data, as configs/ has them")
+        raise UserError("config.tasks is missing; give each task its data, as in configs/")
     for task, described in config.tasks.items():
         if not isinstance(described, ml_collections.ConfigDict):
             said = config_lib.shown(described)
-            raise UserError(f"config.tasks.{task}={said}: give it 'data' and 'positive'")
+            raise UserError(f"config.tasks.{task}={said}: it needs 'data' and 'positive'")
         if not task.replace("_", "").isalnum():
-            raise UserError(f"config.tasks.{task}: name a task by letters, digits and '_'")
+            raise UserError(f"config.tasks.{task}: use only letters, digits and '_' in a name")
         rules = {"data": text(required="data with labels"), "positive": text()}
         with part_of_config(f"tasks.{task}"):
             config_lib.validate(described, rules)
@@ -86,8 +86,8 @@ def check(config: Any) -> None:
     for name, needs in needed.items():
         if needs and not config[name]:
             raise UserError(
-                f"config.{name} is missing, and config.rows need it; give a prepared dataset, or "
-                f'flags of prepare, as --config.{name}="--manifest=FILE.csv"'
+                f"config.{name} is missing, but config.rows needs it; give a prepared dataset, or "
+                f'flags of prepare, as in --config.{name}="--manifest=FILE.csv"'
             )
     for name in ("adapt", "supervised", "tune"):
         for field in ("encoder", "front_end", "crop.seconds"):
@@ -96,7 +96,7 @@ def check(config: Any) -> None:
                 raise UserError(
                     f"config.pretrain.{field} and config.{name}.{field} differ "
                     f"({config_lib.shown(ours)}, {config_lib.shown(theirs)}); "
-                    "all rows have one encoder: make them equal"
+                    "all rows share one encoder: make them equal"
                 )
 
 

@@ -169,8 +169,8 @@ def _results(experiment: Experiment, task: Task, note: str) -> Iterable[str]:
         (
             _figure(
                 f"{task.name}, {method_name(method)}: "
-                f"{metric_name(metric, len(task.labels))} over the share of the training "
-                "subjects, a line an encoder, as in the tables above.",
+                f"{metric_name(metric, len(task.labels))} against the share of the training "
+                "subjects, one line per encoder, as in the tables above.",
                 label_efficiency_figure,
                 experiment.lines,
                 experiment.tasks,
@@ -195,7 +195,7 @@ def _errors(experiment: Experiment, task: Task, note: str) -> Iterable[str]:
     mean = " Means of the one-against-rest curves." if len(task.labels) > 2 else ""
     yield f"<h3>ROC curves</h3><p>With all labels, first seed.{mean}</p>" + _grid(
         _figure(
-            f"{task.name}, {method_name(method)}: sensitivity over 1 − specificity of "
+            f"{task.name}, {method_name(method)}: sensitivity against 1 − specificity for "
             f"{', '.join(rows)}.",
             rocs_figure,
             {row: (own.true, own.scores) for row, own in rows.items()},
@@ -204,7 +204,7 @@ def _errors(experiment: Experiment, task: Task, note: str) -> Iterable[str]:
         )
         for method, rows in found.items()
     )
-    how = "With all labels, first seed. Counts, on a ground shaded by the share of the true class."
+    how = "With all labels, first seed. Counts; cells are shaded by the share of the true class."
     yield f"<h3>Confusion matrices</h3><p>{how}</p>" + _grid(
         (
             _confusion(f"{row}, {method_name(method)}", task.labels, scores)
@@ -252,7 +252,7 @@ def _runs(training: Mapping[str, Sequence[Mapping[str, Any]]], note: str) -> Ite
         panels = sorted(shown, key=lambda key: key != "loss")[:_MOST_PANELS]
         if panels:
             yield _figure(
-                f"Course of {', '.join(panels)} in training {name}.",
+                f"{', '.join(panels)} over the steps of training {name}.",
                 training_figure,
                 history,
                 caption=name,
@@ -268,8 +268,8 @@ def _again(experiment: Experiment) -> Iterable[str]:
     if experiment.data:
         head = list(dict.fromkeys(name for counts in experiment.data for name in counts))
         rows = [[_text(counts.get(name, "")) for name in head] for counts in experiment.data]
-        yield '<h2 id="data">Data</h2>' + _html_table(tables.Table("What was used", head, rows))
-    yield '<h2 id="again">To make it again</h2>'
+        yield '<h2 id="data">Data</h2>' + _html_table(tables.Table("Datasets", head, rows))
+    yield '<h2 id="again">To reproduce this</h2>'
     if experiment.commands:
         commands = html.escape("\n".join(experiment.commands))
         yield f"<h3>Commands</h3><pre tabindex='0'>{commands}</pre>"
@@ -282,7 +282,7 @@ def _again(experiment: Experiment) -> Iterable[str]:
     if experiment.versions:
         rows = [list(item) for item in experiment.versions.items()]
         yield "<h3>Versions</h3>" + _html_table(
-            tables.Table("What ran", ["package", "version"], rows)
+            tables.Table("Software", ["package", "version"], rows)
         )
 
 
@@ -301,7 +301,7 @@ def write_report(experiment: Experiment, path: pathlib.Path) -> None:
     sections |= {"maps": "Embeddings"} if experiment.embeddings else {}
     sections |= {"training": "Training"} if experiment.training else {}
     sections |= {"data": "Data"} if experiment.data else {}
-    sections["again"] = "To make it again"
+    sections["again"] = "To reproduce this"
     links = (f'<a href="#{key}">{html.escape(name)}</a>' for key, name in sections.items())
     parts.append(
         f"<nav>{' '.join(links)}</nav><p>{html.escape(tables.reading(experiment.lines))}</p>"
@@ -315,8 +315,8 @@ def write_report(experiment: Experiment, path: pathlib.Path) -> None:
         parts.append(
             '<h2 id="maps">Embeddings</h2><p>PCA, then t-SNE: neighbours are close in the '
             "embedding too; the sizes of clusters and the distances between them mean nothing. "
-            "Where colours part by subject and not by label, the encoder hears the infant or the "
-            "room rather than the reason.</p>"
+            "Where colours separate by subject but not by label, the encoder reflects the infant "
+            "or the room rather than the label.</p>"
         )
         parts += _maps(experiment, note)
     if experiment.training:

@@ -19,13 +19,13 @@ def ordered(prepared: Prepared, positive: str) -> tuple[str, ...]:
     names = prepared.label_names
     if positive and positive not in names:
         raise UserError(
-            f"config.positive={positive!r} is no label of {prepared.directory}; take one of "
+            f"config.positive={positive!r} is not a label of {prepared.directory}; use one of "
             f"{', '.join(names)}"
         )
     if positive and len(names) != 2:
         raise UserError(
-            f"config.positive={positive!r}: {prepared.directory} has {len(names)} classes, and one "
-            "of two is to be found; leave it empty"
+            f"config.positive={positive!r}: {prepared.directory} has {len(names)} classes, but it "
+            "applies only to two; leave it empty"
         )
     return tuple(sorted(names, key=lambda name: (name == positive, name)))
 
@@ -65,14 +65,14 @@ def open_task(config: Any, index: Index, prepared: Prepared) -> Task:
     if len(classes) < 2:
         found = f"1 class ({classes[0]!r})" if classes else "no labels"
         raise UserError(
-            f"{prepared.directory} has {found}; training tells two classes apart at least: prepare "
-            "it from a manifest that has them, or with --label_column"
+            f"{prepared.directory} has {found}; training needs at least two classes: prepare it "
+            "from a manifest that has them, or with --label_column"
         )
     several = any(";" in label for label in index.labels)
     if several and config.task == "single":
         raise UserError(
-            f"config.task='single', and {prepared.directory} has recordings of several labels; "
-            "take 'multi' or 'auto'"
+            f"config.task='single', but {prepared.directory} has recordings with several labels; "
+            "use 'multi' or 'auto'"
         )
     classes = ordered(prepared, config.positive)
     return Task(prepared, classes, several or config.task == "multi")
@@ -109,7 +109,7 @@ def divide(index: Index, config: Any) -> Division:
         if config.fold >= len(parts):
             raise TooFewLabels(
                 f"config.fold={config.fold}: {len(of)} recordings of {len(set(of.subjects))} "
-                f"subjects make {len(parts)} folds, counted from 0"
+                f"subjects allow {len(parts)} folds, counted from 0"
             )
         train, test = parts[config.fold]
     else:
@@ -118,8 +118,8 @@ def divide(index: Index, config: Any) -> Division:
         )
         if not len(train):
             raise UserError(
-                f"config.folds=0 takes the dataset's split 'train', and it has labelled recordings "
-                f"in {', '.join(sorted(set(of.splits)))}; take config.folds=5"
+                "config.folds=0 needs labelled recordings in the split 'train', but the dataset "
+                f"has them only in {', '.join(sorted(set(of.splits)))}; set config.folds=5"
             )
         folds.check_apart(of.subjects, np.concatenate([train, validation]), test)
         folds.check_apart(of.subjects, train, validation)
@@ -170,21 +170,21 @@ def missing(task: Task, division: Division) -> list[str]:
     has = learnt(task, division)
     if has.sum() < 2:
         raise TooFewLabels(
-            f"the training recordings have {has.sum()} of the {len(task.classes)} classes; take "
+            f"the training recordings have {has.sum()} of the {len(task.classes)} classes; use "
             "another fold, fold_seed or label_seed, or a larger label_fraction"
         )
     absent = [name for name, found in zip(task.classes, has, strict=True) if not found]
     if absent:
         said.append(
             f"no training recording has class {', '.join(absent)}, so it is never predicted, and "
-            "no AUC or average precision counts it"
+            "AUC and average precision leave it out"
         )
     if len(division.validation):
         chosen_by = targets_of(division.validation.labels, task.classes).any(axis=0)
         if chosen_by.sum() < 2:
             said.append(
-                "the validation recordings have only one class, so no step can be chosen by them: "
-                "the last is taken"
+                "the validation recordings have only one class, so they cannot select a step: the "
+                "last is used"
             )
     held = np.any(targets_of(division.scored.labels, task.classes), axis=0)
     if not held.all():

@@ -10,8 +10,8 @@ from cryjax.interop.model import Description
 
 _EXAMPLE = '''"""Runs the model on a recording: python example.py RECORDING.wav
 
-Needs onnxruntime, numpy and soundfile. What it prints is the mean over windows of {window:g} s, cut
-as cryjax cuts them. Nothing is resampled: for that, `soxr` is a package.
+Needs onnxruntime, numpy and soundfile. Prints the mean over windows of {window:g} s, cut as cryjax
+cuts them. It does not resample; the package `soxr` does.
 """
 
 import json
@@ -31,27 +31,30 @@ try:
 except soundfile.SoundFileError as error:
     sys.exit(str(error))
 if rate != config["front_end"]["sample_rate"]:
-    sys.exit(f"it is at {{rate}} Hz: resample it to {{config['front_end']['sample_rate']}} first")
+    sys.exit(
+        f"the recording is at {{rate}} Hz: "
+        f"resample it to {{config['front_end']['sample_rate']}} Hz first"
+    )
 if not np.isfinite(waveform).all():
-    sys.exit("it has samples that are not finite")
-# As cryjax keeps recordings: in 16 bits.
+    sys.exit("the recording has samples that are not finite")
+# In 16 bits, as cryjax stores recordings.
 waveform = np.clip(np.rint(waveform.mean(axis=1) * 32768), -32768, 32767).astype("f4") / 32768
 if len(waveform) < {least} * rate:
-    sys.exit("it is shorter than {least} s")
+    sys.exit("the recording is shorter than {least} s")
 if not waveform.any():
-    sys.exit("it is silent")
+    sys.exit("the recording is silent")
 
 
 def windows(waveform):
-    """[samples] -> [n, window]: of each segment, as few as cover it, evenly spaced."""
+    """[samples] -> [n, window]: the fewest that cover each segment, evenly spaced."""
     size, segment = config["window_samples"], round(config["segment_seconds"] * rate)
     found = []
     for begin in range(0, len(waveform), segment):
         part = waveform[begin : begin + segment]
         if begin and len(part) < min(segment, rate):
-            break  # a rest of less than a second
+            break  # a last segment under a second is dropped
         if len(part) <= size:
-            found.append(np.resize(part, size))  # repeated, to fill it
+            found.append(np.resize(part, size))  # repeated to fill a window
             continue
         starts = np.linspace(0, len(part) - size, -(-len(part) // size)).round().astype(int)
         found += [part[start : start + size] for start in starts]
@@ -104,9 +107,9 @@ def _measured(result: dict[str, Any]) -> str:
     from cryjax.evaluation.metrics import metric_name
 
     lines = [
-        f"On {result['n_recordings']} recordings of {result['n_subjects']} subjects, none of whom "
-        f"it was trained on ({result.get('scored', 'test')} set); intervals of 95 % by a bootstrap "
-        "over subjects.",
+        f"On {result['n_recordings']} recordings of {result['n_subjects']} subjects "
+        f"({result.get('scored', 'test')} set), none of them in the labelled training set; 95 % "
+        "intervals by a bootstrap over subjects.",
         "",
         "| metric | value |",
         "|---|---|",
@@ -117,7 +120,7 @@ def _measured(result: dict[str, Any]) -> str:
             lines.append(f"| {words} | {result[name]:.3f} [{low:.3f}, {high:.3f}] |")
     if "majority_accuracy" in result:
         right = f"{result['majority_accuracy']:.3f} of the time."
-        lines += ["", f"Always giving the most common label is right {right}"]
+        lines += ["", f"Always predicting the most common label is right {right}"]
     return "\n".join([*lines, "", *(f"- {said}" for said in result.get("warnings", ()))])
 
 
@@ -144,25 +147,27 @@ def _facts(description: Description, meta: dict[str, Any], result: dict[str, Any
         f"{description.features} features.",
         f"- Training: {kind}, {meta['step']} steps, with cryjax {meta['version']}.",
         f"- Input: `waveform`, float32 [batch, samples], mono in [-1, 1] at "
-        f"{front_end.sample_rate} Hz; {description.least_samples} samples at least, and trained on "
+        f"{front_end.sample_rate} Hz; at least {description.least_samples} samples, and trained on "
         f"windows of {description.window_samples} "
-        f"({description.window_samples / front_end.sample_rate:g} s). A recording is scored by "
-        "the mean over such windows, as `example.py` cuts them; a shorter one is repeated to fill "
-        "one.",
+        f"({description.window_samples / front_end.sample_rate:g} s). A recording's score is the "
+        "mean over such windows, cut as in `example.py`; a shorter recording is repeated to fill "
+        "one window.",
         "- Output: " + " and ".join(outputs) + ", float32.",
     ]
     if description.labels:
-        how = "each by itself" if description.multi_label else "one of them"
+        how = "predicted independently" if description.multi_label else "exactly one per recording"
         said.append(f"- Labels ({how}): {', '.join(description.labels)}.")
     for name, words in (
-        ("examples", "examples to train on"),
-        ("n_train", "recordings to train on"),
-        ("n_train_subjects", "subjects to train on"),
+        ("examples", "training examples"),
+        ("n_train", "training recordings"),
+        ("n_train_subjects", "training subjects"),
     ):
         if name in result:
             said.append(f"- {words[0].upper()}{words[1:]}: {result[name]}.")
     if description.synthetic:
-        said.append("- **Synthetic audio went into it: its numbers say nothing about infants.**")
+        said.append(
+            "- **Synthetic audio was used in training: its numbers say nothing about infants.**"
+        )
     return said
 
 
@@ -177,8 +182,10 @@ def write(
       result: the run's result.json, empty if it has none.
       license: of the weights; '' if their publisher has yet to choose one.
     """
-    license_line = license or "not stated yet; whoever publishes the weights has to choose one"
-    measured = _measured(result) if result.get("intervals") else "Nothing was measured with labels."
+    license_line = license or "not stated yet; whoever publishes the weights must choose one"
+    measured = (
+        _measured(result) if result.get("intervals") else "No results on labelled recordings."
+    )
     return "\n".join(
         [
             "---", *_front_matter(description, license), "---", "",
@@ -189,15 +196,16 @@ def write(
             "for diagnosis, and not for any decision about a person's care.", "",
             "## Measured", "", measured, "",
             "## Limits", "",
-            "The numbers hold for recordings like those above: same devices, rooms, ages and "
-            "labelling. Probabilities are not calibrated for another population. What the training "
-            "recordings hold, a model may repeat: decide who may have the weights as you would for "
-            "the recordings.", "",
+            "The numbers apply to recordings like those above: same devices, rooms, ages and "
+            "labelling. Probabilities are not calibrated for another population. A model may "
+            "reveal what its training recordings contain: decide who may have the weights as you "
+            "would for the recordings.", "",
             "## Use", "", "```", "pip install onnxruntime soundfile",
             "python example.py RECORDING.wav", "```", "",
-            "`model.onnx` is the whole model, front end included; `model.safetensors` has its "
-            "weights by the names of PANNs' PyTorch classes, which know neither another width nor "
-            "`normalise` of the front end; `config.json` labels and front end.",
+            "`model.onnx` is the whole model, front end included. `model.safetensors` has its "
+            "weights under the names of PANNs' PyTorch classes, which support neither another "
+            "width nor the front end's `normalise`. `config.json` has the labels and the front "
+            "end.",
             "", f"Licence: {license_line}.", "",
         ]
     )  # fmt: skip

@@ -157,7 +157,7 @@ class Model:
 
     def __repr__(self) -> str:
         told = self.description
-        gives = f", tells {', '.join(told.labels)}" if told.labels else ""
+        gives = f", labels {', '.join(told.labels)}" if told.labels else ""
         seconds = told.window_samples / self.sample_rate
         return (
             f"Model({told.encoder} of width {told.width:g}, {told.features} features, "
@@ -257,31 +257,31 @@ def _checked(waveform: np.ndarray, sample_rate: int, wanted: int) -> np.ndarray:
     try:
         waveform = np.asarray(waveform)
     except ValueError as error:
-        raise UserError("waveforms of several lengths; give one after another") from error
+        raise UserError("the waveforms differ in length; give them one at a time") from error
     if waveform.ndim not in (1, 2) or waveform.size == 0:
         raise UserError(
-            f"a waveform of the shape {waveform.shape}; give [samples] or [batch, samples]"
+            f"the waveform has shape {waveform.shape}; give [samples] or [batch, samples]"
         )
     if not (isinstance(sample_rate, numbers.Real) and math.isfinite(sample_rate)):
-        raise UserError(f"a sample rate of {sample_rate!r}; give it in hertz")
+        raise UserError(f"the sample rate is {sample_rate!r}; give a finite number in hertz")
     # As soundfile and scipy return it; each sample would be taken for a recording.
     if waveform.ndim == 2 and waveform.shape[1] <= _MOST_CHANNELS < waveform.shape[0]:
         raise UserError(
-            f"a waveform of the shape {waveform.shape}, which looks like [samples, channels]; give "
+            f"the waveform has shape {waveform.shape}, which looks like [samples, channels]; give "
             "the mean over channels, or [batch, samples]"
         )
     if sample_rate < wanted:
         raise UserError(
-            f"a waveform at {sample_rate} Hz, and the model was trained at {wanted} Hz: the "
-            "frequencies above would be missing; record at that rate or higher"
+            f"the waveform is at {sample_rate} Hz, but the model was trained at {wanted} Hz: "
+            "higher frequencies would be missing; record at that rate or higher"
         )
     if waveform.dtype == np.int16:
         return waveform.astype(np.float32) / 32768.0
     if not np.issubdtype(waveform.dtype, np.floating):
-        raise UserError(f"a waveform of {waveform.dtype}; give floats in [-1, 1] or int16")
+        raise UserError(f"the waveform is {waveform.dtype}; give floats in [-1, 1] or int16")
     loudest = np.abs(waveform).max()
     if not loudest <= _LOUDEST:
-        raise UserError(f"a waveform that reaches {loudest:g}; give floats in [-1, 1] or int16")
+        raise UserError(f"the waveform reaches {loudest:g}; give floats in [-1, 1] or int16")
     return np.clip(waveform, -1.0, 1.0).astype(np.float32)
 
 
@@ -300,8 +300,8 @@ def load(path: str) -> Model:
         return Model(*stablehlo.open_file(home))
     if not home.is_dir():
         raise UserError(
-            f"{path}: no model; give the --workdir of a training run, a folder or a .onnx or "
-            ".stablehlo file of python -m cryjax.export"
+            f"{path}: no model found; give the --workdir of a training run, or a folder or .onnx "
+            "or .stablehlo file from python -m cryjax.export"
         )
     source = read_run(path)
     return Model(source.description, functools.partial(jax.jit(source.function), source.variables))

@@ -205,7 +205,7 @@ def open_file(path: pathlib.Path) -> tuple[Description, Function]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:  # onnxruntime's errors share no base class
         raise UserError(
-            f"{path}: no ONNX file of python -m cryjax.export ({type(error).__name__})"
+            f"{path}: not an ONNX file from python -m cryjax.export ({type(error).__name__})"
         ) from error
     names = list(description.output_names)
     return description, lambda x: dict(zip(names, session.run(names, {"waveform": x}), strict=True))

@@ -121,7 +121,7 @@ def from_state_dict(
     known = {(len(channels), n, (k,)): name for name, (channels, n, k, *_) in ENCODERS.items()}
     if form not in known:
         raise UserError(
-            "the tensors are of none of PANNs' Cnn6, Cnn10 and Cnn14, nor of speechbrain's Cnn14"
+            "the tensors do not match PANNs' Cnn6, Cnn10 or Cnn14, or speechbrain's Cnn14"
         )
     encoder = known[form]
     channels, layers, *_ = ENCODERS[encoder]
@@ -131,7 +131,9 @@ def from_state_dict(
         try:
             layer, running = _layer(tensors, theirs)
         except KeyError as error:
-            raise UserError(f"a {encoder} without {error.args[0]}: the file is not whole") from None
+            raise UserError(
+                f"a {encoder} without {error.args[0]}: the file is incomplete"
+            ) from None
         for tree, leaves in (("params", layer), ("batch_stats", running)):
             if leaves:
                 _put(variables[tree], path, leaves)
@@ -195,7 +197,7 @@ def _check_filters(tensors: Mapping[str, np.ndarray], settings: frontend.FrontEn
     theirs = tensors.get("logmel_extractor.melW")
     if theirs is not None and not _has_filters(theirs, settings):
         fitting = fitting_front_ends(tensors)
-        remedy = f"give --front_end={fitting[0]}" if fitting else "none that cryjax has fits"
+        remedy = f"give --front_end={fitting[0]}" if fitting else "no preset of cryjax fits"
         raise UserError(f"the file's own mel filters are those of another front end; {remedy}")
 
 
@@ -208,8 +210,8 @@ def _check_shapes(
     for name, shape in leaf_shapes(dict(wanted)).items():
         if found.get(name) != shape:
             raise UserError(
-                f"the file's {name} is {found.get(name, 'missing')}, and that of a {encoder} of "
-                f"width {width:g} under this front end {shape}"
+                f"the file's {name} is {found.get(name, 'missing')}, but a {encoder} of width "
+                f"{width:g} with this front end needs {shape}"
             )
 
 
@@ -224,7 +226,7 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     reads = _read_safetensors if path.suffix == ".safetensors" else _read_torch
     tensors = reads(path)
     if not tensors:
-        raise UserError(f"{path}: holds no tensors")
+        raise UserError(f"{path}: has no float tensors")
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise UserError(f"{path}: {name} has values that are not finite")
@@ -243,7 +245,7 @@ def read_description(path: pathlib.Path) -> Description | None:
         return Description.from_json(said) if said else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: what it says of itself under 'cryjax' is not that of cryjax.export "
+            f"{path}: its 'cryjax' metadata is not from cryjax.export "
             f"({type(error).__name__}); export it again"
         ) from error
 
@@ -257,7 +259,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         tensors = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, KeyError, OSError) as error:
-        raise UserError(f"{path}: no safetensors file ({error})") from error
+        raise UserError(f"{path}: cannot be read as safetensors ({error})") from error
     return {name: x.astype(np.float32) for name, x in tensors.items() if x.dtype.kind == "f"}
 
 
@@ -277,7 +279,7 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     while isinstance(found, collections.abc.Mapping) and isinstance(found.get("model"), dict):
         found = found["model"]
     if not isinstance(found, collections.abc.Mapping):
-        raise UserError(f"{path}: holds no weights by name")
+        raise UserError(f"{path}: has no named weights")
     return {
         name: x.float().numpy()
         for name, x in found.items()

@@ -52,7 +52,7 @@ def write(
         "crop": {"seconds": window_seconds},
     }
     if any((pathlib.Path(folder) / checkpoints.FOLDER).glob("[0-9]*")):
-        raise UserError(f"{folder} holds a run already; give another --workdir")
+        raise UserError(f"{folder} already has a run; give another --workdir")
     workdir = Workdir(folder, config)
     params = {"encoder": variables["encoder"]["params"]}
     if labels:

@@ -66,12 +66,12 @@ def open_file(path: pathlib.Path) -> tuple[Description, Function]:
         exported = jax.export.deserialize(bytearray(path.read_bytes()))
     except OSError as error:
         raise UserError(
-            f"{error.filename}: cannot be read ({error.strerror}); the NAME.stablehlo and "
-            "NAME.stablehlo.json of python -m cryjax.export belong together"
+            f"{error.filename}: cannot be read ({error.strerror}); keep the "
+            "NAME.stablehlo and NAME.stablehlo.json of python -m cryjax.export together"
         ) from error
     except Exception as error:  # flatbuffers raises what struct and indexing raise
         raise UserError(
-            f"{path}: no model of python -m cryjax.export ({type(error).__name__})"
+            f"{path}: not a model from python -m cryjax.export ({type(error).__name__})"
         ) from error
     call = jax.jit(exported.call)
     return description, lambda x: {name: np.asarray(y) for name, y in call(x).items()}

@@ -75,10 +75,10 @@ def answers(
                 env=environment,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise UserError(f"the export took longer than {_SECONDS} s to be tried") from None
+            raise UserError(f"testing the export took longer than {_SECONDS} s") from None
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise UserError(f"the export cannot be used in a process of its own: {last}")
+            last = (done.stderr.strip().splitlines() or ["no error output"])[-1]
+            raise UserError(f"the export cannot be used in a separate process: {last}")
         with np.load(found, allow_pickle=False) as arrays:
             return dict(arrays)
 

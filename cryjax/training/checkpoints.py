@@ -149,7 +149,7 @@ class Checkpoints:
             time.sleep(_PAUSE_SECONDS)
             self._manager.reload()
         raise Unavailable(
-            f"{self._folder}: processes of this job see other checkpoints there (this one: "
+            f"{self._folder}: processes of this job see different checkpoints (this one: "
             f"{newest}); give all hosts one file system for --workdir"
         )
 
@@ -179,8 +179,8 @@ class Checkpoints:
         every = parallel.everyone(np.array([*sums.values()], np.uint32))
         if (apart := (every != every[0]).any(axis=0)).any():
             logging.warning(
-                "step %d: %s and %d other arrays are not the same in all processes: a machine "
-                "computes wrongly, or they have gone apart; start again from an older checkpoint",
+                "step %d: %s and %d other arrays differ between processes: a machine computes "
+                "wrongly, or they have diverged; resume from an older checkpoint",
                 step, [*sums][int(apart.argmax())], apart.sum() - 1,
             )  # fmt: skip
         meta = {**meta, "step": step, "checksums": sums}
@@ -220,8 +220,8 @@ class Checkpoints:
                 return restored
             logging.warning("checkpoint %d of %s is damaged: %s", step, self._folder, reason)
         raise UserError(
-            f"{self._folder}: none of the checkpoints {', '.join(map(str, steps))} is whole, and "
-            "starting anew is not what was asked; take another --workdir to start anew"
+            f"{self._folder}: none of the checkpoints {', '.join(map(str, steps))} is intact, so "
+            "this run cannot resume; use another --workdir to start over"
         )
 
     def _set_aside(self, steps: Sequence[int]) -> None:
@@ -258,7 +258,7 @@ class Checkpoints:
         else:
             raise Unavailable(
                 f"{folder}: process {', '.join(map(str, np.flatnonzero(failed)))} of this job "
-                f"cannot read it, and others can{f' ({reason})' if reason else ''}"
+                f"cannot read it, but others can{f' ({reason})' if reason else ''}"
             )
         self.meta = restored["meta"]
         encoder, head, optimizer = restored["encoder"], restored["head"], restored["optimizer"]
@@ -287,7 +287,7 @@ def newest(run: str) -> pathlib.Path:
         found = [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
         if found:
             return folder / str(max(found))
-    raise UserError(f"{run}: no checkpoint was finished yet; let the run reach its first save")
+    raise UserError(f"{run}: no checkpoint is finished yet; wait for the run's first save")
 
 
 def read_meta(run: str) -> dict[str, Any]:
@@ -306,8 +306,8 @@ def meta_of(folder: pathlib.Path) -> dict[str, Any]:
 
 def _unreadable(folder: pathlib.Path, reason: str) -> UserError:
     return UserError(
-        f"{folder}: damaged ({reason}), unless its run has just replaced it: give the same command "
-        "again; if it stays, move it away, and the one before it is taken"
+        f"{folder}: damaged ({reason}), unless its run has just replaced it: run the same command "
+        "again; if this recurs, move it away, and the one before it is used"
     )
 
 

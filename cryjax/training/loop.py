@@ -111,8 +111,8 @@ def _next(batches: Iterator[dict[str, np.ndarray]], step: int) -> dict[str, np.n
                 "prepare it again"
             ) from error
         raise Unavailable(
-            f"the batch of step {step} cannot be read ({type(error).__name__}: {said}): look at "
-            "the disk that holds config.data; the run goes on from its last checkpoint"
+            f"the batch of step {step} cannot be read ({type(error).__name__}: {said}): check "
+            "the disk that holds config.data; the run resumes from its last checkpoint"
         ) from error
 
 
@@ -135,16 +135,16 @@ def _not_finite(
     """The error for a non-finite step with these recordings, the last of `skipped` in a row."""
     if skipped > 1:
         return UserError(
-            f"the last {skipped} updates, up to step {step}, were not finite: the parameters lead "
-            f"there; the last checkpoint is of step {latest}: lower config.optimizer.learning_rate "
+            f"the last {skipped} updates, up to step {step}, were not finite: the parameters cause "
+            f"this; the last checkpoint is of step {latest}: lower config.optimizer.learning_rate "
             "or raise its warmup"
         )
     bad = "loss" if not np.isfinite(metrics["loss"]) else "gradient_norm"
     return UserError(
         f"the {bad} is {metrics[bad]} at step {step}, whose batch has the recordings "
         f"{recordings}; the last checkpoint is of step {latest}: "
-        "lower config.optimizer.learning_rate or raise its warmup, or leave "
-        "such updates out with --config.nonfinite=skip"
+        "lower config.optimizer.learning_rate or raise its warmup, or skip "
+        "such updates with --config.nonfinite=skip"
     )
 
 
@@ -180,7 +180,7 @@ class _LateMetrics:
         if self._pending is None:
             return
         step = self._pending[0]
-        with self._watch.over(f"no end of step {step}"):
+        with self._watch.over(f"step {step} did not finish"):
             metrics = jax.device_get(self._pending[1])
         self._pending = None
         self._check(step, metrics)
@@ -202,7 +202,7 @@ class _LateMetrics:
             self._warned = True
             logging.warning(
                 "step %d: the encoder may have collapsed: %s; try a lower "
-                "config.optimizer.learning_rate, a higher config.temperature, other views",
+                "config.optimizer.learning_rate, a higher config.temperature, or other views",
                 step, how,
             )  # fmt: skip
 
@@ -223,7 +223,7 @@ def _placed(
     for step in steps:
         begin = time.perf_counter()
         try:
-            with watch.over(f"no batch for step {step}", "does the disk of config.data answer?"):
+            with watch.over(f"no batch for step {step}", "is the disk of config.data responding?"):
                 batch = _next(batches, step)
         except (UserError, Unavailable):
             yield from placed
@@ -354,7 +354,8 @@ def train(
             if ends or _due(step, schedule.checkpoint_every):
                 late.read()
                 if ends or skipped_in_a_row < _SUSPICIOUS:
-                    with window.pausing(), watch.over(f"no end of the save before step {step}"):
+                    what = f"the save before step {step} did not finish"
+                    with window.pausing(), watch.over(what):
                         # With the metrics not logged yet.
                         checkpoints.save(state, step, meta | {"window": window.metrics})
             shows = first_process and (last or not stops)
@@ -364,12 +365,12 @@ def train(
                     with window.pausing():
                         pictures(state, step)
                 except Exception:  # whatever drawing raises: weeks of training are worth more
-                    logging.exception("step %d: its pictures cannot be made; the run goes on", step)
+                    logging.exception("step %d: pictures cannot be drawn; the run continues", step)
             if ends:
                 break
         checkpoints.wait()
     if stops and not last:
         if first_process:
-            logging.info("told to stop: step %d is saved, and the same command goes on", step)
+            logging.info("stopping: step %d is saved; the same command resumes", step)
         raise Stopped
     return state

@@ -259,7 +259,9 @@ def nt_xent(
       float32 scalar.
     """
     if first.shape != second.shape or first.ndim != 2:
-        raise ValueError(f"two [batch, features] of one shape, not {first.shape}, {second.shape}")
+        raise ValueError(
+            f"need two [batch, features] of one shape, not {first.shape}, {second.shape}"
+        )
     rows = jnp.concatenate([unit_norm(first), unit_norm(second)])
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
     if block_size is None and rows.shape[0] ** 2 * devices > _DENSE_LIMIT:

@@ -18,7 +18,7 @@ def base_rate(learning_rate: float, batch_size: int, scaling: str) -> float:
       scaling: 'none', 'linear' or 'sqrt'.
     """
     if scaling not in SCALINGS:
-        raise ValueError(f"optimizer.scaling={scaling!r}: take one of {', '.join(SCALINGS)}")
+        raise ValueError(f"optimizer.scaling={scaling!r}: use one of {', '.join(SCALINGS)}")
     factor = {"none": 1.0, "linear": batch_size / 256, "sqrt": batch_size**0.5}[scaling]
     return learning_rate * factor
 
@@ -62,7 +62,7 @@ def make_optimizer(
             trust_ratio_mask=weights_only,
             momentum=momentum,
         )
-    raise ValueError(f"optimizer.name={name!r}: take one of {', '.join(NAMES)}")
+    raise ValueError(f"optimizer.name={name!r}: use one of {', '.join(NAMES)}")
 
 
 def rate_scales(

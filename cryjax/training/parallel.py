@@ -58,7 +58,7 @@ def join_processes() -> None:
         if not (0 <= process < count and re.fullmatch(r".+:\d+", coordinator)):
             raise UserError(
                 f"CRYJAX_COORDINATOR={coordinator} must be HOST:PORT or 'auto'; HOST:PORT needs "
-                "CRYJAX_PROCESSES, how many there are, and CRYJAX_PROCESS, from 0 up to that; "
+                "CRYJAX_PROCESSES, how many there are, and CRYJAX_PROCESS, counted from 0; "
                 "launch/local.sh sets all three"
             )
         where |= {
@@ -70,11 +70,11 @@ def join_processes() -> None:
         }
     try:
         # The hosts of a slice may start minutes apart: each has an image to pull.
-        logging.info("waiting for the other processes of this job, for up to half an hour")
+        logging.info("waiting up to half an hour for the other processes of this job")
         jax.distributed.initialize(**where, initialization_timeout=1800)
     except (OSError, RuntimeError, ValueError) as error:
         raise (UserError if isinstance(error, ValueError) else Unavailable)(
-            f"CRYJAX_COORDINATOR={coordinator}: the job's processes do not find each other "
+            f"CRYJAX_COORDINATOR={coordinator}: the job's processes cannot find each other "
             f"({' '.join(str(error).split())})"
         ) from error
     _meet()
@@ -135,7 +135,7 @@ def agree(**what: str) -> None:
     if differing:
         raise UserError(
             f"the processes of this job differ from the first in {' and '.join(differing)}; start "
-            "all of them from one installation, with one command and the same data"
+            "all of them from one installation, with the same command and data"
         )
 
 
@@ -155,7 +155,7 @@ class Parallel:
     def __init__(self, kind: str = "auto", devices: list[jax.Device] | None = None):
         """Uses `devices`, or all there are."""
         if kind not in CHOICES:
-            raise ValueError(f"parallel={kind!r}: take one of {', '.join(CHOICES)}")
+            raise ValueError(f"parallel={kind!r}: use one of {', '.join(CHOICES)}")
         self.kind = "jit" if kind == "auto" else kind
         self._devices = _ordered(devices or jax.devices())
         self.devices = len(self._devices)
@@ -163,7 +163,7 @@ class Parallel:
         self.processes = len({device.process_index for device in self._devices})
         if self.kind == "pmap" and self.processes > 1:
             raise UserError(
-                f"parallel='pmap' is for one process, and there are {self.processes}; take 'jit'"
+                f"parallel='pmap' is for one process, but there are {self.processes}; use 'jit'"
             )
 
     def __str__(self) -> str:

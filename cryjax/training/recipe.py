@@ -77,14 +77,14 @@ def check_devices(config: Any, devices: int, *, grouped: str = "") -> None:
     if config.batch_size % devices:
         near = max(config.batch_size // devices, 1) * devices
         raise UserError(
-            f"config.batch_size={config.batch_size} is not divided by {devices} devices; "
-            f"take a multiple, as {near}"
+            f"config.batch_size={config.batch_size} is not divisible by {devices} devices; "
+            f"use a multiple, such as {near}"
         )
     if grouped and config.batch_size // devices % augment.MIX_GROUP:
         raise UserError(
             f"config.batch_size={config.batch_size} over {devices} devices: {grouped} needs a "
-            f"multiple of {augment.MIX_GROUP} on each; take one of {devices * augment.MIX_GROUP}, "
-            "or leave it out"
+            f"multiple of {augment.MIX_GROUP} on each; use a multiple of "
+            f"{devices * augment.MIX_GROUP}, or leave it out"
         )
 
 
@@ -133,16 +133,16 @@ def plan(config: Any, examples: int) -> Plan:
 
     total, warmup = in_steps(config.total), in_steps(config.optimizer.warmup)
     if not total:
-        raise UserError(f"config.total={config.total!r} is no step at all; take a longer run")
+        raise UserError(f"config.total={config.total!r} is zero steps; use a longer run")
     if warmup >= total:
         raise UserError(
-            f"config.optimizer.warmup={config.optimizer.warmup!r} takes {warmup} of all {total} "
-            f"steps, config.total={config.total!r}; take a shorter warm-up"
+            f"config.optimizer.warmup={config.optimizer.warmup!r} is {warmup} steps, but the run "
+            f"has {total} (config.total={config.total!r}); use a shorter warm-up"
         )
     if config.crop.seconds > config.clip_seconds:
         raise UserError(
             f"config.crop.seconds={config.crop.seconds} is more than config.clip_seconds="
-            f"{config.clip_seconds}, from which views are cropped; take a longer clip"
+            f"{config.clip_seconds}, from which views are cropped; use a longer clip"
         )
     settings = frontend.resolve(config.front_end)
     learning_rate = optimizers.schedule(

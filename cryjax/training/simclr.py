@@ -36,12 +36,12 @@ def check_batch(config: Any, examples: int, devices: int) -> None:
     if config.batch_size // devices % config.memory.chunks:
         raise UserError(
             f"config.memory.chunks={config.memory.chunks} does not divide the "
-            f"{config.batch_size // devices} clips of each device; take a divisor"
+            f"{config.batch_size // devices} clips of each device; use a divisor"
         )
     if examples < config.batch_size:
         raise UserError(
             f"config.batch_size={config.batch_size} is more than the {examples} examples of split "
-            f"{config.split!r}; it would hold examples twice, each the other's negative: take a "
+            f"{config.split!r}; it would hold examples twice, as their own negatives: use a "
             "smaller batch"
         )
 

@@ -89,16 +89,16 @@ def start_state(
     if saved.latest is not None:
         restored = saved.restore(with_average(state), spread.replicated)
         # Not `latest`: if that was damaged, an earlier one was restored.
-        said = f"going on from step {int(restored.step)} of this work directory"
+        said = f"resuming from step {int(restored.step)} of this work directory"
         before = saved.meta.get("inputs", {})
         if before.get("data", inputs["data"]) != inputs["data"]:
             raise UserError(
-                "config.data holds other recordings than when this run was begun; take another "
-                "--workdir, or bring those back"
+                "config.data holds different recordings than when this run began; use another "
+                "--workdir, or restore the old ones"
             )
         changed = config_lib.differences(before, inputs)
         if changed:
-            said += f", but not bit for bit: since it was saved, {'; '.join(changed)}"
+            said += f", but not bit for bit; changed since it was saved: {'; '.join(changed)}"
             logging.warning("%s", said)
         return restored, said
     if init:
@@ -106,10 +106,10 @@ def start_state(
         if theirs != settings:
             raise UserError(
                 f"config.init={init} was trained with another front end ({theirs}); "
-                "take the config.front_end that it was trained with"
+                "use the config.front_end that it was trained with"
             )
         loaded = checkpoints.restore_item(init, "encoder", state.encoder, spread.replicated)
-        said = f"starting from the encoder of {init}; head and optimizer fresh"
+        said = f"starting from the encoder of {init}, with a fresh head and optimizer"
         state = state.replace(
             params=state.params | {"encoder": loaded["params"]},
             batch_stats=state.batch_stats | {"encoder": loaded["batch_stats"]},

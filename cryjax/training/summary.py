@@ -126,7 +126,10 @@ def show(
         ("state", started),
         *(("data" if not place else "", line) for place, line in enumerate(data)),
         ("length", f"{plan.total:,} steps, {epochs:,.3g} epochs of {examples:,} examples"),
-        ("batch", f"{config.batch_size}, {config.batch_size // spread.devices} a device; {spread}"),
+        (
+            "batch",
+            f"{config.batch_size}, {config.batch_size // spread.devices} per device; {spread}",
+        ),
         (
             "front end",
             f"{config.front_end}: {settings.sample_rate} Hz, {config.crop.seconds:g} s are "

@@ -82,11 +82,11 @@ def _check(config: Any, blocks: int, *, multi_label: bool) -> None:
     if config.freeze.blocks > blocks + 1:
         raise UserError(
             f"config.freeze.blocks={config.freeze.blocks}: {config.encoder.name} has {blocks} "
-            f"blocks, and its dense layer is one more; take up to {blocks + 1}"
+            f"blocks, and its dense layer counts as one; use up to {blocks + 1}"
         )
     if multi_label and config.select == "balanced_accuracy":
         raise UserError(
-            "config.select='balanced_accuracy' is for one label a recording; take 'macro_auc'"
+            "config.select='balanced_accuracy' is for one label per recording; use 'macro_auc'"
         )
 
 

@@ -90,7 +90,7 @@ def find_slice(name: str) -> Slice:
     """A slice by its name, such as 'v5e:16x16'. Raises UserError if unknown, or without libtpu."""
     generation, _, sides = name.partition(":")
     if generation not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", sides):
-        raise UserError(f"--topology={name!r} is no slice known here; take one as {_KNOWN}")
+        raise UserError(f"--topology={name!r} is not a known slice; use one like {_KNOWN}")
     if importlib.util.find_spec("libtpu") is None:
         raise UserError('compiling for a TPU needs its compiler: pip install "cryjax[tpu]"')
     chip = CHIPS[generation]
@@ -103,7 +103,8 @@ def find_slice(name: str) -> Slice:
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split()).removeprefix("INVALID_ARGUMENT: ")
         raise UserError(
-            f"--topology={name!r}: libtpu does not know this shape ({reason}); take one as {_KNOWN}"
+            f"--topology={name!r}: libtpu does not know this shape ({reason}); use one like "
+            f"{_KNOWN}"
         ) from error
     return Slice(name, chip, devices, len({device.process_index for device in devices}))
 

@@ -47,7 +47,9 @@ class Watch:
             if now and now[1] and self._warn <= waited < self._warn + every:
                 logging.warning("%s in %.0f s: %s", now[0], waited, now[1])
             if now and waited >= self._most:
-                logging.error("%s in %.0f s: this process ends, for another start", now[0], waited)
+                logging.error(
+                    "%s in %.0f s: exiting so that the job can be restarted", now[0], waited
+                )
                 faulthandler.dump_traceback()
                 os._exit(1)
 

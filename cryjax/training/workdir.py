@@ -94,8 +94,8 @@ class Workdir:
             ]
             if changed:
                 raise UserError(
-                    f"{self.path}: holds a run with another config ({'; '.join(changed)}); "
-                    "take another --workdir, or the old values to go on"
+                    f"{self.path}: holds a run with a different config ({'; '.join(changed)}); "
+                    "use another --workdir, or the old values to resume it"
                 )
         if writes:
             with self._writing():
@@ -109,7 +109,7 @@ class Workdir:
             # Errors of a file server that is away, or just back.
             passing = error.errno in (errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN)
             raise (Unavailable if passing else UserError)(
-                f"{self.path}: cannot be written to ({error.strerror}); take another --workdir"
+                f"{self.path}: cannot be written to ({error.strerror}); use another --workdir"
             ) from error
 
     @property

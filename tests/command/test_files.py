@@ -52,7 +52,7 @@ def test_a_folder_is_held_by_one_process_until_it_dies(tmp_path):
     other = subprocess.Popen([sys.executable, "-c", HOLDER, folder], stdout=subprocess.PIPE)
     try:
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(Unavailable, match=f"process {other.pid} of .* take another --workdir"):
+        with pytest.raises(Unavailable, match=f"process {other.pid} on .* use another --workdir"):
             hold(folder, patience=0.1)
         other.send_signal(signal.SIGKILL)
         assert hold(folder, patience=30)  # as soon as the system knows

@@ -228,7 +228,7 @@ def test_rows_and_what_is_not_there(tree, name, caplog):
     assert found == [(folder / path, *rest) for path, *rest in ROWS[name]]
     assert [row.name for row in rows] == [str(row.path) for row in rows]
     said = "\n".join(record.getMessage() for record in caplog.records)
-    assert (f"{LEFT_OUT.get(name)} recordings are not there" in said) == (name in LEFT_OUT)
+    assert (f"{LEFT_OUT.get(name)} recordings are missing" in said) == (name in LEFT_OUT)
     assert (f"divide {DIVIDED.get(name)} subjects" in said) == (name in DIVIDED)
 
 
@@ -277,7 +277,7 @@ def test_fsd50k_needs_every_uploader(tree):
     folder = tree("fsd50k")
     (folder / INFO.format("eval")).write_text('{"37199": {"title": "d"}}')
     text = message("fsd50k", folder)
-    assert str(folder / INFO.format("eval")) in text and "no uploader of clip 37199" in text
+    assert str(folder / INFO.format("eval")) in text and "no uploader for clip 37199" in text
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_folders_of_classes(tree, name, below, bad):
     folder = tree(name)
     (folder / below / bad).touch()
     text = message(name, folder)
-    assert str(folder / below / bad) in text and "rename it, or take it away" in text
+    assert str(folder / below / bad) in text and "rename or remove it" in text
     shutil.rmtree(folder / below)
     text = message(name, folder)
     assert str(folder / below) in text and "unpacked download" in text
@@ -326,8 +326,8 @@ def test_prepare_esc50(tmp_path):
     common = ["--sample_rate=8000", "--workers=1"]
     out = tmp_path / "data"
     done = programs.succeed("prepare", *public, *common, f"--out={out}")
-    assert "CC BY-NC 3.0" in done.stdout and "caveat: 40 clips a class" in done.stdout
-    assert "1 of 5 recordings are not there" in done.stderr
+    assert "CC BY-NC 3.0" in done.stdout and "caveat: 40 clips per class" in done.stdout
+    assert "1 of 5 recordings are missing" in done.stderr
     prepared = records.open_prepared(out)
     assert prepared.splits == {"fold1": 2, "fold2": 2} and prepared.label_names == ("dog",)
     assert {example["subject"] for example in prepared.source("fold1")} == {

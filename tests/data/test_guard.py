@@ -69,7 +69,7 @@ def test_faults_lose_one_file(files, tmp_path, monkeypatch):
             ("crash.wav", "its decoder crashed"),
             ("greedy.wav", "it needs too much memory"),
             ("surprise.wav", r"it cannot be decoded \(RuntimeError\)"),
-            ("hang.wav", "its decoder said nothing for 3 s"),
+            ("hang.wav", "its decoder did not respond for 3 s"),
         ):
             with pytest.raises(decode.Unusable, match=said):
                 decoder.decode(files(name), 8_000)

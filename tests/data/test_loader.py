@@ -209,7 +209,7 @@ def test_threads_do_not_change_batches(clips, threads, buffer):
 
 
 def test_impossible_batches_are_named(clips):
-    with pytest.raises(ValueError, match="batch_size=8 is no multiple of 3"):
+    with pytest.raises(ValueError, match="batch_size=8 is not a multiple of 3"):
         loader.batches(clips, batch_size=8, processes=3)
 
     class Named(Source):
@@ -217,7 +217,7 @@ def test_impossible_batches_are_named(clips):
             return {**super().__getitem__(i), "label": "a"}
 
     mixed = [(loader.Labelled(Named(4), ("a",)), 1.0), (Source(4), 1.0)]
-    with pytest.raises(ValueError, match="some are labelled and some are not"):
+    with pytest.raises(ValueError, match="some sources of a batch are labelled and some are not"):
         loader.Clips(mixed, samples=8, seed=0).batch(0, 64)
 
 

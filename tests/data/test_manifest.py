@@ -143,7 +143,7 @@ def test_splits_that_programs_look_for_are_found_in_any_case(read):
         ("", "no column 'path'", "add one"),
         ("file,label\na.wav,x\n", "(found: file, label)", "add one"),
         ("file;label\na.wav;x\n", "(found: file;label)", "add one"),
-        ("path,label\n", "no rows", "add one a recording"),
+        ("path,label\n", "no rows", "add one per recording"),
         ("path,label\na.wav,x\n,y\n", "line 3 has an empty path", "fill it in"),
         ("path\na.wav\nb.wav\na.wav\n", "line 4 repeats 'a.wav'", "keep one"),
         ("path,subject,split\na,s,train\nb,s,test\n", "subject 's'", "belongs to one split"),
@@ -151,13 +151,13 @@ def test_splits_that_programs_look_for_are_found_in_any_case(read):
         ("path,split\na,\nb,train\n", "line 3 has a split", "fill in all or none"),
         ("path,Subject,subject\na,s,t\n", "2 columns 'subject'", "rename all but one"),
         ("path,label\na.wav,x\nb.wav,so, so\n", "line 3 has 3 cells and the header 2", "quotes"),
-        ("path,split\na,all\n", "line 2 has the split 'all'", "name it by letters"),
-        ("path,split\na,x\nb,my set\n", "line 3 has the split 'my set'", "name it by letters"),
-        ("path,split\na,../x\n", "'../x'", "name it by letters"),
+        ("path,split\na,all\n", "line 2 has the split 'all'", "use letters"),
+        ("path,split\na,x\nb,my set\n", "line 3 has the split 'my set'", "use letters"),
+        ("path,split\na,../x\n", "'../x'", "use letters"),
         (b"path\n\xff\xfe.wav\n", "not a CSV file in UTF-8", "export it as CSV"),
         ("path\na.wav\n".encode("utf-16"), "not a CSV file in UTF-8", "export it as CSV"),
         ("path\n" + "a" * 200_000 + "\n", "not a CSV file in UTF-8", "export it as CSV"),
-        ("path\n" + "a" * 5_000 + "\n", "line 2 has a path of 5000 characters", "4096 at most"),
+        ("path\n" + "a" * 5_000 + "\n", "line 2 has a path of 5000 characters", "at most 4096"),
         ("path,label\na," + "a;" * 3_000, "line 2 has a label of 6000 characters", "shorten"),
         # One row, of as many short fields and lines as there is file.
         ('path,x\n"' + '\n","' * 300_000, "a row of more than 1000000", "export it as CSV"),
@@ -217,4 +217,4 @@ def test_a_row_takes_little_memory_and_their_number_has_a_limit(tmp_path, refuse
     assert int(rows) == count and subject == f"infant-{(count - 1) // 9:08d}"
     assert int(most) < 2e9 / 5e6 * count  # 5 million in less than 2 GB
     monkeypatch.setattr(manifest, "MAXIMUM_ROWS", count - 1)
-    assert "more than 19999 rows; make several manifests" in refused(content)
+    assert "more than 19999 rows; split it into several manifests" in refused(content)

@@ -230,7 +230,7 @@ def test_no_temporary_folder_is_left_behind(tmp_path, monkeypatch):
 
 def test_a_place_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot be made.*another --out"):
+    with pytest.raises(UserError, match=r"cannot be created.*another --out"):
         run(tmp_path / "file" / "data")
 
 
@@ -241,7 +241,9 @@ def test_unknown_split_lists_the_known(prepared):
 
 def test_a_folder_that_is_none(tmp_path):
     for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(UserError, match=r"is no prepared dataset; make one.*cryjax\.prepare"):
+        with pytest.raises(
+            UserError, match=r"is not a prepared dataset; make one.*cryjax\.prepare"
+        ):
             records.open_prepared(folder)
 
 
@@ -326,7 +328,7 @@ def test_a_dataset_is_known_by_its_inputs(directory, tmp_path):
             preparing.already_done(directory, inputs)
     (tmp_path / "mine.txt").touch()
     for taken in (tmp_path, tmp_path / "mine.txt"):
-        with pytest.raises(UserError, match="not a prepared dataset; take another folder"):
+        with pytest.raises(UserError, match="not a prepared dataset; use another folder"):
             preparing.already_done(taken, {})
     assert (tmp_path / "mine.txt").exists()
 

@@ -32,7 +32,7 @@ def test_names_that_a_spreadsheet_or_a_hand_spelt_in_two_ways():
     groups = remarks.alike(subjects)
     assert groups == [["007", "7"], ["B02", "b2"], ["Ann Lee", "ann-lee ", "ann_lee"]]
     (said,) = remarks.of_rows([*map(row, subjects)], groups, "label")
-    assert "'007', '7'; 'B02', 'b2'" in said and "write them alike" in said
+    assert "'007', '7'; 'B02', 'b2'" in said and "spell them alike" in said
 
 
 def test_recordings_without_a_label_are_counted():
@@ -63,5 +63,5 @@ def test_recordings_of_a_lower_rate_and_reasons_are_counted():
 def test_who_nobody_knows_is_a_caution_of_every_number():
     alone, alike = remarks.cautions(INFO | {"alone": 3, "alike": 2})
     assert alone.startswith("recordings without a 'subject': 3;") and "--subject_column" in alone
-    assert "leading zeros only: 2; who is one under two names" in alike
+    assert "leading zeros: 2; a person under two names" in alike
     assert not remarks.cautions(INFO | {"alone": 0, "alike": 0})

@@ -32,10 +32,10 @@ def test_the_key_is_made_once_for_its_owner(tmp_path, monkeypatch):
     assert made and subjects.read_or_make_key() == (key, False) and subjects.read_key() == key
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     file.write_text("nonsense")
-    with pytest.raises(UserError, match="no key of subjects"):
+    with pytest.raises(UserError, match="not a subject key"):
         subjects.read_key()
     file.write_text("00ff")
-    with pytest.raises(UserError, match="no key of subjects"):
+    with pytest.raises(UserError, match="not a subject key"):
         subjects.read_key()
     monkeypatch.setenv(subjects.VARIABLE, str(file / "below"))
     with pytest.raises(UserError, match="cannot be"):

@@ -49,5 +49,5 @@ def test_it_copies_no_audio():
 def test_what_is_not_one_value_is_refused(feature, value):
     features = tfds.features.FeaturesDict({"x": feature})
     record = features.serialize_example({"x": value})
-    with pytest.raises(ValueError, match="'x' is not one value"):
+    with pytest.raises(ValueError, match="'x' is not a single value"):
         tf_example.parse(record)

@@ -70,7 +70,7 @@ def test_few_subjects_and_rare_classes_are_told():
     held = {"well": 12, "ill": 3, "cold": 10}
     assert bootstrap.subjects_per_class(true, subjects, labels) == held
     (said,) = bootstrap.cautions(true, subjects, labels)
-    assert "fewer than 10 scored subjects of ill 3:" in said
+    assert "fewer than 10 scored subjects (ill 3):" in said
     (said,) = bootstrap.cautions(true[:38], subjects[:38], labels)
     assert "ill 3, well 6" in said
     (said,) = bootstrap.cautions(true[:18], subjects[:18], labels)

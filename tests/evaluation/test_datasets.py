@@ -32,7 +32,7 @@ def test_a_task_has_as_many_folds_as_its_subjects_make():
         tested += list(tasks.divide(index, tune).test.subjects)
     assert sorted(tested) == sorted(subjects)
     tune.fold = 4
-    with pytest.raises(TooFewLabels, match="make 4 folds"):
+    with pytest.raises(TooFewLabels, match="allow 4 folds"):
         tasks.divide(index, tune)
 
 
@@ -86,5 +86,5 @@ def test_other_recordings_in_a_dataset_are_noticed_and_the_same_made_anew_are_no
     data = datasets.Datasets(config, tmp_path)
     for content in ("these", "these"):
         data._recognise({"general": types.SimpleNamespace(directory="D", fingerprint=content)})
-    with pytest.raises(UserError, match="'general', D, holds other recordings"):
+    with pytest.raises(UserError, match="'general', D, holds different recordings"):
         data._recognise({"general": types.SimpleNamespace(directory="D", fingerprint="others")})

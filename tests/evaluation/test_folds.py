@@ -131,7 +131,7 @@ def test_names_subjects_in_all_their_ways(prepared, tmp_path):
     assert folds.subjects_of(kept) >= {"carl", subjects.pseudonym("dora", key)} | everybody
     with pytest.raises(UserError, match="no split 'test'"):
         folds.subjects_of(f"{prepared}:test")
-    with pytest.raises(UserError, match="makes 3 folds"):
+    with pytest.raises(UserError, match="allow 3 folds"):
         folds.subjects_of(f"{prepared}:3/3")
 
 

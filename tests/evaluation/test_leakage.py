@@ -37,7 +37,7 @@ def test_whose_labels_were_learnt_may_not_be_scored(prepared, runs):
     found = leakage.heard("tuned", data.subject_key)
     assert found.labelled == {*division.train.subjects, *division.validation.subjects}
     assert not found.labelled & set(division.test.subjects)
-    with pytest.raises(UserError, match="are among those whose labels tuned has learnt"):
+    with pytest.raises(UserError, match="are among those whose labels tuned used in training"):
         leakage.check("tuned", data, data.index().subjects)
     said = leakage.check("tuned", data, division.test.subjects)
     assert not any("whose labels" in line for line in said)
@@ -48,10 +48,10 @@ def test_who_was_heard_without_labels_is_told_and_so_is_what_is_gone(prepared, r
     subjects = data.index().subjects
     people = set(subjects)
     heard, gone = leakage.check("adapted", data, subjects)
-    assert f"{len(people) - 1} of the {len(people)} scored subjects were heard" in heard
-    assert "cannot be told: /gone is no prepared dataset" in gone
+    assert f"{len(people) - 1} of the {len(people)} scored subjects were used" in heard
+    assert "was trained on scored subjects: /gone is not a prepared dataset" in gone
     (gone,) = leakage.check("adapted", data, subjects[:1])  # who was left out
-    assert "cannot be told" in gone
+    assert "cannot tell whether" in gone
 
 
 def test_a_run_whose_folder_its_origin_has_now_is_told_and_not_followed_for_ever(
@@ -65,17 +65,17 @@ def test_a_run_whose_folder_its_origin_has_now_is_told_and_not_followed_for_ever
     data = open_prepared(prepared)
     found = leakage.heard("new", data.subject_key)
     assert found.unlabelled == set(data.index("train").subjects)
-    assert found.unknown == ["old began from a run whose folder it has now"]
+    assert found.unknown == ["old started from a run whose folder it has now"]
 
 
 def test_of_weights_from_elsewhere_nobody_can_tell(prepared, monkeypatch):
     monkeypatch.setattr(
         leakage, "read_meta", lambda run: {"program": "import_weights", "config": {}}
     )
-    assert leakage.heard("PANNS", "key").unknown == ["PANNS has weights from elsewhere"]
+    assert leakage.heard("PANNS", "key").unknown == ["PANNS has imported weights"]
 
 
 def test_names_by_another_key_cannot_be_compared(prepared, runs):
     found = leakage.heard("tuned", "another")
     assert not found.labelled | found.unlabelled
-    assert sum("by another key" in why for why in found.unknown) == 2
+    assert sum("with another key" in why for why in found.unknown) == 2

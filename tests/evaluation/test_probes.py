@@ -141,7 +141,7 @@ def test_a_class_that_is_missing_from_training_is_told_and_never_found():
     splits = np.where(group < 9, "train", "test")
     classes = ["hunger", "pain", "belly_pain"]
     found = probes.probe(features, labels, group, splits=splits, classes=classes)
-    assert "no training recording is of 'belly_pain', so its 9 test" in found.warnings[0]
+    assert "no training recording has class 'belly_pain', so its 9 test" in found.warnings[0]
     assert not np.any(metrics.winners(found.scores) == 2)
     assert np.isnan(found.scores[:, 2]).all() and np.isfinite(found.scores[:, :2]).all()
 

@@ -90,7 +90,7 @@ def labelled(*names):
         ((), [], {}, "DATA has no labels"),
         (("ill",), ["ill"], {}, "DATA has 1 class"),
         (("ill", "well"), ["ill;well"], {"task": "single"}, "config.task='single'"),
-        (("ill", "well"), ["ill"], {"positive": "sick"}, "no label of DATA"),
+        (("ill", "well"), ["ill"], {"positive": "sick"}, "not a label of DATA"),
         (("a", "b", "c"), ["a"], {"positive": "a"}, "DATA has 3 classes"),
     ],
 )

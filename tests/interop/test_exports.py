@@ -127,14 +127,16 @@ def test_what_is_no_model(tmp_path):
         with pytest.raises(UserError, match=r"cannot be read|no such file"):
             load(str(tmp_path / name))
         (tmp_path / name).write_bytes(b"nonsense")
-    with pytest.raises(UserError, match="no ONNX file of python -m cryjax"):
+    with pytest.raises(UserError, match="not an ONNX file from python -m cryjax"):
         load(str(tmp_path / "model.onnx"))
-    with pytest.raises(UserError, match="belong together"):
+    with pytest.raises(
+        UserError, match=r"keep the NAME\.stablehlo and NAME\.stablehlo\.json of .* together"
+    ):
         load(str(tmp_path / "model.stablehlo"))
     (tmp_path / "model.stablehlo.json").write_text(lively.source().description.to_json())
-    with pytest.raises(UserError, match=r"no model of python -m cryjax\.export"):
+    with pytest.raises(UserError, match=r"not a model from python -m cryjax\.export"):
         load(str(tmp_path / "model.stablehlo"))
-    with pytest.raises(UserError, match="no model; give the --workdir"):
+    with pytest.raises(UserError, match="no model found; give the --workdir"):
         load(str(tmp_path / "missing"))
 
 

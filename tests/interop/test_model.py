@@ -66,7 +66,7 @@ def test_a_higher_rate_is_brought_down(model):
 def test_refusals(source, model):
     wave = lively.waveform(8_000)
     for waveform, rate, said in (
-        (wave, 4_000, "at 4000 Hz, and the model was trained at 8000 Hz"),
+        (wave, 4_000, "at 4000 Hz, but the model was trained at 8000 Hz"),
         (wave[0, :0], 8_000, "shape"),
         (wave[None], 8_000, "shape"),
         (np.stack([wave[0], wave[0]], axis=1), 8_000, "looks like .samples, channels."),
@@ -75,9 +75,9 @@ def test_refusals(source, model):
         (wave.astype(np.int64), 8_000, "int64"),
         (wave[:0], 8_000, "shape"),
         (wave[:, :1], 48_000, "1 samples at 48000 Hz is too short"),
-        ([[0.0], [0.0, 0.1]], 8_000, "several lengths"),
-        (wave, float("nan"), "a sample rate of nan"),
-        (wave, "8000", "a sample rate of '8000'"),
+        ([[0.0], [0.0, 0.1]], 8_000, "differ in length"),
+        (wave, float("nan"), "the sample rate is nan"),
+        (wave, "8000", "the sample rate is '8000'"),
     ):
         with pytest.raises(UserError, match=said):
             model.embed(waveform, rate)
@@ -100,5 +100,5 @@ def test_a_run_comes_back(tmp_path, source):
     embedded = cryjax.load(str(folder)).embed(wave[:, :4000], 8_000)
     np.testing.assert_allclose(embedded, wanted, rtol=1e-4, atol=1e-6)
     # Another run is not written over it.
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(UserError, match="already has a run"):
         run.write(folder, "cnn6", 1 / 16, "small_8k", 1.0, source.variables)

@@ -19,7 +19,7 @@ def test_differences_are_shares_of_the_largest_value():
 
 
 def test_a_process_that_fails_or_hangs_is_told(monkeypatch):
-    with pytest.raises(UserError, match="in a process of its own: ValueError: no such file"):
+    with pytest.raises(UserError, match="in a separate process: ValueError: no such file"):
         verify.answers("raise ValueError('no such file')", [], {})
     monkeypatch.setattr(verify, "_SECONDS", 0.2)
     with pytest.raises(UserError, match="took longer"):

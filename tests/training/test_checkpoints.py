@@ -90,7 +90,7 @@ def hurt(folder, how):
 @pytest.mark.parametrize("how", ["flipped", "truncated", "missing", "zeros", "meta"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(run, states, how):
     hurt(run / "checkpoints" / "3", how)
-    with pytest.raises(UserError, match=r"checkpoints/3: damaged .* the one before it is taken"):
+    with pytest.raises(UserError, match=r"checkpoints/3: damaged .* the one before it is used"):
         load_pretrained(str(run))
     saved = checkpoints.Checkpoints(run)
     restored = saved.restore(states[0], parallel.Parallel().replicated)
@@ -104,7 +104,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(run, states, how
     saved.close()
     for step in (2, 3):
         hurt(run / "checkpoints" / str(step), how)
-    with pytest.raises(UserError, match="none of the checkpoints 3, 2 is whole"):
+    with pytest.raises(UserError, match="none of the checkpoints 3, 2 is intact"):
         checkpoints.Checkpoints(run).restore(states[0], parallel.Parallel().replicated)
 
 
@@ -118,19 +118,19 @@ def go_on(run, state, **inputs):
 def test_going_on_from_a_damaged_checkpoint_says_the_step_it_goes_on_from(run, states):
     hurt(run / "checkpoints" / "3", "flipped")
     state, said = go_on(run, states[0], jax="1", data="a")
-    assert int(state.step) == 2 and said == "going on from step 2 of this work directory"
+    assert int(state.step) == 2 and said == "resuming from step 2 of this work directory"
 
 
 def test_going_on_with_other_versions_or_data_says_what_changed(run, states):
     _, said = go_on(run, states[0], jax="2", data="a")
     assert said == (
-        "going on from step 3 of this work directory, but not bit for bit: "
-        "since it was saved, jax: '1' -> '2'"
+        "resuming from step 3 of this work directory, but not bit for bit; "
+        "changed since it was saved: jax: '1' -> '2'"
     )
 
 
 def test_other_data_are_refused(run, states):
-    with pytest.raises(UserError, match="other recordings than when this run was begun"):
+    with pytest.raises(UserError, match="different recordings than when this run began"):
         go_on(run, states[0], jax="1", data="b")
 
 
@@ -158,7 +158,7 @@ def test_processes_wait_until_they_see_the_same_checkpoints(run, monkeypatch):
     Processes(monkeypatch, late, late)  # which sees the newest at the third look
     assert checkpoints.Checkpoints(run).latest == 3
     Processes(monkeypatch, *[late] * 99)
-    with pytest.raises(Unavailable, match=r"processes .* see other checkpoints .*\[2, 3\]"):
+    with pytest.raises(Unavailable, match=r"processes .* see different checkpoints .*\[2, 3\]"):
         checkpoints.Checkpoints(run)
 
 
@@ -195,7 +195,7 @@ def test_processes_that_went_apart_are_told_at_a_save(run, states, monkeypatch, 
     Processes(monkeypatch, np.array([sums[0] ^ 1, *sums[1:]], np.uint32))
     saved.save(states[0], 4, META)
     saved.wait()
-    assert "step 4: encoder/" in caplog.text and "not the same in all processes" in caplog.text
+    assert "step 4: encoder/" in caplog.text and "differ between processes" in caplog.text
 
 
 @settings(deadline=None)  # each shape is compiled
@@ -246,7 +246,7 @@ def test_missing_runs_are_named(tmp_path):
     with pytest.raises(UserError, match="holds no checkpoints"):
         checkpoints.read_meta(str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(UserError, match="no checkpoint was finished"):
+    with pytest.raises(UserError, match="no checkpoint is finished"):
         checkpoints.read_meta(str(tmp_path))
 
 

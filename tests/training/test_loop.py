@@ -187,7 +187,7 @@ def test_pictures_come_after_the_save_and_cannot_end_a_run(tmp_path, caplog):
     state, _, _ = run(tmp_path, float, saved=saved, pictures=pictures, pictures_every=4)
     assert int(state.step) == 10
     assert seen == [[4, 4], [8, 4, 8], [10, 4, 8, 10]]
-    assert "step 8: its pictures cannot be made" in caplog.text
+    assert "step 8: pictures cannot be drawn" in caplog.text
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -152,10 +152,10 @@ def test_others_that_do_not_come_may_come_another_time(monkeypatch):
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     monkeypatch.setenv("CRYJAX_COORDINATOR", "auto")
-    with pytest.raises(Unavailable, match=r"do not find each other .* 1 of 2 tasks"):
+    with pytest.raises(Unavailable, match=r"cannot find each other .* 1 of 2 tasks"):
         parallel.join_processes()
 
 
 def test_only_known_ways_over_devices():
-    with pytest.raises(ValueError, match="take one of"):
+    with pytest.raises(ValueError, match="use one of"):
         parallel.Parallel("pjit")

@@ -14,7 +14,7 @@ def test_a_wait_is_told_of_once_and_only_where_that_is_asked_for(caplog):
     with Watch(0.1) as watch:
         with watch.over("no batch for step 1", "does the disk answer?"):
             pass
-        with watch.over("no end of step 1"):
+        with watch.over("step 1 did not finish"):
             time.sleep(1.0)
         assert not caplog.text
         with watch.over("no batch for step 2", "does the disk answer?"):
@@ -35,4 +35,5 @@ with Watch(0.1, 0.5) as watch, watch.over("no batch for step 7"):
 def test_a_process_that_hangs_ends_and_says_where():
     done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "no batch for step 7" in done.stderr
-    assert "for another start" in done.stderr and "in read_a_disk_that_is_gone" in done.stderr
+    assert "exiting so that the job can be restarted" in done.stderr
+    assert "in read_a_disk_that_is_gone" in done.stderr

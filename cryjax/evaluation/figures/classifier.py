@@ -91,7 +91,7 @@ def roc_figure(
     ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="chance")
     ax.fill_between(
         _GRID, *_band(np.asarray(true), np.asarray(score), np.asarray(subjects)), color=BLUE,
-        alpha=0.18, lw=0, label="95 %, over subjects",
+        alpha=0.18, lw=0, label="95 % interval over subjects",
     )  # fmt: skip
     ax.step(false_positive, true_positive, where="post", color=BLUE, lw=1.5, label="classifier")
     ax.set_xlabel("1 − specificity")

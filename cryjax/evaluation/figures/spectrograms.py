@@ -49,7 +49,7 @@ def views_figure(path: Place, views: np.ndarray, *, hop_seconds: float, note: st
     for ax, title in zip(grid[0], ("first view", "second view"), strict=True):
         ax.set_title(title, fontsize=10)
     figure.supxlabel("time (s)", fontsize=9)
-    figure.supylabel("mel band, one clip a row", fontsize=9)
+    figure.supylabel("mel band, one clip per row", fontsize=9)
     figure.colorbar(image, ax=grid, label="level (dB, as normalised)", shrink=0.6)
     return save(figure, path, note)
 

@@ -13,7 +13,7 @@ PRETRAINING = (
     ("loss", "loss (nats)"),
     ("contrastive_accuracy", "contrastive accuracy (share)"),
     ("effective_rank", "effective rank of the projections"),
-    ("neighbour_accuracy", "nearest neighbour's label, other subject"),
+    ("neighbour_accuracy", "neighbour accuracy across subjects (share)"),
     ("alignment", "alignment (distance² of positives)"),
     ("uniformity", "uniformity"),
     ("gradient_norm", "gradient norm"),
