@@ -78,12 +78,12 @@ def own_split(subjects: np.ndarray, splits: np.ndarray) -> Parts:
 
 
 def check_apart(subjects: np.ndarray, train: np.ndarray, test: np.ndarray) -> None:
-    """Raises UserError if a subject is both trained on and scored."""
+    """Raises UserError if a subject is in both."""
     shared = sorted(set(subjects[train]) & set(subjects[test]))
     if shared:
         raise UserError(
-            f"{len(shared)} subject(s), such as {str(shared[0])!r}, are both trained on and "
-            "scored; correct the manifest's columns 'subject' and 'split': one split for each"
+            f"{len(shared)} subject(s), such as {str(shared[0])!r}, are in more than one split; "
+            "correct the manifest's columns 'subject' and 'split': one split for each"
         )
 
 

@@ -303,9 +303,7 @@ def write_report(experiment: Experiment, path: pathlib.Path) -> None:
     sections |= {"data": "Data"} if experiment.data else {}
     sections["again"] = "To reproduce this"
     links = (f'<a href="#{key}">{html.escape(name)}</a>' for key, name in sections.items())
-    parts.append(
-        f"<nav>{' '.join(links)}</nav><p>{html.escape(tables.reading(experiment.lines))}</p>"
-    )
+    parts.append(f"<nav>{' '.join(links)}</nav><p>{html.escape(tables.reading(experiment))}</p>")
     for place, task in enumerate(experiment.tasks):
         lines = [line for line in experiment.lines if line.task == task.name]
         parts.append(f'<h2 id="task-{place}">{html.escape(task.name)}</h2>')

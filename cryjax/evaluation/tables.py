@@ -171,7 +171,7 @@ def about(task: Task, lines: Sequence[Line]) -> str:
     return text
 
 
-def reading(lines: Sequence[Line]) -> str:
+def reading(experiment: Experiment) -> str:
     """How to read the numbers."""
     text = (
         f"Brackets show {100 * LEVEL:.0f} % percentile intervals from a cluster bootstrap over "
@@ -179,14 +179,14 @@ def reading(lines: Sequence[Line]) -> str:
         "variation in training subjects or pre-training. A percentage is the share of the "
         "training subjects whose labels were used; n is the mean number of their recordings. "
     )
-    if any(line.difference for line in lines):
+    if experiment.comparisons or any(line.difference for line in experiment.lines):
         text += (
             "Differences are from 'scratch', or the encoder named, with the same method and "
             "labels, paired by recording; a star marks an interval that excludes zero, not "
             "corrected for multiple comparisons, and needs at least "
             f"{FEWEST_FOR_A_CLAIM} scored subjects. "
         )
-    if any(SENSITIVITY in line.metrics for line in lines):
+    if any(SENSITIVITY in line.metrics for line in experiment.lines):
         text += "Sensitivity is optimistic: its threshold was chosen on the scored recordings. "
     return text.strip()
 
@@ -225,7 +225,7 @@ def write_markdown(experiment: Experiment, path: pathlib.Path) -> None:
         parts.append(f"**{SYNTHETIC}**")
     if experiment.notes:
         parts.append("\n".join(f"- {plain(note)}" for note in experiment.notes))
-    parts.append(filled(reading(experiment.lines)))
+    parts.append(filled(reading(experiment)))
     for task in experiment.tasks:
         lines = [line for line in experiment.lines if line.task == task.name]
         parts += [f"## {plain(task.name)}", filled(about(task, lines))]

@@ -94,6 +94,13 @@ def full():
     )
 
 
+def test_stars_are_explained_where_there_are_any(full, bare):
+    assert "a star marks" in tables.reading(full)
+    without = tuple(dataclasses.replace(line, difference={}) for line in full.lines)
+    assert "a star marks" in tables.reading(dataclasses.replace(full, lines=without))
+    assert "a star marks" not in tables.reading(bare)
+
+
 @pytest.fixture
 def bare(full):
     return Experiment("Bare", False, full.tasks[:1], (), (), {}, {}, {}, {}, {}, (), (), ())
