@@ -175,7 +175,12 @@ def test_few_subjects_are_told():
         (np.arange(4) % 2, np.arange(4), None, "too few"),
         (np.arange(3), np.arange(3), None, "cannot be divided"),
         (np.arange(12) % 2, np.arange(12), np.array(["train"] * 11 + ["test"]), "one class"),
-        (np.arange(12) % 2, np.arange(12) // 2, np.array(["train", "test"] * 6), "both"),
+        (
+            np.arange(12) % 2,
+            np.arange(12) // 2,
+            np.array(["train", "test"] * 6),
+            "more than one split",
+        ),
     ],
 )
 def test_mistakes_are_named(labels, subjects, splits, named):
