@@ -84,23 +84,23 @@ def _bootstrap(
     return found
 
 
-def quantiles(people: int) -> list[float]:
-    """The two quantiles of resamples of `people` subjects that bound an interval at `LEVEL`."""
-    if people < 2:
-        return [0.0, 1.0]
-    t = special.stdtrit(people - 1, (1 + LEVEL) / 2)
-    tail = float(special.ndtr(-np.sqrt(people / (people - 1)) * t))
-    return [tail, 1 - tail]
+def interval(values: np.ndarray, people: int) -> np.ndarray:
+    """The intervals at `LEVEL` from resamples of `people` subjects, NaN resamples left out.
 
+    Expanded for few subjects (Hesterberg, 2015).
 
-def _interval(values: np.ndarray, people: int) -> list[float]:
-    """The interval at `LEVEL` from [resamples] of `people` subjects, NaN resamples left out.
+    Args:
+      values: [resamples, ...].
+      people: number of subjects.
 
-    NaN for one subject, or for a metric that is NaN in every resample.
+    Returns:
+      [2, ...], lower and upper ends; NaN for one subject, or if `values` are all NaN.
     """
     if people < 2 or np.isnan(values).all():
-        return [np.nan, np.nan]
-    return np.nanquantile(values, quantiles(people)).tolist()
+        return np.full((2, *values.shape[1:]), np.nan)
+    t = special.stdtrit(people - 1, (1 + LEVEL) / 2)
+    tail = float(special.ndtr(-np.sqrt(people / (people - 1)) * t))
+    return np.nanquantile(values, [tail, 1 - tail], axis=0)
 
 
 def cautions(true: np.ndarray, subjects: np.ndarray, labels: Sequence[str]) -> list[str]:
@@ -171,7 +171,7 @@ def summarise_seeds(
     return {
         name: {
             "value": float(values[:, 0].mean()),
-            "interval": _interval(values[:, 1:].mean(axis=0), people),
+            "interval": interval(values[:, 1:].mean(axis=0), people).tolist(),
             "spread": float(values[:, 0].std(ddof=1)) if len(values) > 1 else 0.0,
         }
         for name, values in found.items()
@@ -208,7 +208,7 @@ def summarise(
     summary: dict[str, Any] = {name: float(values[0, 0]) for name, values in found.items()}
     people = len(np.unique(subjects))
     summary["intervals"] = {
-        name: _interval(values[0, 1:], people) for name, values in found.items()
+        name: interval(values[0, 1:], people).tolist() for name, values in found.items()
     }
     confusion = None
     if true.ndim == 1:
@@ -277,7 +277,7 @@ def differences(
     gaps = {name: one[name].mean(axis=0) - other[name].mean(axis=0) for name in one}
     people = len(np.unique(subjects))
     return {
-        name: {"value": float(gap[0]), "interval": _interval(gap[1:], people)}
+        name: {"value": float(gap[0]), "interval": interval(gap[1:], people).tolist()}
         for name, gap in gaps.items()
     }
 

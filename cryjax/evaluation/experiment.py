@@ -182,9 +182,9 @@ def lines(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[results
 def comparisons(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[results.Comparison]:
     """The paper's questions: is SimCLR better than supervision, and adaptation than none?"""
     asked = [("simclr", "supervised"), ("simclr+adapted", "supervised+adapted")]
-    adapted = [(row, row.removesuffix("+adapted")) for row in config.rows if "+" in row]
-    # Differences from 'scratch' are given of all rows.
-    asked += [(row, other) for row, other in adapted if other != "scratch"]
+    # Every row's difference from 'scratch' is in its line already.
+    adapted = [row for row in config.rows if "+" in row and row != "scratch+adapted"]
+    asked += [(row, row.removesuffix("+adapted")) for row in adapted]
     made = []
     for row, other in asked:
         for key in seeds:

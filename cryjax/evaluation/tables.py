@@ -166,8 +166,9 @@ def about(task: Task, lines: Sequence[Line]) -> str:
         seeds = " or ".join(map(str, counted))
         spreads = [own.spread for line in lines for own in line.metrics.values()]
         widest = max(filter(math.isfinite, spreads), default=0.0)
-        text += f" Means over {seeds} seeds; the standard deviation over seeds is at most "
-        text += f"{widest:.3f}."
+        text += (
+            f" Means over {seeds} seeds; the standard deviation over seeds is at most {widest:.3f}."
+        )
     return text
 
 

@@ -86,9 +86,7 @@ def _unpool_by_index(pooled: jax.Array, shape: tuple[int, ...]) -> jax.Array:
             pooled = jnp.repeat(pooled, window, axis)
         else:
             place = jnp.arange(size) // window
-            pooled = jnp.take(pooled, jnp.minimum(place, known - 1), axis, mode="clip")
-            inside = jnp.expand_dims(place < known, [other for other in range(4) if other != axis])
-            pooled = jnp.where(inside, pooled, 0)
+            pooled = jnp.take(pooled, place, axis, mode="fill", fill_value=0)
     return pooled
 
 

@@ -38,7 +38,7 @@ def test_interval_covers_the_truth_where_one_over_recordings_would_not():
         for unit, group in (("subject", recordings // each), ("recording", recordings)):
             weights = bootstrap.subject_weights(group, 200, seed=trial)
             accuracy = metrics.accuracy(true, scores, weights)
-            low, high = bootstrap._interval(accuracy, len(set(group)))
+            low, high = bootstrap.interval(accuracy, len(set(group)))
             covered[unit] += low <= truth <= high
             widths[unit] += high - low
     assert covered["subject"] >= 88  # 95 expected, a little less with a percentile interval
@@ -57,10 +57,10 @@ def test_of_few_subjects_intervals_are_those_of_student():
     for people in (4, 8, 40):
         # Resampled means vary as those of a sample of variance n - 1 over n: one too few.
         drawn = np.sqrt((people - 1) / people) * rng.normal(size=200_000)
-        low, high = bootstrap._interval(drawn, people)
+        low, high = bootstrap.interval(drawn, people)
         expected = stats.t.ppf(0.975, people - 1)
         assert [-low, high] == pytest.approx([expected] * 2, rel=0.05)
-    assert np.isnan(bootstrap._interval(np.zeros(9), 1)).all()
+    assert np.isnan(bootstrap.interval(np.zeros(9), 1)).all()
 
 
 def test_few_subjects_and_rare_classes_are_told():

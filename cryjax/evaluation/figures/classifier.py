@@ -61,9 +61,8 @@ def _band(true: np.ndarray, score: np.ndarray, subjects: np.ndarray) -> np.ndarr
             there = weights > 0
             fall, rise, _ = roc_curve(true[there], score[there], sample_weight=weights[there])
             curves.append(np.interp(_GRID, fall, rise))
-    if not curves or len(set(subjects)) == 1:  # all are of one class, or nobody is resampled
-        return np.full((2, len(_GRID)), np.nan)
-    return np.quantile(curves, bootstrap.quantiles(len(set(subjects))), axis=0)
+    # None if all are of one class.
+    return bootstrap.interval(np.reshape(curves, (-1, len(_GRID))), len(set(subjects)))
 
 
 def roc_figure(
