@@ -50,11 +50,7 @@ def recordings(meta: dict[str, Any], sample_rate: int) -> Prepared | None:
     """The dataset to test the export on, or None."""
     if _DATA.value:
         prepared = open_prepared(_DATA.value)
-        if prepared.sample_rate != sample_rate:
-            raise UserError(
-                f"--data={_DATA.value} is at {prepared.sample_rate} Hz, but the model at "
-                f"{sample_rate} Hz"
-            )
+        prepared.require_rate(sample_rate, "the model")
         return prepared
     own = str(meta["config"].get("data", "")).split(",")[0].rpartition(":")
     for path in filter(None, (own[0], "".join(own))):
@@ -141,7 +137,9 @@ def check(source: model.Source, meta: dict[str, Any], checks: list[tuple[str, li
                 f"{tolerance:g}; take --weights=float32, or allow it with --tolerance"
             )
     if prepared is None:
-        lines.append("  tested on noise alone: the run's data are not here; give --data")
+        lines.append(
+            "  tested on noise alone: the run's data are not here, or not at its rate; give --data"
+        )
     return "\n".join(lines)
 
 

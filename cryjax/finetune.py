@@ -162,12 +162,8 @@ def open_data(config: Any, meta: dict[str, Any] | None) -> Data:
     """
     prepared = open_prepared(config.data)
     settings = frontend.resolve(config.front_end)
-    if prepared.sample_rate != settings.sample_rate:
-        whose = f"that of {config.init}" if config.init else f"config.front_end={config.front_end}"
-        raise UserError(
-            f"{config.data} is at {prepared.sample_rate} Hz and the front end, {whose}, at "
-            f"{settings.sample_rate} Hz; prepare it again with --sample_rate={settings.sample_rate}"
-        )
+    whose = config.init or f"config.front_end={config.front_end!r}"
+    prepared.require_rate(settings.sample_rate, whose)
     index = prepared.index()
     index = index[index.labels != ""]
     task = tasks.open_task(config, index, prepared)
@@ -331,7 +327,13 @@ def report(workdir: Workdir, result: dict[str, Any], found: Embeddings, task: ta
     note = "synthetic data" if result["synthetic"] else ""
     write_predictions(workdir.path / "predictions.csv", found, task.classes)
     workdir.result(result)  # before figures: a failing one must not lose the numbers
-    training_figure(workdir.figure("training"), workdir.metrics(), names=SUPERVISED, note=note)
+    training_figure(
+        workdir.figure("training"),
+        workdir.metrics(),
+        names=SUPERVISED,
+        kept=result["best_step"],
+        note=note,
+    )
     classifier.draw(workdir.figure, result, task.true(found.labels), found.features, found.subjects)
 
 

@@ -74,12 +74,7 @@ def embed(
     devices: list[jax.Device] | None = None,
 ) -> tuple[Embeddings, np.ndarray]:
     """Embeds the labelled recordings of all splits, in order of number; also gives their splits."""
-    if prepared.sample_rate != pretrained.settings.sample_rate:
-        raise UserError(
-            f"{prepared.directory} is at {prepared.sample_rate} Hz and the encoder was trained at "
-            f"{pretrained.settings.sample_rate} Hz; prepare it again with "
-            f"--sample_rate={pretrained.settings.sample_rate}"
-        )
+    prepared.require_rate(pretrained.settings.sample_rate, "the encoder")
     if len(prepared.label_names) < 2:
         has = "labels of only 1 class" if prepared.label_names else "no labels"
         raise UserError(

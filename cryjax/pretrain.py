@@ -50,12 +50,8 @@ def open_datasets(config: Any, sample_rate: int) -> list[tuple[Prepared, float]]
         if not 0 < weight < float("inf"):
             raise UserError(f"config.data={entry!r}: the weight after ':' must be a number above 0")
         prepared = open_prepared(pathlib.Path(folder))
-        if prepared.sample_rate != sample_rate:
-            raise UserError(
-                f"{folder} is at {prepared.sample_rate} Hz and config.front_end="
-                f"{config.front_end!r} at {sample_rate} Hz; prepare it again with "
-                f"--sample_rate={sample_rate}, or use another front end"
-            )
+        whose = f"config.front_end={config.front_end!r}"
+        prepared.require_rate(sample_rate, whose, ", or use another front end")
         datasets.append((prepared, weight))
     return datasets
 

@@ -133,6 +133,20 @@ class Prepared:
     subject_key: str
     cautions: tuple[str, ...]
 
+    def require_rate(self, rate: int, of: str, otherwise: str = "") -> None:
+        """Raises UserError if the dataset has another sample rate than it must have.
+
+        Args:
+          rate: in hertz.
+          of: what has that rate.
+          otherwise: a remedy besides preparing the dataset again.
+        """
+        if self.sample_rate != rate:
+            raise UserError(
+                f"{self.directory} is at {self.sample_rate} Hz and {of} at {rate} Hz; prepare it "
+                f"again with --sample_rate={rate}{otherwise}"
+            )
+
     def source(self, split: str) -> Source:
         """Random access to a split. Raises UserError if there is no such split."""
         if split not in self.splits:

@@ -76,8 +76,8 @@ def cautions(info: Mapping[str, Any]) -> list[str]:
         said.append(
             f"recordings without a 'subject': {info['alone']}; each counts as a subject of its "
             "own, so a person in several may be both trained on and scored, and intervals are "
-            "too narrow; rename the column of subjects to 'subject', or name it with "
-            "--subject_column"
+            "too narrow; in a manifest, rename the column of subjects to 'subject', or name it "
+            "with --subject_column"
         )
     if info.get("alike"):
         said.append(

@@ -153,17 +153,13 @@ class Datasets:
         by_folder = {prepared.directory: (name, prepared) for name, prepared in used.items()}
         for name, prepared in by_folder.values():
             self.notes += [f"{name}: {remark}" for remark in _remarks(prepared)]
-        for name, prepared in used.items():
+        for prepared in used.values():
             if "," in str(prepared.directory) or ":" in str(prepared.directory):
                 raise UserError(
                     f"{prepared.directory}: ',' and ':' in a path would be read as a list; use "
                     "another --workdir or data folder"
                 )
-            if prepared.sample_rate != rate:
-                raise UserError(
-                    f"{name}, {prepared.directory}, is at {prepared.sample_rate} Hz and "
-                    f"config.pretrain.front_end at {rate} Hz; prepare it with --sample_rate={rate}"
-                )
+            prepared.require_rate(rate, "config.pretrain.front_end")
         check_one_key({str(p.directory): p.subject_key for p in used.values()})
         if "labelled" in used:
             if len(self.labelled.label_names) < 2:

@@ -147,8 +147,8 @@ def _facts(description: Description, meta: dict[str, Any], result: dict[str, Any
         f"{description.features} features.",
         f"- Training: {kind}, {meta['step']} steps, with cryjax {meta['version']}.",
         f"- Input: `waveform`, float32 [batch, samples], mono in [-1, 1] at "
-        f"{front_end.sample_rate} Hz; at least {description.least_samples} samples, and trained on "
-        f"windows of {description.window_samples} "
+        f"{front_end.sample_rate} Hz, of any length; trained on windows of "
+        f"{description.window_samples} "
         f"({description.window_samples / front_end.sample_rate:g} s). A recording's score is the "
         "mean over such windows, cut as in `example.py`; a shorter recording is repeated to fill "
         "one window.",

@@ -50,6 +50,14 @@ def test_note_is_shown(tmp_path):
     assert np.any(pixels(plain)[corner] != pixels(noted)[corner])
 
 
+def test_the_kept_step_is_marked(tmp_path):
+    history = [{"step": step, "loss": 1.0} for step in range(10)]
+    early, late = (
+        pixels(training_figure(tmp_path / f"{kept}.png", history, kept=kept)) for kept in (3, 7)
+    )
+    assert np.any(early != late)
+
+
 @pytest.mark.filterwarnings("ignore:No positive samples")
 def test_a_detector_scored_on_one_class_has_a_figure(tmp_path):
     given = np.zeros(8, int), np.linspace(0, 1, 8), np.arange(8) // 2, "title"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cryjax.evaluation.figures.style import BLUE, plain, save
+from cryjax.evaluation.figures.style import BLUE, GREY, plain, save
 
 # Metrics of a training run worth a panel: name in metrics.jsonl, title.
 PRETRAINING = (
@@ -38,6 +38,7 @@ def training_figure(
     *,
     note: str = "",
     names: Sequence[tuple[str, str]] = PRETRAINING,
+    kept: int | None = None,
     columns: int = 4,
     panel: tuple[float, float] = (3.1, 2.3),
 ) -> pathlib.Path:
@@ -48,6 +49,7 @@ def training_figure(
       history: the lines of metrics.jsonl.
       note: in the corner.
       names: metrics to plot, as (name in metrics.jsonl, title).
+      kept: the step that was chosen, which a dashed line marks.
       columns: of panels, at most.
       panel: width and height of one, in inches.
     """
@@ -67,7 +69,10 @@ def training_figure(
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         if len(points) == 1:  # or ticks would be fractions of a step
             ax.set_xlim(points[0][0] - 1, points[0][0] + 1)
+        if kept is not None:
+            ax.axvline(kept, color=GREY, ls="--", lw=1)
         ax.grid(alpha=0.25, lw=0.5)
         plain(ax)
-    figure.supxlabel("step", fontsize=9)
+    label = "step" if kept is None else "step (dashed: the one kept)"
+    figure.supxlabel(label, fontsize=9)
     return save(figure, path, note)
