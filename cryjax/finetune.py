@@ -69,13 +69,14 @@ def as_trained(config: Any, meta: dict[str, Any] | None) -> Any:
             "random weights; give --config.init=RUN, or use 0"
         )
     config = config.copy_and_resolve_references()
-    if meta is None:
-        config.encoder_rate = config.layer_decay = 1.0
-        return config
-    config.encoder.update(meta["config"]["encoder"])
-    config.front_end = meta["config"]["front_end"]
-    config.crop.seconds = meta["config"]["crop"]["seconds"]
-    config.clip_seconds = max(config.clip_seconds, config.crop.seconds)
+    with config.ignore_type():  # a recipe may say 1 where this has 1.0
+        if meta is None:
+            config.encoder_rate = config.layer_decay = 1.0
+            return config
+        config.encoder.update(meta["config"]["encoder"])
+        config.front_end = meta["config"]["front_end"]
+        config.crop.seconds = meta["config"]["crop"]["seconds"]
+        config.clip_seconds = max(config.clip_seconds, config.crop.seconds)
     return config
 
 

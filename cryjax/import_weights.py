@@ -64,6 +64,9 @@ def read_labels(classes: int, said: Description | None) -> tuple[str, ...]:
     lines = [line for line in lines if any(line)]
     if lines and "display_name" in lines[0]:
         column = lines[0].index("display_name")
+        for line in lines:
+            if len(line) <= column or not line[column]:
+                raise UserError(f"--labels={path}: no display_name in the row {','.join(line)!r}")
         lines = [[line[column]] for line in lines[1:]]
     names = tuple(line[0] for line in lines)
     if len(names) != classes or len(set(names)) != classes:

@@ -30,7 +30,7 @@ from cryjax.evaluation.embeddings import Embedder
 from cryjax.evaluation.figures.spectrograms import views_figure
 from cryjax.evaluation.figures.style import Place
 from cryjax.evaluation.figures.training import training_figure
-from cryjax.evaluation.folds import renamed_entries, subjects_of
+from cryjax.evaluation.folds import entries, renamed_entries, subjects_of
 from cryjax.evaluation.probes import nearest_neighbour_accuracy
 from cryjax.training import loop, parallel, simclr, start, steps
 from cryjax.training import recipe as recipe_lib
@@ -181,9 +181,7 @@ def sources_of(
     config: Any, datasets: list[tuple[Prepared, float]]
 ) -> list[tuple[Prepared, Any, float]]:
     """The datasets to train on, their examples without excluded subjects, and their weights."""
-    named = {
-        entry: subjects_of(entry) for entry in filter(None, config.exclude_subjects.split(","))
-    }
+    named = {entry: subjects_of(entry) for entry in entries(config.exclude_subjects)}
     excluded = set().union(*named.values())
     held: set[str] = set()
     if excluded:

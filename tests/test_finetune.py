@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import runpy
 import signal
 import time
 
@@ -13,6 +14,7 @@ import pytest
 from matplotlib import image
 
 import programs
+from cryjax import finetune
 from cryjax.training import best
 
 TINY = (
@@ -193,6 +195,20 @@ def test_a_frozen_encoder_stays_and_only_the_head_learns(pretrained, prepared, t
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == 4 and losses[0] != losses[-1]
+
+
+def test_a_recipe_of_whole_numbers_takes_what_the_encoder_was_trained_with():
+    recipe = pathlib.Path(__file__).parents[1] / "configs" / "finetune.py"
+    config = runpy.run_path(str(recipe))["get_config"]()
+    with config.ignore_type():
+        config.update({"init": "RUN", "encoder_rate": 1, "encoder": {"width": 1}})
+        config.crop.seconds = config.clip_seconds = 1
+    encoder = {"name": "cnn6", "width": 0.25, "dtype": "float32"}
+    meta = {"config": {"encoder": encoder, "front_end": "small_8k", "crop": {"seconds": 0.8}}}
+    found = finetune.as_trained(config, meta)
+    assert (found.encoder.width, found.crop.seconds) == (0.25, 0.8)
+    config.init = ""
+    assert finetune.as_trained(config, None).encoder_rate == 1.0
 
 
 def test_the_best_step_is_the_first_best_and_patience_ends():

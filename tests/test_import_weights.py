@@ -33,6 +33,13 @@ def test_names_of_classes(tmp_path, name, content):
         assert import_weights.read_labels(2, None) == ("Speech", "Crying, sobbing")
         with pytest.raises(UserError, match="2 different names; the weights need 3, each once"):
             import_weights.read_labels(3, None)
+    short = tmp_path / "short.csv"
+    short.write_text("index,display_name\n0,Speech\n1\n")
+    with (
+        flagsaver.flagsaver(labels=str(short)),
+        pytest.raises(UserError, match=r"short\.csv: no display_name in the row '1'"),
+    ):
+        import_weights.read_labels(2, None)
     with flagsaver.flagsaver(labels=None):
         assert import_weights.read_labels(3, None) == ("0", "1", "2")
     with (

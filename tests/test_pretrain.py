@@ -157,7 +157,7 @@ def test_who_is_excluded_may_be_in_a_split_that_is_not_trained_on(monkeypatch):
     config = types.SimpleNamespace(split="train", exclude_subjects="cid")
     ((_, source, _),) = pretrain.sources_of(config, [(prepared, 1.0)])
     assert len(source) == 2
-    config.exclude_subjects = "cid,dan"
+    config.exclude_subjects = "cid, dan"
     with pytest.raises(UserError, match=r"no subject of 'dan' is in config\.data"):
         pretrain.sources_of(config, [(prepared, 1.0)])
 

@@ -258,7 +258,7 @@ def log_mel(waveform: jax.Array, settings: str | FrontEnd) -> jax.Array:
     """Log-mel spectrogram in decibels, normalised as the settings say.
 
     Args:
-      waveform: float [batch, samples] in [-1, 1], at the settings' sample rate.
+      waveform: [batch, samples] in [-1, 1], or int16, at the settings' sample rate.
       settings: a preset's name or `FrontEnd`.
 
     Returns:

@@ -107,14 +107,14 @@ def _lines(file: TextIO, path: str) -> Iterator[tuple[int, list[str]]]:
             yield line
 
     lines = text()
-    header = next(lines, "")
+    header, before = next(lines, ""), 0
     if header.lower().startswith("sep="):  # a hint for Excel
-        header = next(lines, "")
+        header, before = next(lines, ""), 1
     reader = csv.reader(itertools.chain([header], lines), delimiter=_separator(header, path))
     for values in reader:
         taken = 0
         if any(map(str.strip, values)):
-            yield reader.line_num, values
+            yield before + reader.line_num, values
 
 
 def read_manifest(path: str | pathlib.Path, columns: Columns = Columns()) -> list[Row]:

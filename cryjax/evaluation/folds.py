@@ -222,7 +222,7 @@ def subjects_of(text: str) -> set[str]:
       UserError: for a missing folder, split or fold, or a manifest row without a subject.
     """
     found: set[str] = set()
-    for entry in _entries(text):
+    for entry in entries(text):
         folder, _, split = entry.rpartition(":")
         fold = _FOLD.fullmatch(split)
         if entry.endswith(".csv"):
@@ -252,7 +252,8 @@ def subjects_of(text: str) -> set[str]:
     return found
 
 
-def _entries(text: str) -> list[str]:
+def entries(text: str) -> list[str]:
+    """The parts of a list, as `subjects_of` takes it."""
     return [entry for part in text.split(",") if (entry := part.strip())]
 
 
@@ -273,7 +274,7 @@ def renamed_entries(text: str) -> str:
         return text
     return ",".join(
         pseudonym(entry, key) if _is_name(entry) and not is_pseudonym(entry) else entry
-        for entry in _entries(text)
+        for entry in entries(text)
     )
 
 

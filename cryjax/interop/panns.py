@@ -14,12 +14,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from cryjax.audio import frontend
 from cryjax.command.errors import UserError
 from cryjax.interop import weights
 from cryjax.interop.model import Description
 from cryjax.models.encoders import ENCODERS, make_encoder
+from cryjax.models.heads import Classifier
 from cryjax.training.checkpoints import leaf_shapes
 
 _KERNEL_TO_TORCH = (3, 2, 0, 1)  # [height, width, in, out] -> [out, in, height, width]
@@ -138,10 +140,14 @@ def from_state_dict(
             if leaves:
                 _put(variables[tree], path, leaves)
     width = first.shape[0] / channels[0]
-    _check_shapes(variables, encoder, width, settings)
+    made = make_encoder(encoder, width)
+    needs = f"a {encoder} of width {width:g} with this front end"
+    _check_shapes(variables, made, jnp.zeros((1, 64, settings.mels)), needs)
     found = {"encoder": variables}
     if f"{_HEAD}.weight" in tensors:
         found["head"] = {"params": {"classifier": _from_weight(tensors, _HEAD)}}
+        head = Classifier(len(tensors[f"{_HEAD}.weight"]))
+        _check_shapes(found["head"], head, jnp.zeros((1, made.features)), "its classifier")
     return encoder, width, found
 
 
@@ -202,16 +208,15 @@ def _check_filters(tensors: Mapping[str, np.ndarray], settings: frontend.FrontEn
 
 
 def _check_shapes(
-    variables: Mapping[str, Any], encoder: str, width: float, settings: frontend.FrontEnd
+    variables: Mapping[str, Any], module: nn.Module, inputs: jax.Array, needs: str
 ) -> None:
-    made = make_encoder(encoder, width)
-    wanted = jax.eval_shape(made.init, jax.random.key(0), jnp.zeros((1, 64, settings.mels)))
+    """Raises UserError if `variables` are not those of a module, called `needs` in the message."""
+    wanted = jax.eval_shape(module.init, jax.random.key(0), inputs)
     found = leaf_shapes(variables)
     for name, shape in leaf_shapes(dict(wanted)).items():
         if found.get(name) != shape:
             raise UserError(
-                f"the file's {name} is {found.get(name, 'missing')}, but a {encoder} of width "
-                f"{width:g} with this front end needs {shape}"
+                f"the file's {name} is {found.get(name, 'missing')}, but {needs} needs {shape}"
             )
 
 

@@ -86,10 +86,15 @@ def answers(
 def differences(
     wanted: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """'input/output' -> the largest difference, relative to the largest expected value."""
+    """'input/output' -> the largest difference, relative to the largest expected value.
+
+    Infinite where either is NaN.
+    """
     if wanted.keys() != found.keys():
         raise UserError(f"the export has the outputs {sorted(found)}, not {sorted(wanted)}")
-    return {
-        name: float(np.abs(found[name] - value).max() / max(np.abs(value).max(), 1e-30))
-        for name, value in wanted.items()
-    }
+
+    def difference(name: str) -> float:
+        apart = np.nan_to_num(np.abs(found[name] - wanted[name]), nan=np.inf)
+        return float(apart.max() / max(np.abs(wanted[name]).max(), 1e-30))
+
+    return {name: difference(name) for name in wanted}

@@ -352,10 +352,14 @@ def restore_item(
         if listed:
             logging.info("%s %s %s", state, name, saved.get(name, "missing"))
         if state == "mismatch":
+            remedy = (
+                "give the encoder.name and encoder.width that it was trained with"
+                if item == "encoder"
+                else "the run is damaged, make it again"
+            )
             raise UserError(
                 f"{run}: {item} leaf {name} is {saved.get(name, 'missing')} in the checkpoint "
-                f"and {wanted.get(name, 'missing')} here; give the encoder.name and "
-                "encoder.width that it was trained with"
+                f"and {wanted.get(name, 'missing')} here; {remedy}"
             )
     if listed:
         logging.info(

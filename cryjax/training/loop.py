@@ -189,6 +189,12 @@ class _LateMetrics:
         if step % self._schedule.log_every == 0 or step == self._schedule.total:
             self._log(step)
 
+    def flush(self, step: int) -> None:
+        """Logs what has not been logged yet, up to `step`."""
+        self.read()
+        if self._window.metrics:
+            self._log(step)
+
     def _log(self, step: int) -> None:
         # On an accelerator it would queue behind the step in progress.
         with jax.default_device(self._host):
@@ -349,7 +355,9 @@ def train(
                 with window.pausing():
                     found = evaluate(state, step)
                 workdir.log(step, found)
-                last = last or enough()
+                if not last and enough():
+                    last = True
+                    late.flush(step)
             ends = stops or last
             if ends or _due(step, schedule.checkpoint_every):
                 late.read()

@@ -3,11 +3,12 @@
 The state is a checkpoint of the work directory, another run's encoder, or fresh.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -59,7 +60,7 @@ def open_workdir(path: str, config: Any, data: str) -> Workdir:
 
 
 def start_state(
-    state: TrainState,
+    make: Callable[[], TrainState],
     init: str,
     settings: frontend.FrontEnd,
     spread: Parallel,
@@ -71,7 +72,7 @@ def start_state(
     """The state to train from, on the devices, and its description for the log.
 
     Args:
-      state: a fresh one.
+      make: makes a fresh one; only its shapes are taken if the run resumes.
       init: another run's work directory to take the encoder from; '' for none.
       settings: this run's front end.
       spread: the devices.
@@ -87,7 +88,7 @@ def start_state(
         return state.replace(average=state.live) if averaged else state
 
     if saved.latest is not None:
-        restored = saved.restore(with_average(state), spread.replicated)
+        restored = saved.restore(with_average(jax.eval_shape(make)), spread.replicated)
         # Not `latest`: if that was damaged, an earlier one was restored.
         said = f"resuming from step {int(restored.step)} of this work directory"
         before = saved.meta.get("inputs", {})
@@ -101,6 +102,7 @@ def start_state(
             said += f", but not bit for bit; changed since it was saved: {'; '.join(changed)}"
             logging.warning("%s", said)
         return restored, said
+    state = make()
     if init:
         theirs = frontend.FrontEnd(**checkpoints.read_meta(init)["front_end"])
         if theirs != settings:
@@ -148,7 +150,7 @@ def begin(
     """
     saved = checkpoints.Checkpoints(workdir.path)
     state, started = start_state(
-        jax.jit(parts.init)(jax.random.key(config.seed)),
+        functools.partial(jax.jit(parts.init), jax.random.key(config.seed)),
         config.init,
         parts.plan.settings,
         spread,

@@ -61,7 +61,13 @@ def _guarded(
     """
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        # Counts go on, or the learning rate would fall behind its schedule.
+        counts = jnp.issubdtype(new.dtype, jnp.integer)
+        return new if counts else jnp.where(finite, new, old)
+
+    kept = jax.tree.map(choose, new, old)
     return kept.replace(step=old.step + 1), {
         "gradient_norm": norm,
         "skipped": 1.0 - finite.astype(jnp.float32),
@@ -346,7 +352,7 @@ def embed(
     settings: frontend.FrontEnd,
 ) -> jax.Array:
     """Embeds windows in eval mode: [batch, samples] -> float32 [batch, features]."""
-    spectrogram = frontend.log_mel(frontend.to_float(audio), settings)
+    spectrogram = frontend.log_mel(audio, settings)
     embedding: Any = encoder.apply(variables, spectrogram, train=False)
     return embedding
 

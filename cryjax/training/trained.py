@@ -52,6 +52,17 @@ class Trained:
     multi_label: bool
 
 
+def _untrained_shapes(
+    encoder: dict[str, Any], settings: FrontEnd, window_seconds: float
+) -> Pretrained:
+    """Same as `untrained`, with shapes for variables: drawing them takes a compilation."""
+    made = make_encoder(**encoder)
+    shapes = jax.eval_shape(made.init, jax.random.key(0), jnp.zeros((1, 64, settings.mels)))
+    return Pretrained(
+        made, dict(shapes), settings, round(window_seconds * settings.sample_rate), False
+    )
+
+
 def untrained(
     encoder: dict[str, Any], settings: FrontEnd, window_seconds: float, seed: int
 ) -> Pretrained:
@@ -63,23 +74,21 @@ def untrained(
       window_seconds: length of its windows.
       seed: for the initialisation.
     """
-    made = make_encoder(**encoder)
-    variables = jax.jit(made.init)(jax.random.key(seed), jnp.zeros((1, 64, settings.mels)))
-    return Pretrained(
-        made, dict(variables), settings, round(window_seconds * settings.sample_rate), False
-    )
+    made = _untrained_shapes(encoder, settings, window_seconds)
+    init = jax.jit(made.encoder.init)
+    variables = init(jax.random.key(seed), jnp.zeros((1, 64, settings.mels)))
+    return dataclasses.replace(made, variables=dict(variables))
 
 
 def untrained_like(run: str, seed: int) -> Pretrained:
     """`untrained`, with a run's encoder, front end and window."""
-    return _untrained_by(read_meta(run), seed)
+    return untrained(*_architecture(read_meta(run)), seed)
 
 
-def _untrained_by(meta: dict[str, Any], seed: int) -> Pretrained:
+def _architecture(meta: dict[str, Any]) -> tuple[dict[str, Any], FrontEnd, float]:
+    """A run's encoder, front end and window, as `untrained` takes them."""
     config = meta["config"]
-    return untrained(
-        config["encoder"], FrontEnd(**meta["front_end"]), config["crop"]["seconds"], seed
-    )
+    return config["encoder"], FrontEnd(**meta["front_end"]), config["crop"]["seconds"]
 
 
 def load_pretrained(
@@ -94,12 +103,10 @@ def load_pretrained(
     """
     folder = folder or newest(run)
     meta = meta_of(folder)
-    fresh = _untrained_by(meta, 0)
+    made = _untrained_shapes(*_architecture(meta))
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    variables = restore_item(
-        run, "encoder", fresh.variables, sharding, listed=listed, folder=folder
-    )
-    return dataclasses.replace(fresh, variables=variables, synthetic=bool(meta["synthetic"]))
+    variables = restore_item(run, "encoder", made.variables, sharding, listed=listed, folder=folder)
+    return dataclasses.replace(made, variables=variables, synthetic=bool(meta["synthetic"]))
 
 
 def load_trained(run: str, *, listed: bool = True) -> Trained:

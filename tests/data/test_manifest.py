@@ -172,6 +172,7 @@ def test_mistakes_are_named_with_their_remedy(refused, content, fault, remedy):
 def test_the_line_named_is_the_line_of_the_file(refused):
     # As an editor counts: blank lines and line ends in quotes too.
     assert "line 6" in refused('path,label\n\n"a.wav","x\ny"\n\n,z\n')
+    assert "line 4" in refused("sep=;\npath;label\na.wav;x\n;z\n")
 
 
 def test_there_is_no_such_manifest(tmp_path):

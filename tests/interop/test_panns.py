@@ -136,6 +136,12 @@ def test_other_networks_are_named(small, tmp_path):
             panns.from_state_dict({k: v for k, v in small.items() if k != gone}, settings)
     with pytest.raises(UserError, match=r"dense/kernel is .*, but a cnn6"):
         panns.from_state_dict(small | {"fc1.weight": small["fc1.weight"][:-1]}, settings)
+    head = {"fc_audioset.weight": small["fc_audioset.weight"][:, :-1]}
+    with pytest.raises(UserError, match=r"classifier/kernel is .*, but its classifier needs"):
+        panns.from_state_dict(small | head, settings)
+    bare = {k: v for k, v in small.items() if k != "fc_audioset.bias"}
+    with pytest.raises(UserError, match="classifier/bias is missing, but its classifier needs"):
+        panns.from_state_dict(bare, settings)
     with pytest.raises(UserError, match="do not match PANNs' Cnn6"):
         panns.from_state_dict({"fc1.weight": small["fc1.weight"]}, settings)
     broken = small | {"fc1.bias": small["fc1.bias"] * np.nan}

@@ -14,6 +14,8 @@ def test_differences_are_shares_of_the_largest_value():
         "noise/embedding": 0.125,
         "noise/probabilities": 0.0,
     }
+    found["noise/probabilities"][0, 1] = np.nan
+    assert verify.differences(wanted, found)["noise/probabilities"] == np.inf
     with pytest.raises(UserError, match="has the outputs"):
         verify.differences(wanted, {"noise/embedding": np.zeros((1, 2))})
 

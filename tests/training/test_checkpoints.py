@@ -108,21 +108,33 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(run, states, how
         checkpoints.Checkpoints(run).restore(states[0], parallel.Parallel().replicated)
 
 
-def go_on(run, state, **inputs):
+def go_on(run, make, **inputs):
     """The state that a run of those inputs goes on from, and what is said of it."""
     front_end = frontend.PRESETS["small_8k"]
     saved = checkpoints.Checkpoints(run)
-    return start.start_state(state, "", front_end, parallel.Parallel(), saved, inputs=inputs)
+    return start.start_state(make, "", front_end, parallel.Parallel(), saved, inputs=inputs)
 
 
 def test_going_on_from_a_damaged_checkpoint_says_the_step_it_goes_on_from(run, states):
     hurt(run / "checkpoints" / "3", "flipped")
-    state, said = go_on(run, states[0], jax="1", data="a")
+    state, said = go_on(run, lambda: states[0], jax="1", data="a")
     assert int(state.step) == 2 and said == "resuming from step 2 of this work directory"
 
 
+def test_parameters_are_drawn_for_a_fresh_run_only(run, states, tmp_path_factory):
+    def make():
+        jax.debug.callback(lambda: drawn.append(True))
+        return states[0]
+
+    drawn = []
+    for folder, times in ((run, 0), (tmp_path_factory.mktemp("fresh"), 1)):
+        go_on(folder, make, jax="1", data="a")
+        jax.effects_barrier()
+        assert len(drawn) == times
+
+
 def test_going_on_with_other_versions_or_data_says_what_changed(run, states):
-    _, said = go_on(run, states[0], jax="2", data="a")
+    _, said = go_on(run, lambda: states[0], jax="2", data="a")
     assert said == (
         "resuming from step 3 of this work directory, but not bit for bit; "
         "changed since it was saved: jax: '1' -> '2'"
@@ -131,7 +143,7 @@ def test_going_on_with_other_versions_or_data_says_what_changed(run, states):
 
 def test_other_data_are_refused(run, states):
     with pytest.raises(UserError, match="different recordings than when this run began"):
-        go_on(run, states[0], jax="1", data="b")
+        go_on(run, lambda: states[0], jax="1", data="b")
 
 
 def test_inputs_are_versions_and_digests_of_code_and_data():

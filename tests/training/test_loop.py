@@ -125,8 +125,10 @@ def test_enough_ends_the_run_and_it_stays_ended(tmp_path):
         return {"score": float(step)}
 
     options = {"evaluate": evaluate, "evaluate_every": 2, "enough": lambda: len(scores) >= 3}
-    state, _, saved = run(tmp_path, float, **options)
+    state, workdir, saved = run(tmp_path, float, log_every=4, **options)
     assert int(state.step) == 6 and saved.steps == [4, 6]
+    losses = {line["step"]: line["loss"] for line in workdir.metrics() if "loss" in line}
+    assert losses == {4: 1.5, 6: 4.5}  # none is missing
     # Stopped after that, and before its result was written.
     state, _, saved = run(tmp_path, float, start=6, **options)
     assert int(state.step) == 6 and saved.steps == [] and scores == [2, 4, 6]

@@ -235,8 +235,12 @@ def test_an_update_that_is_not_finite_is_not_made(batch):
         ):
             after, metrics = step(state, bad)
             assert metrics["skipped"] == 1 and int(after.step) == int(state.step) + 1
-            kept = after.replace(step=state.step)
-            jax.tree.map(np.testing.assert_array_equal, kept, state)
+
+            def check(now, before):
+                counts = np.issubdtype(before.dtype, np.integer)  # of steps: the schedule's too
+                np.testing.assert_array_equal(now, before + 1 if counts else before)
+
+            jax.tree.map(check, after, state)
     after, metrics = step(state, lambda logits, _: logits.sum(axis=-1))
     assert metrics["skipped"] == 0
     assert np.any(after.params["head"]["classifier"]["bias"])

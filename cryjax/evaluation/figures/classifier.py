@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from cryjax.evaluation import bootstrap, metrics
-from cryjax.evaluation.figures.style import BLUE, GREY, plain, save
+from cryjax.evaluation.figures.style import BLUE, GREY, literal, plain, save
 
 _GRID = np.linspace(0, 1, 201)  # of 1 − specificity
 _RESAMPLES = 300
@@ -41,14 +41,15 @@ def confusion_figure(
     for (row, column), count in np.ndenumerate(counts):
         colour = "white" if share[row, column] > 0.55 else "black"
         ax.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
-    ax.set_xticks(range(len(labels)), labels, fontsize=8)
+    names = [*map(literal, labels)]
+    ax.set_xticks(range(len(labels)), names, fontsize=8)
     if max(map(len, labels)) > 3:
         for tick in ax.get_xticklabels():
             tick.set(rotation=45, ha="right")
-    ax.set_yticks(range(len(labels)), labels, fontsize=8)
+    ax.set_yticks(range(len(labels)), names, fontsize=8)
     ax.set_xlabel("classified as")
     ax.set_ylabel("true class")
-    ax.set_title(title, fontsize=9)
+    ax.set_title(literal(title), fontsize=9)
     figure.colorbar(image, ax=ax, label="share of the true class", shrink=0.8)
     return save(figure, path, note)
 
@@ -96,7 +97,7 @@ def roc_figure(
     ax.set_xlabel("1 − specificity")
     ax.set_ylabel("sensitivity")
     ax.set_aspect("equal")
-    ax.set_title(title, fontsize=9)
+    ax.set_title(literal(title), fontsize=9)
     ax.legend(loc="lower right", fontsize=8, frameon=False)
     plain(ax)
     return save(figure, path, note)
