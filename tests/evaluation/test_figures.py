@@ -32,9 +32,9 @@ def test_each_is_written_and_follows_its_data(tmp_path):
             p, [line | {"loss": k * line["step"]} for line in history]
         ),
         "confusion": lambda p, k: confusion_figure(
-            p, [[9 * k, 1], [3, 7]], ["cry", "a $^ name"], "a $^ title"
+            p, [[9 * k, 1], [3, 7]], ["cry", "$^$ name"], "$^$ title"
         ),
-        "roc": lambda p, k: roc_figure(p, true, score + k * true, subjects, "a $^ title"),
+        "roc": lambda p, k: roc_figure(p, true, score + k * true, subjects, "$^$ title"),
     }
     for name, make in makers.items():
         one, other = (pixels(make(tmp_path / f"{name}{k}.png", k))[:, :, :3] for k in (1, 2))
