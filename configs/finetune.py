@@ -97,8 +97,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.crop = ml_collections.ConfigDict({"seconds": 0.8, "speed": (0.95, 1.05)})
     # Transforms in order, those of waveforms before those of spectrograms. Their arguments are
     # below, described in cryjax/audio/augment.py; 'probability' is the share of views transformed.
+    # With a front end that subtracts band means, gain, equalise and band_pass have no effect.
     # Gentler than in pre-training: pitch and tempo tell cries apart.
-    config.transforms = ("gain", "add_noise", "frequency_mask", "time_mask")
+    config.transforms = ("add_noise", "frequency_mask", "time_mask")
     config.mix = ml_collections.ConfigDict({"snr_decibels": (5.0, 20.0), "probability": 0.3})
     config.gain = ml_collections.ConfigDict({"decibels": (-6.0, 6.0), "probability": 1.0})
     config.add_noise = ml_collections.ConfigDict({"snr_decibels": (10.0, 40.0), "probability": 0.5})

@@ -25,8 +25,8 @@ def get_config() -> ml_collections.ConfigDict:
     # The positive one of two classes, to which sensitivity and average precision refer; '' is the
     # second by name.
     config.positive = ""
-    # Whether to probe the same encoder untrained as well.
-    config.floor = True
+    # How many untrained encoders to probe as well, for the mean of their metrics; 0 is none.
+    config.floor = 3
     # With init=random: the run whose encoder, front end and window to use; '' takes those below.
     config.like = ""
     # 'ridge' (closed form) or 'logistic' (multinomial).
@@ -38,7 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
     # seed; a smaller share lies within a larger one.
     config.label_fraction = 1.0
     config.label_seed = 0
-    # Seed of folds, bootstrap and random initialisation.
+    # Seed of folds and bootstrap, and first seed of untrained encoders.
     config.seed = 0
     # Bootstrap resamples of subjects per 95 % interval.
     config.resamples = 1000

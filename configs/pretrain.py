@@ -62,9 +62,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.crop = ml_collections.ConfigDict({"seconds": 4.0, "speed": (1.0, 1.0)})
     # Transforms in order, those of waveforms before those of spectrograms. Their arguments are
     # below, described in cryjax/audio/augment.py; 'probability' is the share of views transformed.
+    # With a front end that subtracts band means, gain, equalise and band_pass have no effect.
     config.transforms = (
         "mix",
-        "gain",
         "add_noise",
         "time_warp",
         "frequency_mask",

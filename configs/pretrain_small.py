@@ -7,8 +7,8 @@ Number to expect: the loss starts at log(2 x 128 - 1) = 5.54, which is guessing,
 of spoken digits of unseen speakers (chance 0.100) has 0.691 after 200 steps, 0.688 after 600, and
 0.488 with the untrained encoder; cryjax/evaluation/README.md has the commands and intervals.
 Values: crops, speeds, learning rate and temperature are those of a first try on spoken digits,
-without a search. The views shift pitch and tempo together, add noise and other clips, and change
-the channel's colour: none of it should matter when the same sound is heard through another phone.
+without a search. The views shift pitch and tempo together, add noise and other clips, and hide
+bands and frames; level and colour of the channel need no view, as the front end subtracts them.
 Loss and head are SimCLR's (Chen et al., 2020), the encoder is PANNs' CNN6 at a quarter of its
 width.
 """
@@ -59,12 +59,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.crop = ml_collections.ConfigDict({"seconds": 0.8, "speed": (0.75, 1.33)})
     # Transforms in order, those of waveforms before those of spectrograms. Their arguments are
     # below, described in cryjax/audio/augment.py; 'probability' is the share of views transformed.
+    # With a front end that subtracts band means, gain, equalise and band_pass have no effect.
     config.transforms = (
         "mix",
-        "gain",
         "add_noise",
-        "equalise",
-        "band_pass",
         "frequency_mask",
         "time_mask",
     )

@@ -20,7 +20,7 @@ from absl import logging
 from cryjax.audio import frontend
 from cryjax.command import config as config_lib
 from cryjax.command import program
-from cryjax.command.config import boolean, integer, number, one_of, text
+from cryjax.command.config import integer, number, one_of, text
 from cryjax.command.errors import UserError
 from cryjax.data.records import Prepared, open_prepared
 from cryjax.evaluation import bootstrap, experiment, folds, leakage, probes, tasks
@@ -37,7 +37,7 @@ RULES = {
     "init": text(required="the --workdir of a training run, or 'random'"),
     "like": text(),
     "positive": text(),
-    "floor": boolean(),
+    "floor": integer(0),
     "classifier": one_of("ridge", "logistic"),
     "folds": config_lib.FOLDS,
     "label_fraction": number(above=0, high=1),
@@ -166,13 +166,11 @@ def main(config: Any, folder: str) -> None:
         "versions": experiment.versions(),
     }
     if config.floor and config.init != "random":
-        floor, _ = run(untrained_like(config.init, config.seed))
-        result["floor"] = {
-            **bootstrap.summarise(floor.true, floor.scores, classes, floor.subjects, **resampling),
-            "difference": bootstrap.differences(
-                found.true, found.scores, floor.scores, found.subjects, **resampling
-            ),
-        }
+        seeds = range(config.seed, config.seed + config.floor)
+        floors = [run(untrained_like(config.init, seed))[0].scores for seed in seeds]
+        result["floor"] = bootstrap.floor(
+            found.true, found.scores, np.stack(floors), found.subjects, **resampling
+        )
     write_predictions(workdir.path / "predictions.csv", scored, classes, "score")
     workdir.result(result)
     classifier.draw(workdir.figure, result, found.true, found.scores, found.subjects)

@@ -90,9 +90,13 @@ class Study:
         found.update({"data": str(prepared.directory), **fields})
         return found
 
-    def embeddings(self, row: str, task: str) -> tuple[Embeddings, np.ndarray]:
-        """A task's labelled recordings embedded by a row's encoder, and their splits."""
-        path = self.folder / "embeddings" / f"{row}-{task}.npz"
+    def embeddings(self, row: str, task: str, seed: int) -> tuple[Embeddings, np.ndarray]:
+        """A task's labelled recordings embedded by a row's encoder, and their splits.
+
+        Only that of 'scratch' depends on the seed, which initialises it.
+        """
+        name = f"{row}-{task}-{seed}" if row == "scratch" else f"{row}-{task}"
+        path = self.folder / "embeddings" / f"{name}.npz"
         if path.exists():
             with np.load(path, allow_pickle=False) as kept:
                 parts = dict(kept)
@@ -104,7 +108,7 @@ class Study:
                 tune.encoder.to_dict(),
                 frontend.resolve(tune.front_end),
                 tune.crop.seconds,
-                tune.seed,
+                seed,
             )
             if row == "scratch"
             else load_pretrained(self.encoder(row))
@@ -119,8 +123,9 @@ class Study:
         for row in config.rows:
             for task in self.data.tasks:
                 for fraction in config.probe.fractions:
-                    # With all labels, the seed has no effect on a probe.
-                    seeds = config.probe.seeds[:1] if fraction == 1 else config.probe.seeds
+                    # With all labels, the seed has no effect on the probe of a trained encoder.
+                    alike = fraction == 1 and row != "scratch"
+                    seeds = config.probe.seeds[:1] if alike else config.probe.seeds
                     found += [Cell(row, "probe", task, fraction, seed) for seed in seeds]
         for row in config.rows:
             for task in self.data.tasks:
@@ -144,7 +149,7 @@ class Study:
         path = self.folder / "cells" / cell.task / name
         if path.exists():
             return Found.load(path)
-        embedded, splits = self.embeddings(cell.row, cell.task)
+        embedded, splits = self.embeddings(cell.row, cell.task, cell.seed)
         result = probes.probe(
             embedded.features,
             self.data.tasks[cell.task].true(embedded.labels),
@@ -221,7 +226,8 @@ class Study:
                 rows.say(row)
                 self.encoder(row)
                 for task in self.data.tasks:
-                    self.embeddings(row, task)
+                    for seed in self.config.probe.seeds if row == "scratch" else [0]:
+                        self.embeddings(row, task, seed)
                 rows.update()
         cells = self.cells()
         found: dict[Cell, Found | str] = {}
@@ -288,7 +294,7 @@ def assemble(study: Study, cells: Mapping[Cell, Found]) -> results.Experiment:
         comparisons=tuple(experiment.comparisons(seeds, config)),
         scores={key[:3]: results.Scores(one.true, one.scores) for key, one in first.items()},
         embeddings={
-            (row, name): study.embeddings(row, name)[0]
+            (row, name): study.embeddings(row, name, config.probe.seeds[0])[0]
             for row in dict.fromkeys((config.rows[0], config.rows[-1]))
             for name in study.data.tasks
         },

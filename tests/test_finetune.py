@@ -122,7 +122,7 @@ def probe_of(run, data, folder):
     return (
         "linear_probe", "--config=configs/linear_probe.py", "--config.resamples=50",
         f"--workdir={folder}", f"--config.init={run}", f"--config.data={data}",
-        "--config.floor=False", "--config.folds=2",
+        "--config.floor=0", "--config.folds=2",
     )  # fmt: skip
 
 

@@ -151,14 +151,18 @@ def time_warp(key: jax.Array, log_mel: jax.Array, *, most: float) -> jax.Array:
 
 
 def _mask(key: jax.Array, log_mel: jax.Array, axis: int, count: int, most: float) -> jax.Array:
-    """Replaces `count` random stretches of an axis with the spectrogram's mean."""
+    """Replaces `count` random stretches of an axis with the mean of each band.
+
+    One mean for all bands would show, beside a filter's output or an unnormalised spectrogram.
+    """
     size = log_mel.shape[axis]
     width_key, start_key = jax.random.split(key)
     width = jax.random.uniform(width_key, (count, 1)) * most * size
     start = jax.random.uniform(start_key, (count, 1)) * (size - width)
-    place = jnp.arange(size)[None, :]
-    hidden = jnp.any((place >= start) & (place < start + width), axis=0)
-    return jnp.where(jnp.expand_dims(hidden, 1 - axis), jnp.mean(log_mel), log_mel)
+    middle = jnp.arange(size)[None, :] + 0.5
+    hidden = jnp.any((middle >= start) & (middle < start + width), axis=0)
+    mean = jnp.mean(log_mel, axis=0, keepdims=True)
+    return jnp.where(jnp.expand_dims(hidden, 1 - axis), mean, log_mel)
 
 
 def frequency_mask(key: jax.Array, log_mel: jax.Array, *, count: int, most: float) -> jax.Array:
@@ -184,6 +188,9 @@ SPECTROGRAM: dict[str, Callable] = {
     "frequency_mask": frequency_mask,
     "time_mask": time_mask,
 }
+# What these add to each band is the same in all frames: they have no effect if the front end
+# subtracts the mean of each band.
+STATIC = ("gain", "equalise", "band_pass")
 # A background clip comes from a group of this many neighbours in the global batch. They lie on one
 # device if its share of the batch is a multiple of this, so mixing moves no audio between devices,
 # and the choice is the same on any number of them. (The loader shuffles: neighbours are random.)
@@ -248,8 +255,7 @@ def view(
     for place, (name, arguments) in enumerate(transforms, 1):
         if name in WAVEFORM:
             x = _apply(name, place, arguments, keys, x)
-    # Normalised before the spectrogram transforms, so that a mask's value is the mean; and after
-    # them, so that band means do not give a filter away.
+    # Normalised before the spectrogram transforms too, which see what an encoder sees.
     x = frontend.log_mel(x, settings)
     for place, (name, arguments) in enumerate(transforms, 1):
         if name in SPECTROGRAM:

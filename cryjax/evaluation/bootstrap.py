@@ -282,6 +282,32 @@ def differences(
     }
 
 
+def floor(
+    true: np.ndarray, scores: np.ndarray, others: np.ndarray, subjects: np.ndarray, **how: Any
+) -> dict[str, Any]:
+    """The part 'floor' of a probe's result.json: untrained encoders, and how much better it is.
+
+    Args:
+      true: int [recordings].
+      scores: [recordings, classes], of the probe.
+      others: [encoders, recordings, classes], of untrained ones.
+      subjects: [recordings].
+      **how: as in `summarise_seeds`.
+
+    Returns:
+      Mean of each metric over the encoders, 'intervals' of that mean, its 'spread' over them, their
+      number 'encoders', and 'difference' from `differences`.
+    """
+    found = summarise_seeds(true, others, subjects, **how)
+    return {
+        **{name: one["value"] for name, one in found.items()},
+        "intervals": {name: one["interval"] for name, one in found.items()},
+        "spread": {name: one["spread"] for name, one in found.items()},
+        "encoders": len(others),
+        "difference": differences(true, scores, others, subjects, **how),
+    }
+
+
 def table(result: dict[str, Any], head: str) -> str:
     """Formats the headline metrics and their intervals as text.
 
@@ -305,6 +331,12 @@ def table(result: dict[str, Any], head: str) -> str:
             cells.append(cell(floor[name], floor["intervals"][name]))
             cells.append(cell(difference["value"], difference["interval"], "+"))
         lines.append(f"  {name:<{width}}" + "".join(f"{c:<26}" for c in cells).rstrip())
+    if floor:
+        spread = ", ".join(f"{name} {floor['spread'][name]:.3f}" for name in names[:2])
+        lines.append(
+            f"  floor: mean of {floor['encoders']} untrained encoders; their standard deviation: "
+            f"{spread}"
+        )
     # Baselines to compare with: alone, an accuracy of 0.83 looks good.
     against = "always the commonest class" + "; chance of macro_auc: 0.5" * ("macro_auc" in names)
     lines.append(f"  {'majority_accuracy':<{width}}{result['majority_accuracy']:.3f} ({against})")

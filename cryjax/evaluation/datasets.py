@@ -168,8 +168,10 @@ class Datasets:
                     "the supervised rows; set config.labelled to data with more, or leave those "
                     "rows out of config.rows"
                 )
-            known = self.everybody & set(self.labelled.index("train").subjects)
-            if known:
+            index = self.labelled.index()
+            division = tasks.divide(index[index.labels != ""], self._config.supervised)
+            used_labels = {*division.train.subjects, *division.validation.subjects}
+            if known := self.everybody & used_labels:
                 raise UserError(
                     f"{len(known)} test subject(s), such as {str(min(known))!r}, are in the "
                     "labelled data of supervised pre-training; exclude them (prepare --exclude)"

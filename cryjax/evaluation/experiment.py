@@ -154,13 +154,18 @@ def _how(method: str, config: Any) -> dict[str, Any]:
 def _difference(
     seeds: Mapping[Key, Mapping[int, Found]], key: Key, other: str, config: Any
 ) -> dict[str, results.Estimate]:
-    """How much better a row is than another, all else equal, over the seeds that both have."""
+    """How much better a row is than another, all else equal, over the seeds that both have.
+
+    With all labels, the seed of a probe is that of an untrained encoder alone, and all count.
+    """
     ours, theirs = seeds[key], seeds.get((other, *key[1:]), {})
-    both = sorted(ours.keys() & theirs.keys())
+    both = ours.keys() & theirs.keys()
     if other == key[0] or not both:
         return {}
-    first = ours[both[0]]
-    scores, others = (np.stack([found[seed].scores for seed in both]) for found in (ours, theirs))
+    if key[1] != "probe" or key[3] != 1:
+        ours, theirs = ({seed: found[seed] for seed in both} for found in (ours, theirs))
+    first = ours[min(both)]
+    scores, others = (np.stack([one.scores for one in found.values()]) for found in (ours, theirs))
     how = _how(key[1], config)
     return _estimates(bootstrap.differences(first.true, scores, others, first.subjects, **how))
 

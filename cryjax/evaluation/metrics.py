@@ -183,7 +183,12 @@ def _one_against_rest(
 
 
 def macro_auc(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean over the classes in a resample of one-against-rest `auc`; shapes as in `accuracy`."""
+    """Mean over the classes in a resample of one-against-rest `auc`; shapes as in `accuracy`.
+
+    With two classes, single-label, both are the AUC of `detection`.
+    """
+    if true.ndim == 1 and scores.shape[1] == 2:
+        return auc(*detection(true, scores), weights)
     return _one_against_rest(auc, true, scores, weights)
 
 

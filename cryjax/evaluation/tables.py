@@ -29,8 +29,8 @@ SYNTHETIC = (
 )
 
 
-# With fewer scored subjects no difference is starred: for encoders of equal worth, 8 to 38 % would
-# be (tests/simulations.py).
+# With fewer scored subjects, in all or of a class, no difference is starred: for encoders of equal
+# worth, 8 to 44 % would be (tests/simulations.py).
 FEWEST_FOR_A_CLAIM = 6
 
 
@@ -52,7 +52,8 @@ def _cell(estimate: Estimate | None) -> str:
 
 def _difference(estimate: Estimate | None, task: Task) -> str:
     """A signed cell, starred if its interval excludes zero and subjects are enough."""
-    enough = task.n_test_subjects >= FEWEST_FOR_A_CLAIM
+    fewest = min(task.n_test_subjects, *(subjects for *_, subjects in task.held))
+    enough = fewest >= FEWEST_FOR_A_CLAIM
     apart = estimate and (estimate.interval[0] > 0 or estimate.interval[1] < 0)
     return _marked(estimate, "+", "*" if enough and apart else "")
 
@@ -185,7 +186,7 @@ def reading(experiment: Experiment) -> str:
             "Differences are from 'scratch', or the encoder named, with the same method and "
             "labels, paired by recording; a star marks an interval that excludes zero, not "
             "corrected for multiple comparisons, and needs at least "
-            f"{FEWEST_FOR_A_CLAIM} scored subjects. "
+            f"{FEWEST_FOR_A_CLAIM} scored subjects of every class. "
         )
     if any(SENSITIVITY in line.metrics for line in experiment.lines):
         text += "Sensitivity is optimistic: its threshold was chosen on the scored recordings. "

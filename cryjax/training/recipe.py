@@ -88,6 +88,17 @@ def check_devices(config: Any, devices: int, *, grouped: str = "") -> None:
         )
 
 
+def without_effect(config: Any) -> str:
+    """Names the transforms that the config's front end undoes, or ''."""
+    static = [name for name in config.transforms if name in augment.STATIC]
+    if not static or frontend.resolve(config.front_end).normalise == "none":
+        return ""
+    return (
+        f"config.transforms: {', '.join(static)} without effect, because config.front_end="
+        f"{config.front_end!r} subtracts the mean of each band; leave them out"
+    )
+
+
 def view_recipe(config: Any) -> dict[str, Any]:
     """The keyword arguments of `augment.view` that the config describes."""
     return {

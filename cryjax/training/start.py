@@ -17,7 +17,7 @@ from absl import logging
 from cryjax.audio import frontend
 from cryjax.command import config as config_lib
 from cryjax.command.errors import UserError
-from cryjax.training import checkpoints, parallel, summary
+from cryjax.training import checkpoints, parallel, recipe, summary
 from cryjax.training.parallel import Parallel
 from cryjax.training.simclr import SimCLR
 from cryjax.training.steps import TrainState
@@ -148,6 +148,8 @@ def begin(
     Raises:
       UserError: same as in `start_state`.
     """
+    if vain := recipe.without_effect(config):
+        logging.warning("%s", vain)
     saved = checkpoints.Checkpoints(workdir.path)
     state, started = start_state(
         functools.partial(jax.jit(parts.init), jax.random.key(config.seed)),

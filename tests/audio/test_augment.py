@@ -1,5 +1,6 @@
 """Properties of each transform, and what the views may and may not depend on."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cryjax.audio import augment
+from cryjax.audio import augment, frontend
 
 RATE = 8_000
 RECIPE = {
@@ -161,11 +162,51 @@ def test_masks(function, axis):
         hidden = np.all(masked != log_mel, axis=1 - axis)
         kept = np.take(masked, np.flatnonzero(~hidden), axis)
         np.testing.assert_array_equal(kept, np.take(log_mel, np.flatnonzero(~hidden), axis))
+        means = np.broadcast_to(log_mel.mean(axis=0), log_mel.shape)
         np.testing.assert_allclose(
-            np.take(masked, np.flatnonzero(hidden), axis), log_mel.mean(), rtol=1e-5
+            *(np.take(x, np.flatnonzero(hidden), axis) for x in (masked, means)), rtol=1e-5
         )
         shares.append(hidden.mean())
     assert max(shares) <= 0.5 + 2 / log_mel.shape[axis] and 0.15 < np.mean(shares) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("function", "axis"), [(augment.frequency_mask, 1), (augment.time_mask, 0)]
+)
+def test_masks_hide_both_ends_alike(function, axis):
+    log_mel = jnp.asarray(noise(12, 12))
+    masks = jax.jit(jax.vmap(lambda key: function(key, log_mel, count=1, most=0.5)))
+    hidden = np.all(np.asarray(masks(keys(4000))) != log_mel, axis=2 - axis).mean(axis=0)
+    assert 0.01 < hidden[0] < hidden[5]
+    np.testing.assert_allclose(hidden, hidden[::-1], atol=0.03)
+
+
+def test_a_front_end_that_subtracts_band_means_undoes_what_is_static():
+    """And nothing gives it away, masks included; a front end that does not keeps all of it."""
+    audio, lengths = batch()
+    static = [
+        ("gain", {"decibels": (3.0, 6.0)}),
+        ("equalise", {"decibels": 6.0}),
+        ("band_pass", {"low": 0.1, "high": 0.2}),
+    ]
+    assert {name for name, _ in static} == set(augment.STATIC)
+    masks = [
+        ("frequency_mask", {"count": 1, "most": 0.2}),
+        ("time_mask", {"count": 1, "most": 0.2}),
+    ]
+    for normalise, least, most in (("sentence", 0.0, 1e-3), ("none", 3.0, np.inf)):
+        settings = dataclasses.replace(frontend.PRESETS["small_8k"], normalise=normalise)
+        with_them, without = (
+            augment.view(
+                keys(len(audio)), audio, lengths,
+                settings=settings, crop={"seconds": 0.5},
+                # A transform's randomness follows from its place.
+                transforms=[(name, {"probability": share} | how) for name, how in static] + masks,
+            )
+            for share in (1.0, 0.0)
+        )  # fmt: skip
+        change = float(np.sqrt(np.mean(np.square(with_them - without))))
+        assert least <= change <= most, (normalise, change)
 
 
 def batch(size=8):
