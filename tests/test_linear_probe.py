@@ -90,7 +90,7 @@ def of_recordings(splits=("train",), people=30, each=4):
     )  # fmt: skip
     return types.SimpleNamespace(
         sample_rate=8000, label_names=("ill", "well"), directory="DATA", synthetic=False,
-        cautions=("mixed rates",),
+        cautions=("mixed rates",), require_rate=lambda rate, of: None,
         index=lambda: index, at=lambda index: index,
     )  # fmt: skip
 
@@ -123,12 +123,18 @@ def test_splits_are_those_of_the_recordings(monkeypatch):
 
 
 def test_result_holds_what_it_was_made_by(monkeypatch, tmp_path, capsys):
-    """The positive class is as named; the floor is of the untrained encoder."""
+    """The positive class is as named; the floor is of untrained encoders."""
     monkeypatch.setattr(linear_probe, "Embedder", embedder)
     monkeypatch.setattr(linear_probe, "open_prepared", lambda path: of_recordings())
     monkeypatch.setattr(linear_probe.leakage, "check", lambda *_: ["heard"])
     monkeypatch.setattr(linear_probe, "load_encoder", lambda config: encoder("trained", 3.0))
-    monkeypatch.setattr(linear_probe, "untrained_like", lambda init, seed: encoder("floor", 0.0))
+
+    def untrained_like(init, seed):
+        seeds.append(seed)
+        return encoder("floor", 0.0)
+
+    seeds = []
+    monkeypatch.setattr(linear_probe, "untrained_like", untrained_like)
     config = config_lib.load(programs.ROOT / "configs" / "linear_probe.py")
     config.update({"init": "RUN", "data": "DATA", "positive": "ill", "label_seed": 3})
     config.update({"resamples": 50, "label_fraction": 0.5})
@@ -136,6 +142,7 @@ def test_result_holds_what_it_was_made_by(monkeypatch, tmp_path, capsys):
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["labels"] == ["well", "ill"] and result["positive"] == "ill"
     assert result["macro_auc"] > 0.95 and abs(result["floor"]["macro_auc"] - 0.5) < 0.15
+    assert result["floor"]["encoders"] == config.floor == len(seeds) == len(set(seeds))
     gap = result["floor"]["difference"]["macro_auc"]["value"]
     assert gap == pytest.approx(result["macro_auc"] - result["floor"]["macro_auc"])
     assert result["by_subject"]["n_recordings"] == 30 and result["n_recordings"] == 120

@@ -52,7 +52,7 @@ def _cell(estimate: Estimate | None) -> str:
 
 def _difference(estimate: Estimate | None, task: Task) -> str:
     """A signed cell, starred if its interval excludes zero and subjects are enough."""
-    fewest = min(task.n_test_subjects, *(subjects for *_, subjects in task.held))
+    fewest = min([task.n_test_subjects, *(subjects for *_, subjects in task.held)])
     enough = fewest >= FEWEST_FOR_A_CLAIM
     apart = estimate and (estimate.interval[0] > 0 or estimate.interval[1] < 0)
     return _marked(estimate, "+", "*" if enough and apart else "")

@@ -57,7 +57,7 @@ def test_equal_scikit_learn_under_weights(case):
             "average_precision": of_present(true, scores, weight, sk.average_precision_score),
         }
         if scores.shape[1] == 2:
-            del expected["average_precision"]  # of the positive class alone: below
+            del expected["average_precision"], expected["macro_auc"]  # of a detector: below
         for name, value in expected.items():
             assert found[name][row] == pytest.approx(value, nan_ok=True), name
 
@@ -94,7 +94,7 @@ def test_recordings_without_a_score_for_a_class_are_left_out_of_it(case, data):
         (metrics.macro_auc, sk.roc_auc_score),
         (metrics.average_precision, sk.average_precision_score),
     ):
-        if metric is metrics.average_precision and scores.shape[1] == 2:
+        if scores.shape[1] == 2:
             continue  # of the difference of both scores
         for found, weight in zip(metric(true, given, weights), weights, strict=True):
             expected = []
@@ -114,6 +114,7 @@ def test_detector_equals_scikit_learn_under_weights(case):
     true, scores, weights = case
     score = scores[:, 1] - scores[:, 0]
     precision = metrics.average_precision(true, scores, weights)
+    area = metrics.macro_auc(true, scores, weights)
     sensitivity = metrics.sensitivity(true, scores, weights)
     for row, weight in enumerate(weights):
         kept = weight > 0
@@ -124,8 +125,9 @@ def test_detector_equals_scikit_learn_under_weights(case):
         expected = sk.average_precision_score(of_class, score[kept], **options)
         assert precision[row] == pytest.approx(expected)
         if of_class.all():
-            assert np.isnan(sensitivity[row])
+            assert np.isnan(sensitivity[row]) and np.isnan(area[row])
             continue
+        assert area[row] == pytest.approx(sk.roc_auc_score(of_class, score[kept], **options))
         false, caught, _ = sk.roc_curve(of_class, score[kept], drop_intermediate=False, **options)
         best = max(caught[1 - false >= metrics.SPECIFICITY - 1e-9])
         assert sensitivity[row] == pytest.approx(best)
@@ -135,13 +137,13 @@ def test_detector_is_scored_by_how_much_the_positive_class_leads():
     true, scores, _, rng = example(classes=2)
     scores = (scores * 8).round() / 8  # so that their differences are exact, and ties stay ties
     once = np.ones((1, len(true)))
-    for metric in (metrics.average_precision, metrics.sensitivity):
+    for metric in (metrics.average_precision, metrics.sensitivity, metrics.macro_auc):
         moved = metric(true, scores + rng.normal(size=(len(true), 1)).round(), once)
         np.testing.assert_allclose(moved, metric(true, scores, once))
     # Probabilities near 0 and 1 of a network in float32 keep their order.
     sure = np.array([[1.0, 1e-12], [1.0, 1e-9], [1.0, 1e-10], [1.0, 1e-11]], np.float32)
-    found = metrics.average_precision(np.array([0, 1, 0, 0]), sure, np.ones((1, 4)))
-    assert found[0] == 1.0
+    for metric in (metrics.average_precision, metrics.macro_auc):
+        assert metric(np.array([0, 1, 0, 0]), sure, np.ones((1, 4)))[0] == 1.0
 
 
 @settings(deadline=None)
