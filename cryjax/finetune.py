@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 
 from cryjax import __version__
@@ -25,7 +26,7 @@ from cryjax.command import program
 from cryjax.command.errors import UserError
 from cryjax.data import loader
 from cryjax.data.records import Index, Prepared, open_prepared
-from cryjax.evaluation import bootstrap, leakage, pictures, tasks
+from cryjax.evaluation import bootstrap, leakage, metrics, pictures, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
 from cryjax.evaluation.figures import classifier
 from cryjax.evaluation.figures.training import SUPERVISED, training_figure
@@ -326,6 +327,9 @@ def train(
 def report(workdir: Workdir, result: dict[str, Any], found: Embeddings, task: tasks.Task) -> None:
     """Writes result.json, predictions.csv and figures."""
     note = "synthetic data" if result["synthetic"] else ""
+    # As the metrics have them: a class that was not learnt has no score.
+    scores = metrics.scores_of(found.features, np.isin(task.classes, result["learnt"]))
+    found = dataclasses.replace(found, features=scores)
     write_predictions(workdir.path / "predictions.csv", found, task.classes)
     workdir.result(result)  # before figures: a failing one must not lose the numbers
     training_figure(

@@ -22,7 +22,7 @@ from cryjax.command import config as config_lib
 from cryjax.command import program
 from cryjax.command.config import integer, number, one_of, text
 from cryjax.command.errors import UserError
-from cryjax.data.records import Prepared, open_prepared
+from cryjax.data.records import Index, Prepared, open_prepared
 from cryjax.evaluation import bootstrap, experiment, folds, leakage, probes, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
 from cryjax.evaluation.figures import classifier
@@ -67,14 +67,8 @@ def load_encoder(config: Any) -> Pretrained:
     )
 
 
-def embed(
-    pretrained: Pretrained,
-    prepared: Prepared,
-    batch_size: int,
-    devices: list[jax.Device] | None = None,
-) -> tuple[Embeddings, np.ndarray]:
-    """Embeds the labelled recordings of all splits, in order of number; also gives their splits."""
-    prepared.require_rate(pretrained.settings.sample_rate, "the encoder")
+def labelled(prepared: Prepared) -> Index:
+    """The labelled examples of all splits. Raises UserError if a probe cannot use the labels."""
     if len(prepared.label_names) < 2:
         has = "labels of only 1 class" if prepared.label_names else "no labels"
         raise UserError(
@@ -83,11 +77,21 @@ def embed(
         )
     index = prepared.index()
     if any(";" in label for label in index.labels):
-        raise UserError(f"{prepared.directory} has several labels per recording; a probe takes one")
-    kept = index[index.labels != ""]
-    gone = len(set(index.recordings)) - len(set(kept.recordings))
-    if gone:
-        logging.info("left out %d recordings without a label", gone)
+        raise UserError(
+            f"{prepared.directory} has several labels per recording; a probe takes one: name "
+            "another --label_column in prepare, or use cryjax.finetune"
+        )
+    return index[index.labels != ""]
+
+
+def embed(
+    pretrained: Pretrained,
+    prepared: Prepared,
+    batch_size: int,
+    devices: list[jax.Device] | None = None,
+) -> tuple[Embeddings, np.ndarray]:
+    """Embeds the labelled recordings of all splits, in order of number; also gives their splits."""
+    kept = labelled(prepared)
     embedder = Embedder(
         functools.partial(steps.embed, encoder=pretrained.encoder, settings=pretrained.settings),
         pretrained.window_samples,
@@ -120,19 +124,26 @@ def main(config: Any, folder: str) -> None:
     if config.init != "random":
         warnings += leakage.check(config.init, prepared, scored_subjects(prepared, config))
     pretrained = load_encoder(config)
+    prepared.require_rate(pretrained.settings.sample_rate, "the encoder")
+    kept = labelled(prepared).by_recording
+    gone = len(set(prepared.index().recordings)) - len(kept)
+    if gone:
+        logging.info("left out %d recordings without a label", gone)
+    splits = None if config.folds else kept.splits
+    probes.check(kept.labels, kept.subjects, config.folds, splits, config.seed)
     workdir = Workdir(folder, config_lib.to_dict(config))
     classes = tasks.ordered(prepared, config.positive)
     resampling = {"resamples": config.resamples, "seed": config.seed}
 
     def run(encoder: Pretrained) -> tuple[probes.ProbeResult, Embeddings]:
-        embeddings, splits = embed(encoder, prepared, config.batch_size)
+        embeddings, _ = embed(encoder, prepared, config.batch_size)
         found = probes.probe(
             embeddings.features,
             tasks.targets_of(embeddings.labels, classes).argmax(axis=1),
             embeddings.subjects,
             classifier=config.classifier,
             folds=config.folds,
-            splits=splits if config.folds == 0 else None,
+            splits=splits,
             seed=config.seed,
             fraction=config.label_fraction,
             label_seed=config.label_seed,
@@ -177,7 +188,7 @@ def main(config: Any, folder: str) -> None:
     for warning in warnings:
         logging.warning("%s", warning)
     head = "untrained" if config.init == "random" else "pre-trained"
-    how = f"{config.folds} folds by subject" if config.folds else "the dataset's own splits"
+    how = f"{len(found.penalties)} folds by subject" if config.folds else "the dataset's own splits"
     print(
         f"linear probe of {config.init}{' (synthetic data)' if synthetic else ''}: "
         f"{summary['n_recordings']} recordings of {summary['n_subjects']} subjects scored, {how}; "

@@ -71,7 +71,8 @@ def own_split(subjects: np.ndarray, splits: np.ndarray) -> Parts:
         raise UserError(
             "config.folds=0 needs labelled recordings in the splits 'train' and 'test', but the "
             f"dataset has them only in {', '.join(sorted(set(splits)))}; set config.folds=5, or "
-            "prepare it with --splits=train=0.8,test=0.2"
+            "rename the splits in the manifest, or leave them out there and give prepare "
+            "--splits=train=0.8,test=0.2"
         )
     check_apart(subjects, train, test)
     return [(train, test)]

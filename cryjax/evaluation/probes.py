@@ -160,21 +160,31 @@ def _divide(
             raise TooFewLabels(
                 "1 subject in 'train'; a probe needs 2, to choose its penalty by subject"
             )
+    for number, (train, _) in enumerate(parts, 1):
+        _check_classes(number, labels[train])
     return parts, said
 
 
-def _lacking(fold: int, trained: np.ndarray, tested: np.ndarray, names: Sequence[str]) -> list[str]:
-    """Warnings about test classes that a fold's training recordings lack.
-
-    Raises:
-      TooFewLabels: if they have only one class.
-    """
-    seen = set(trained)
-    if len(seen) < 2:
+def _check_classes(fold: int, trained: np.ndarray) -> None:
+    """Raises TooFewLabels if a fold's training recordings are all of one class."""
+    if len(set(trained)) < 2:
         raise TooFewLabels(
-            f"fold {fold} has only one class among its training subjects; use other folds or "
-            "another config.seed"
+            f"fold {fold} has only one class among its training subjects; every class needs "
+            "several subjects: use other folds or another config.seed, or add subjects"
         )
+
+
+def check(
+    labels: np.ndarray, subjects: np.ndarray, folds: int, splits: np.ndarray | None, seed: int
+) -> None:
+    """Raises what `probe` would raise for such recordings, before they are embedded."""
+    _check_enough(labels, subjects)
+    _divide(labels, subjects, folds, splits, seed)
+
+
+def _lacking(fold: int, trained: np.ndarray, tested: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Warnings about test classes that a fold's training recordings lack."""
+    seen = set(trained)
     return [
         f"fold {fold}: no training recording has class {names[number]!r}, so its "
         f"{np.sum(tested == number)} test recording(s) cannot be recognised; its AUC and average "
@@ -227,6 +237,7 @@ def probe(
     for number, (train, test) in enumerate(parts, 1):
         names = labels[train].astype(str)
         train = train[folds_lib.take_fraction(names, subjects[train], fraction, label_seed)]
+        _check_classes(number, labels[train])  # again, as a fraction has fewer
         said += _lacking(number, labels[train], labels[test], classes)
         model, penalty = fit(
             features[train], labels[train], subjects[train], classifier=classifier, seed=seed

@@ -64,7 +64,7 @@ def full():
         rng.normal(size=(20, 8)), np.arange(20), names, rng.integers(9, size=20).astype(str)
     )
     detection = task("injury", ("no injury", "injury"))
-    detection = dataclasses.replace(detection, held=((81, 29, 27, 9), (9, 5, 3, 1)))
+    detection = dataclasses.replace(detection, held=((81, 29, 27, 9), (9, 8, 7, 6)))
     return Experiment(
         title=f"A title {EVIL}",
         synthetic=True,
@@ -183,7 +183,7 @@ def test_markdown_and_report_hold_every_line(full, tmp_path):
     found = [block for block in markdown.split("\n\n") if block.startswith("|")]
     assert len(found) == 2 * (2 * 2 + 1) + 2
     (classes,) = [table for table in found if table.startswith("| class ")]
-    assert " ".join(classes.split("\n")[-1].split()) == "| injury | 9 | 5 | 3 | 1 |"
+    assert " ".join(classes.split("\n")[-1].split()) == "| injury | 9 | 8 | 7 | 6 |"
     for table in found:  # aligned
         assert len({len(row) for row in table.strip().split("\n")}) == 1
     for text in (page.text, markdown):
@@ -198,6 +198,14 @@ def test_no_star_of_a_handful_of_subjects(full, tmp_path, people, starred):
     for gain in [line.difference["macro_auc"] for line in full.lines if line.difference]:
         assert (f"{gain.value:+.3f}* [" in markdown) == starred
     assert ("+0.125* [" in markdown) == starred and "+0.125" in markdown
+
+
+def test_no_star_where_a_class_has_a_handful_of_subjects(full, tmp_path):
+    for people, starred in ((5, False), (6, True)):
+        held = ((81, 29, 27, 20), (9, 8, 8, people))
+        few = tuple(dataclasses.replace(task, n_test_subjects=26, held=held) for task in full.tasks)
+        _, markdown = written(dataclasses.replace(full, tasks=few), tmp_path / str(people))
+        assert ("+0.125* [" in markdown) == starred
 
 
 def test_report_asks_for_nothing_and_escapes(full, tmp_path):
