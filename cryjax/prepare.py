@@ -94,6 +94,7 @@ _BEAM_RUNNER = flags.DEFINE_string(
 )
 _BEAM_OPTIONS = flags.DEFINE_list("beam_options", [], "Options of the runner: key=value, or key.")
 
+_MAPPED = ("recording", "path", "subject", "pseudonym", "skipped")  # columns of a --mapping
 _SOURCES = _MANIFEST, _CORPUS, _TFDS, _SYNTHETIC
 # A TFDS dataset has its own splits.
 _ONLY_FOR = {
@@ -187,6 +188,26 @@ def read_key() -> bytes:
     return key
 
 
+def check_mapping() -> None:
+    """Raises UserError, before hours of decoding, if --mapping cannot or must not be written."""
+    path = pathlib.Path(os.path.realpath(program.required(_MAPPING)))
+    new = not path.exists()
+    try:
+        for other in filter(None, [_MANIFEST.value, *_EXCLUDE.value]):
+            if not new and os.path.exists(other) and path.samefile(other):  # noqa: PTH110
+                raise UserError(f"--mapping={path} would overwrite what is read; name another file")
+        if path.is_file() and path.stat().st_size:
+            with path.open("rb") as file:
+                own = ",".join(_MAPPED).encode()
+                if file.read(len(own) + 2) != own + b"\r\n":
+                    raise UserError(f"--mapping={path} is not a mapping; name another file")
+        path.open("ab").close()
+        if new:
+            path.unlink()  # if preparation fails, no empty file is left
+    except OSError as error:
+        raise UserError(f"--mapping={path} cannot be written ({error.strerror})") from error
+
+
 def write_mapping(rows: list[Row], index: Index, out: pathlib.Path) -> None:
     """Writes which recording is which file, and which subject is who."""
     pseudonyms = dict(zip(index.recordings, index.subjects, strict=True))
@@ -197,7 +218,7 @@ def write_mapping(rows: list[Row], index: Index, out: pathlib.Path) -> None:
     ) as file:
         os.chmod(file.fileno(), 0o600)  # noqa: PTH101
         table = csv.writer(file)
-        table.writerow(["recording", "path", "subject", "pseudonym", "skipped"])
+        table.writerow(_MAPPED)
         for number, row in enumerate(rows):
             named = row.name, row.subject, pseudonyms.get(number, "")
             table.writerow([number, *named, reasons.get(number, "")])
@@ -298,12 +319,7 @@ def main(_: list[str]) -> None:
         return
     out = pathlib.Path(program.required(_OUT))
     if _MAPPING.value:
-        try:
-            pathlib.Path(_MAPPING.value).touch(0o600)  # fails before hours of decoding
-        except OSError as error:
-            raise UserError(
-                f"--mapping={_MAPPING.value} cannot be written ({error.strerror})"
-            ) from error
+        check_mapping()
     rows, alike = [], 0
     if _TFDS.value:
         inputs, total, streams = from_tfds()

@@ -210,6 +210,46 @@ def test_who_is_not_said_to_be_anybody_is_known_by_the_audio_alone(folder, tmp_p
         assert sorted(line["pseudonym"] for line in csv.DictReader(file)) == people[0]
 
 
+def test_a_mapping_overwrites_no_file_but_a_mapping(folder, tmp_path):
+    for name in ("mine.csv", "held_out.csv"):
+        shutil.copy(folder / name.replace("mine", "all"), tmp_path / name)
+    (tmp_path / "link.csv").symlink_to("mine.csv")
+    (tmp_path / "notes.csv").write_text("recording,remark\n1,loud\n")
+    command = (
+        f"--manifest={tmp_path / 'mine.csv'}", f"--exclude={tmp_path / 'held_out.csv'}",
+        f"--allow_dir={folder}", f"--out={tmp_path / 'data'}",
+    )  # fmt: skip
+    for name, why in (
+        ("mine.csv", "would overwrite what is read"),
+        ("link.csv", "would overwrite what is read"),
+        ("held_out.csv", "would overwrite what is read"),
+        ("notes.csv", "is not a mapping; name another file"),
+        (".", "cannot be written"),
+    ):
+        before = {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}
+        assert why in refused(*command, f"--mapping={tmp_path / name}")
+        after = {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}
+        assert before == after
+    mapping = tmp_path / "mapping.csv"
+    # Of a failure, nothing is left; an empty file or an older mapping is replaced.
+    assert prepare(command[0], command[2], command[3], f"--mapping={mapping}").returncode == 2
+    assert not mapping.exists()
+    mapping.touch()
+    command = (f"--manifest={folder / 'all.csv'}", f"--out={tmp_path / 'data'}")
+    for _ in range(2):
+        done = prepare(*command, f"--mapping={mapping}")
+        assert done.returncode == 0, done.stderr
+        with mapping.open(newline="") as file:
+            assert [line["skipped"] for line in csv.DictReader(file)][19:] == [
+                "",
+                "silent",
+                "no such file",
+            ]
+    # It has the columns of a manifest, and may be read as one, but is not written over itself.
+    line = refused(f"--manifest={mapping}", f"--out={tmp_path / 'other'}", f"--mapping={mapping}")
+    assert "would overwrite what is read" in line
+
+
 def test_what_excludes_nothing_is_refused(folder, tmp_path):
     write_manifest(tmp_path / "others.csv", [("elsewhere.wav", "", "nobody")])
     line = refused(
