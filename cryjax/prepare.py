@@ -30,7 +30,16 @@ from absl import flags
 
 from cryjax.command import program
 from cryjax.command.errors import UserError
-from cryjax.data import catalogue, corpora, preparing, remarks, splits, subjects, synthetic
+from cryjax.data import (
+    catalogue,
+    corpora,
+    excluding,
+    preparing,
+    remarks,
+    splits,
+    subjects,
+    synthetic,
+)
 from cryjax.data.manifest import Columns, Row, check_inside, read_manifest
 from cryjax.data.preparing import Item
 from cryjax.data.recording import Recording
@@ -147,20 +156,9 @@ def from_rows() -> tuple[dict[str, Any], list[Row], list[str], int]:
         alike = sum(map(len, groups))
         for remark in remarks.of_rows(rows, groups, _LABEL_COLUMN.value):
             print(remark)
-    others = [row for other in _EXCLUDE.value for row in read_manifest(other, columns)]
-    excluded = {row.subject_id for row in others}
-    files = {os.path.normpath(row.path) for row in others}
-    # Excluding one file of a subject excludes the subject, whatever its name there.
-    excluded |= {row.subject_id for row in rows if os.path.normpath(row.path) in files}
-    kept = [row for row in rows if row.subject_id not in excluded]
-    if _EXCLUDE.value:
-        gone = {row.subject_id for row in rows} & excluded
-        if not gone:
-            raise UserError(
-                f"--exclude={','.join(_EXCLUDE.value)}: none of its subjects or files is in "
-                f"{source}; leave it out, or give both the same column 'subject'"
-            )
-        print(f"left out {len(rows) - len(kept)} recordings of {len(gone)} excluded subjects")
+    kept, said = excluding.exclude(rows, source, _EXCLUDE.value, columns)
+    for line in said:
+        print(line)
     if not kept:
         raise UserError(f"{source}: --exclude leaves no recording")
     if kept[0].split and _SPLITS.value:

@@ -257,7 +257,29 @@ def test_what_excludes_nothing_is_refused(folder, tmp_path):
         f"--exclude={tmp_path / 'others.csv'}",
         f"--out={tmp_path / 'data'}",
     )
-    assert "none of its subjects or files" in line
+    assert "none of its subjects or files" in line and "others.csv" in line
+    # Each file must exclude somebody.
+    line = refused(
+        f"--manifest={folder / 'all.csv'}",
+        f"--exclude={folder / 'held_out.csv'},{tmp_path / 'others.csv'}",
+        f"--out={tmp_path / 'data'}",
+    )
+    assert "none of its subjects or files" in line and "held_out.csv" not in line
+
+
+def test_whom_exclude_may_have_missed_is_said(folder, tmp_path):
+    rows = [(f"{i}.wav", "", subject) for i, subject in enumerate(["S 3", "s9", "s03", "nobody"])]
+    write_manifest(tmp_path / "others.csv", rows)
+    done = prepare(
+        f"--manifest={folder / 'all.csv'}",
+        f"--exclude={tmp_path / 'others.csv'},{folder / 'held_out.csv'}",
+        f"--out={tmp_path / 'data'}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "others.csv: 3 of its 4 subjects are not in " in done.stdout
+    assert "held_out.csv: 0 of its 2 subjects are not in " in done.stdout
+    assert "left out 7 recordings of 3 excluded subjects" in done.stdout
+    assert "differ from excluded ones only in" in done.stdout and "'s03', 's3'" in done.stdout
 
 
 def test_a_subject_is_excluded_by_any_of_its_files(folder, tmp_path):

@@ -3,12 +3,13 @@
 import collections
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from cryjax.data.manifest import Row
 
 _NO_LABELS = {"?", "-", "n/a", "na", "nan", "none", "null", "unknown", "unlabelled", "unlabeled"}
+_SPELLING = "capitals, blanks, hyphens or leading zeros"
 
 
 def _spelling(name: str) -> str:
@@ -37,6 +38,32 @@ def alike(names: Iterable[str]) -> list[list[str]]:
     return [sorted(group) for group in groups.values()]
 
 
+def _shown(groups: Sequence[Sequence[str]]) -> str:
+    named = "; ".join(", ".join(map(repr, group[:3])) for group in groups[:3])
+    return named + f"; and {len(groups) - 3} more" * (len(groups) > 3)
+
+
+def of_excluded(kept: Collection[str], excluded: Collection[str]) -> list[str]:
+    """Remarks on subjects that may have been kept only because they are spelt differently.
+
+    Args:
+      kept: names of those kept.
+      excluded: names of those to exclude.
+    """
+    groups = [
+        group
+        for group in (alike([*kept, *excluded]) if excluded else [])
+        if any(name in kept for name in group) and any(name in excluded for name in group)
+    ]
+    if not groups:
+        return []
+    return [
+        f"subjects that are kept, and differ from excluded ones only in {_SPELLING}: "
+        f"{_shown(groups)}. If they are the same, spell them alike, or --exclude does not leave "
+        "them out"
+    ]
+
+
 def of_rows(rows: Sequence[Row], subjects: Sequence[Sequence[str]], label_column: str) -> list[str]:
     """Remarks on the rows of a manifest, before subjects are renamed.
 
@@ -47,12 +74,9 @@ def of_rows(rows: Sequence[Row], subjects: Sequence[Sequence[str]], label_column
     """
     said = []
     if subjects:
-        named = "; ".join(", ".join(map(repr, group[:3])) for group in subjects[:3])
-        more = f"; and {len(subjects) - 3} more" * (len(subjects) > 3)
         said.append(
-            "subjects that differ only in capitals, blanks, hyphens or leading zeros, and count as "
-            f"several: {named}{more}. If they are the same, spell them alike, or splits and folds "
-            "divide them"
+            f"subjects that differ only in {_SPELLING}, and count as several: {_shown(subjects)}. "
+            "If they are the same, spell them alike, or splits and folds divide them"
         )
     bare = sum(not row.label for row in rows)
     if bare == len(rows):
@@ -81,9 +105,8 @@ def cautions(info: Mapping[str, Any]) -> list[str]:
         )
     if info.get("alike"):
         said.append(
-            f"subjects whose names differ from another's only in capitals, blanks, hyphens or "
-            f"leading zeros: {info['alike']}; a person under two names may be both trained on and "
-            "scored"
+            f"subjects whose names differ from another's only in {_SPELLING}: {info['alike']}; a "
+            "person under two names may be both trained on and scored"
         )
     if low := info.get("low_rates"):
         used = sum(split["recordings"] for split in info["splits"].values())
@@ -115,9 +138,7 @@ def of_dataset(info: Mapping[str, Any]) -> list[str]:
         counts.update(split["labels"])
     for group in [] if info["synthetic"] else alike(counts):
         shown = ", ".join(f"{label!r} {counts[label]}" for label in group)
-        said.append(
-            f"labels that differ only in capitals, blanks, hyphens or leading zeros: {shown}"
-        )
+        said.append(f"labels that differ only in {_SPELLING}: {shown}")
     empty = [label for label in counts if label.casefold() in _NO_LABELS]
     if empty:
         said.append(

@@ -35,6 +35,15 @@ def test_names_that_a_spreadsheet_or_a_hand_spelt_in_two_ways():
     assert "'007', '7'; 'B02', 'b2'" in said and "spell them alike" in said
 
 
+def test_kept_subjects_that_are_spelt_like_excluded_ones():
+    kept, excluded = {"7", "8", "10", "nr_4", "B2", "b02"}, {"007", "8a", "Nr 4", "9", "c 1", "C1"}
+    (said,) = remarks.of_excluded(kept, excluded)
+    assert "'007', '7'" in said and "'Nr 4', 'nr_4'" in said and "spell them alike" in said
+    assert "'B2'" not in said and "'c 1'" not in said
+    assert not remarks.of_excluded({"1", "01"}, {"2", "02"})
+    assert not remarks.of_excluded({"1", "01"}, set())
+
+
 def test_recordings_without_a_label_are_counted():
     assert remarks.of_rows([row(), row(label="")], [], "label") == [
         "1 of 2 recordings have no label"
