@@ -8,7 +8,13 @@ from typing import Any
 
 from cryjax.data.manifest import Row
 
-_NO_LABELS = {"?", "-", "n/a", "na", "nan", "none", "null", "unknown", "unlabelled", "unlabeled"}
+# What people, spreadsheets and programs write for nothing; as a label or subject, a mistake.
+_NO_LABELS = {
+    "?", "-", "n/a", "na", "nan", "none", "null", "unknown", "unlabelled", "unlabeled",
+    "#n/a", "#ref!", "#value!", "#name?",
+}  # fmt: skip
+# A long number as a spreadsheet shows it, such as 4.91757E+12; '3E7' may be a real name.
+_SHORTENED = re.compile(r"\d([.,]\d+E\+?|E\+)\d+", re.IGNORECASE)
 _SPELLING = "capitals, blanks, hyphens or leading zeros"
 
 
@@ -77,6 +83,18 @@ def of_rows(rows: Sequence[Row], subjects: Sequence[Sequence[str]], label_column
         said.append(
             f"subjects that differ only in {_SPELLING}, and count as several: {_shown(subjects)}. "
             "If they are the same, spell them alike, or splits and folds divide them"
+        )
+    counts = collections.Counter(row.subject for row in rows if not row.alone)
+    for subject in sorted(name for name in counts if name.casefold() in _NO_LABELS):
+        said.append(
+            f"{counts[subject]} recordings of the subject {subject!r} count as one person: leave "
+            "the cell empty if unknown"
+        )
+    if short := sorted(filter(_SHORTENED.fullmatch, counts)):
+        more = f" and {len(short) - 3} more" * (len(short) > 3)
+        said.append(
+            f"subjects that a spreadsheet shortened: {', '.join(map(repr, short[:3]))}{more}, so "
+            "several may count as one: format the column as text, and export it again"
         )
     bare = sum(not row.label for row in rows)
     if bare == len(rows):

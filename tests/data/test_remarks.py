@@ -1,6 +1,9 @@
 """What may be wrong in a manifest or a dataset is said; of one as it should be, nothing."""
 
+import dataclasses
 import pathlib
+
+import pytest
 
 from cryjax.data import remarks
 from cryjax.data.manifest import Row
@@ -42,6 +45,25 @@ def test_kept_subjects_that_are_spelt_like_excluded_ones():
     assert "'B2'" not in said and "'c 1'" not in said
     assert not remarks.of_excluded({"1", "01"}, {"2", "02"})
     assert not remarks.of_excluded({"1", "01"}, set())
+
+
+@pytest.mark.parametrize("nothing", ["NA", "n/a", "#N/A", "#REF!", "#VALUE!", "#NAME?", "Unknown"])
+def test_placeholders_are_no_subjects_and_no_labels(nothing):
+    rows = [row("s1"), *[row(nothing)] * 3]
+    (said,) = remarks.of_rows(rows, [], "label")
+    assert f"3 recordings of the subject {nothing!r} count as one person: leave the cell" in said
+    assert f"say nothing: {nothing!r}" in "\n".join(remarks.of_dataset(with_labels(**{nothing: 2})))
+    # Where there was no subject, the name is the file's.
+    alone = dataclasses.replace(row(nothing), alone=True)
+    assert not remarks.of_rows([alone], [], "label")
+
+
+@pytest.mark.parametrize("name", ["4.91757E+12", "4,9E+12", "5E+11", "1.2e11"])
+def test_subjects_that_a_spreadsheet_shortened(name):
+    (said,) = remarks.of_rows([row("s1"), row(name)], [], "label")
+    assert f"shortened: {name!r}" in said and "format the column as text" in said
+    honest = ["E12", "3E7", "4917570000000", "A1.5E+3", "1.5"]
+    assert not remarks.of_rows([*map(row, honest)], [], "label")
 
 
 def test_recordings_without_a_label_are_counted():
