@@ -99,7 +99,7 @@ def test_slips_that_a_manifest_may_have_are_said(folder, made, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "recordings without a 'subject': 6;" in done.stdout
     assert "labels of only one recording: 'Pain'; are they spelt as intended?" in done.stdout
-    assert "hyphens or leading zeros: 'Pain' 1, 'pain' 4" in done.stdout
+    assert "hyphens, leading zeros or a trailing '.0': 'Pain' 1, 'pain' 4" in done.stdout
     assert "1 of 6 recordings have no label" in done.stdout
     done = prepare(*arguments, "--subject_column=infant", f"--out={tmp_path / 'by_infant'}")
     assert done.returncode == 0, done.stderr

@@ -15,20 +15,21 @@ _NO_LABELS = {
 }  # fmt: skip
 # A long number as a spreadsheet shows it, such as 4.91757E+12; '3E7' may be a real name.
 _SHORTENED = re.compile(r"\d([.,]\d+E\+?|E\+)\d+", re.IGNORECASE)
-_SPELLING = "capitals, blanks, hyphens or leading zeros"
+_SPELLING = "capitals, blanks, hyphens, leading zeros or a trailing '.0'"
 
 
 def _spelling(name: str) -> str:
-    """A key shared by names that read as one: '007' and '7', 'Pain' and 'pain '."""
+    """A key shared by names that read as one: '007', '7' and '7.0', 'Pain' and 'pain '."""
     plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
-    return re.sub(r"(?<![0-9.])0+(?=[0-9])", "", plain)
+    plain = re.sub(r"(?<![0-9.,])0+(?=[0-9])", "", plain)
+    return re.sub(r"^([0-9]+)[.,]0+$", r"\1", plain)
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:
     """Groups of names that differ in spelling only, each sorted.
 
-    Spelling means capitals, blanks, hyphens, underscores or leading zeros. There may be millions of
-    names, so most of them take only one entry in a table.
+    Spelling means capitals, blanks, hyphens, underscores, leading zeros or, of a number, a trailing
+    '.0'. There may be millions of names, so most of them take only one entry in a table.
     """
     first: dict[str, str] = {}
     groups: dict[str, set[str]] = {}

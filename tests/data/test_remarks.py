@@ -38,6 +38,16 @@ def test_names_that_a_spreadsheet_or_a_hand_spelt_in_two_ways():
     assert "'007', '7'; 'B02', 'b2'" in said and "spell them alike" in said
 
 
+def test_numbers_that_a_program_wrote_as_decimals():
+    groups = remarks.alike(
+        ["7", "7.0", "007.00", "8,0", "8", "9.5", "9.50", "10", "100", "0", "0.0"]
+    )
+    assert groups == [["007.00", "7", "7.0"], ["8", "8,0"], ["0", "0.0"]]
+    assert not remarks.alike(["v1.0", "v1", "1.0.0", "1", "1,05", "1,5", "10.01", "10.1"])
+    said = "\n".join(remarks.of_dataset(with_labels(**{"1": 4, "1.0": 3, "2": 3})))
+    assert "a trailing '.0': '1' 4, '1.0' 3" in said
+
+
 def test_kept_subjects_that_are_spelt_like_excluded_ones():
     kept, excluded = {"7", "8", "10", "nr_4", "B2", "b02"}, {"007", "8a", "Nr 4", "9", "c 1", "C1"}
     (said,) = remarks.of_excluded(kept, excluded)
@@ -76,7 +86,7 @@ def test_recordings_without_a_label_are_counted():
 
 def test_labels_that_are_alike_or_say_nothing():
     said = "\n".join(remarks.of_dataset(with_labels(hungry=7, Hungry=2, **{"n/a": 3})))
-    assert "zeros: 'Hungry' 2, 'hungry' 7" in said and "say nothing: 'n/a'" in said
+    assert "'.0': 'Hungry' 2, 'hungry' 7" in said and "say nothing: 'n/a'" in said
 
 
 def test_recordings_of_a_lower_rate_and_reasons_are_counted():
@@ -94,5 +104,5 @@ def test_recordings_of_a_lower_rate_and_reasons_are_counted():
 def test_who_nobody_knows_is_a_caution_of_every_number():
     alone, alike = remarks.cautions(INFO | {"alone": 3, "alike": 2})
     assert alone.startswith("recordings without a 'subject': 3;") and "--subject_column" in alone
-    assert "leading zeros: 2; a person under two names" in alike
+    assert "a trailing '.0': 2; a person under two names" in alike
     assert not remarks.cautions(INFO | {"alone": 0, "alike": 0})
