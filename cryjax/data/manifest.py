@@ -188,11 +188,13 @@ def _read(
         values += [""] * (len(header) + 1 - len(values))
         name, label, subject, split = (values[place].strip() for place in places)
         check.lengths(number, name, label, subject, split)
-        # Stripped: 'bob ' and 'bob' are one subject. Interned: many rows share values.
+        # Stripped: 'bob ' and 'bob' are one subject. Each label once, or it would count as several.
+        # Interned: many rows share values.
+        labels = dict.fromkeys(filter(None, map(str.strip, label.split(";"))))
         row = Row(
             folder=_ROOT if name.startswith("/") else folder,
             name=name,
-            label=sys.intern(";".join(filter(None, map(str.strip, label.split(";"))))),
+            label=sys.intern(";".join(labels)),
             subject=sys.intern(subject) or name,
             split=sys.intern(split.lower() if split.lower() in _SPLITS else split),
             alone=not subject,

@@ -47,6 +47,15 @@ def test_all_columns(tmp_path, read):
     ]
 
 
+@pytest.mark.parametrize(
+    ("written", "read_as"),
+    [("hungry;;hungry ; ", "hungry"), ("b;a; b;c;a", "b;a;c"), ("a;A", "a;A"), (" ; ;", "")],
+)
+def test_a_label_that_is_repeated_in_a_cell_counts_once(read, written, read_as):
+    (row,) = read(f"path,label\na.wav,{written}\n")
+    assert row.label == read_as
+
+
 def test_a_path_alone_is_unlabelled_and_its_own_subject(read):
     for row in read("path\na.wav\nb.wav\n"):
         assert (row.label, row.subject, row.split) == ("", row.name, "")
