@@ -338,6 +338,8 @@ def main(_: list[str]) -> None:
             split: preparing.recordings(part, _SAMPLE_RATE.value, _WORKERS.value)
             for split, part in items.items()
         }
+    for remark in remarks.of_splits(streams):
+        print(remark)
     inputs |= {
         "sample_rate": _SAMPLE_RATE.value,
         "segment_seconds": _SEGMENT.value,

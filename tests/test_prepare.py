@@ -107,6 +107,19 @@ def test_slips_that_a_manifest_may_have_are_said(folder, made, tmp_path):
     assert records.open_prepared(tmp_path / "by_infant").counts["train"]["subjects"] == 3
 
 
+@pytest.mark.parametrize("by_flag", [False, True])
+def test_a_split_that_no_program_looks_for_is_said(folder, tmp_path, by_flag):
+    rows = [f"{folder}/{i}.wav,{'' if by_flag else ('train', 'Val')[i]}" for i in range(2)]
+    (tmp_path / "m.csv").write_text("\n".join(["path,split", *rows]), encoding="utf-8")
+    done = prepare(
+        f"--manifest={tmp_path / 'm.csv'}", f"--allow_dir={folder}", f"--out={tmp_path / 'data'}",
+        *["--splits=train=0.5,Val=0.5"][: by_flag],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "split 'Val': programs look for 'train', 'validation' and 'test'" in done.stdout
+    assert "split 'train'" not in done.stdout
+
+
 def test_the_same_audio_in_other_files(tmp_path):
     """Copies of one subject are used once, of two in two splits never; silence is no copy."""
     rng = np.random.default_rng(0)

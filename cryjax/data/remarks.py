@@ -13,6 +13,7 @@ _NO_LABELS = {
     "?", "-", "n/a", "na", "nan", "none", "null", "unknown", "unlabelled", "unlabeled",
     "#n/a", "#ref!", "#value!", "#name?",
 }  # fmt: skip
+_OTHER_SPLITS = {"val", "valid", "dev", "testing", "training", "eval"}  # no program reads these
 # A long number as a spreadsheet shows it, such as 4.91757E+12; '3E7' may be a real name.
 _SHORTENED = re.compile(r"\d([.,]\d+E\+?|E\+)\d+", re.IGNORECASE)
 _SPELLING = "capitals, blanks, hyphens, leading zeros or a trailing '.0'"
@@ -106,6 +107,15 @@ def of_rows(rows: Sequence[Row], subjects: Sequence[Sequence[str]], label_column
     elif bare:
         said.append(f"{bare} of {len(rows)} recordings have no label")
     return said
+
+
+def of_splits(names: Iterable[str]) -> list[str]:
+    """Remarks on names of splits, which programs ignore unless they know them."""
+    return [
+        f"split {name!r}: programs look for 'train', 'validation' and 'test'"
+        for name in sorted(names)
+        if name.casefold() in _OTHER_SPLITS
+    ]
 
 
 def cautions(info: Mapping[str, Any]) -> list[str]:

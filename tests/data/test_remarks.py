@@ -106,3 +106,11 @@ def test_who_nobody_knows_is_a_caution_of_every_number():
     assert alone.startswith("recordings without a 'subject': 3;") and "--subject_column" in alone
     assert "a trailing '.0': 2; a person under two names" in alike
     assert not remarks.cautions(INFO | {"alone": 0, "alike": 0})
+
+
+@pytest.mark.parametrize("name", ["val", "Valid", "DEV", "testing", "Training", "eval"])
+def test_splits_that_no_program_looks_for(name):
+    assert remarks.of_splits(["train", name]) == [
+        f"split {name!r}: programs look for 'train', 'validation' and 'test'"
+    ]
+    assert not remarks.of_splits(["train", "validation", "test", "fold1", "clinic_b"])
