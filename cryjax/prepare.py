@@ -362,11 +362,14 @@ def main(_: list[str]) -> None:
             alike=alike,
             shards=_SHARDS.value,
         )
-        if _BEAM_RUNNER.value:
-            beam, runner = open_beam()
-            info = beam.run(preparation, out, items, runner)
-        else:
-            info = preparation.run(out, streams, total=total)
+        try:
+            if _BEAM_RUNNER.value:
+                beam, runner = open_beam()
+                info = beam.run(preparation, out, items, runner)
+            else:
+                info = preparation.run(out, streams, total=total)
+        except preparing.NoneUsable as error:
+            raise UserError(f"{error}{remarks.of_missing(rows)}") from error
     index = open_prepared(out).index()  # once, or each training host would read it all
     report(out, info, rows)
     if _MAPPING.value:

@@ -177,6 +177,7 @@ def test_only_bad_files(folder, tmp_path):
     assert done.returncode == 2
     *_, line = done.stderr.splitlines()  # after the progress bar
     assert "none of 2 recordings can be used" in line and "1 x silent" in line
+    assert f"the first missing file is '{folder / 'none.wav'}'" in line
     assert not list(tmp_path.iterdir())
 
 

@@ -1,6 +1,8 @@
 """Possible errors in a manifest or dataset that only its owner can judge."""
 
 import collections
+import contextlib
+import os
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -106,6 +108,22 @@ def of_rows(rows: Sequence[Row], subjects: Sequence[Sequence[str]], label_column
         )
     elif bare:
         said.append(f"{bare} of {len(rows)} recordings have no label")
+    return said
+
+
+def of_missing(rows: Iterable[Row]) -> str:
+    """The first missing file, to add to an error, and the one that may be meant; '' for none."""
+    path = next((row.path for row in rows if not os.path.isfile(row.path)), None)  # noqa: PTH113
+    if path is None:
+        return ""
+    said = f"; the first missing file is {str(path)!r}"
+    wanted = unicodedata.normalize("NFC", path.name)
+    with contextlib.suppress(OSError, ValueError):  # no such folder, or no possible one
+        for entry in sorted(path.parent.iterdir()):
+            name = unicodedata.normalize("NFC", entry.name)
+            if name.casefold() == wanted.casefold() and entry.is_file():
+                form = ", in another Unicode form" * (name == wanted)
+                return f"{said}; there is {entry.name!r}{form}"
     return said
 
 

@@ -114,3 +114,22 @@ def test_splits_that_no_program_looks_for(name):
         f"split {name!r}: programs look for 'train', 'validation' and 'test'"
     ]
     assert not remarks.of_splits(["train", "validation", "test", "fold1", "clinic_b"])
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "said"),
+    [
+        ("A.WAV", "a.wav", "; there is 'A.WAV'"),
+        ("a\u0308.wav", "\u00e4.wav", "; there is 'a\u0308.wav', in another Unicode form"),
+        ("\u00c4.wav", "a\u0308.wav", "; there is '\u00c4.wav'"),
+        ("b.wav", "a.wav", ""),
+        ("b.wav", "nowhere/b.wav", ""),
+        ("b.wav", "nul\0.wav", ""),
+    ],
+)
+def test_the_first_missing_file_and_what_is_there_instead(tmp_path, there, wanted, said):
+    (tmp_path / there).touch()
+    (tmp_path / "a.wav.d").mkdir()
+    rows = [Row(tmp_path, name, "", "s", "") for name in (there, wanted, "none.wav")]
+    assert remarks.of_missing(rows) == f"; the first missing file is {str(rows[1].path)!r}{said}"
+    assert remarks.of_missing(rows[:1]) == remarks.of_missing([]) == ""
