@@ -189,6 +189,8 @@ def read_key() -> bytes:
 def check_mapping() -> None:
     """Raises UserError, before hours of decoding, if --mapping cannot or must not be written."""
     path = pathlib.Path(os.path.realpath(program.required(_MAPPING)))
+    if path.is_relative_to(os.path.realpath(program.required(_OUT))):
+        raise UserError(f"--mapping={path} would be shared with --out; name a file elsewhere")
     new = not path.exists()
     try:
         for other in filter(None, [_MANIFEST.value, *_EXCLUDE.value]):

@@ -229,6 +229,7 @@ def test_a_mapping_overwrites_no_file_but_a_mapping(folder, tmp_path):
         shutil.copy(folder / name.replace("mine", "all"), tmp_path / name)
     (tmp_path / "link.csv").symlink_to("mine.csv")
     (tmp_path / "notes.csv").write_text("recording,remark\n1,loud\n")
+    (tmp_path / "data").mkdir()
     command = (
         f"--manifest={tmp_path / 'mine.csv'}", f"--exclude={tmp_path / 'held_out.csv'}",
         f"--allow_dir={folder}", f"--out={tmp_path / 'data'}",
@@ -239,6 +240,7 @@ def test_a_mapping_overwrites_no_file_but_a_mapping(folder, tmp_path):
         ("held_out.csv", "would overwrite what is read"),
         ("notes.csv", "is not a mapping; name another file"),
         (".", "cannot be written"),
+        ("data/mapping.csv", "would be shared with --out"),
     ):
         before = {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}
         assert why in refused(*command, f"--mapping={tmp_path / name}")
