@@ -30,7 +30,16 @@ from absl import flags
 
 from cryjax.command import program
 from cryjax.command.errors import UserError
-from cryjax.data import catalogue, corpora, preparing, remarks, splits, subjects, synthetic
+from cryjax.data import (
+    catalogue,
+    corpora,
+    excluding,
+    preparing,
+    remarks,
+    splits,
+    subjects,
+    synthetic,
+)
 from cryjax.data.manifest import Columns, Row, check_inside, read_manifest
 from cryjax.data.preparing import Item
 from cryjax.data.recording import Recording
@@ -94,6 +103,7 @@ _BEAM_RUNNER = flags.DEFINE_string(
 )
 _BEAM_OPTIONS = flags.DEFINE_list("beam_options", [], "Options of the runner: key=value, or key.")
 
+_MAPPED = ("recording", "path", "subject", "pseudonym", "skipped")  # columns of a --mapping
 _SOURCES = _MANIFEST, _CORPUS, _TFDS, _SYNTHETIC
 # A TFDS dataset has its own splits.
 _ONLY_FOR = {
@@ -146,20 +156,9 @@ def from_rows() -> tuple[dict[str, Any], list[Row], list[str], int]:
         alike = sum(map(len, groups))
         for remark in remarks.of_rows(rows, groups, _LABEL_COLUMN.value):
             print(remark)
-    others = [row for other in _EXCLUDE.value for row in read_manifest(other, columns)]
-    excluded = {row.subject_id for row in others}
-    files = {os.path.normpath(row.path) for row in others}
-    # Excluding one file of a subject excludes the subject, whatever its name there.
-    excluded |= {row.subject_id for row in rows if os.path.normpath(row.path) in files}
-    kept = [row for row in rows if row.subject_id not in excluded]
-    if _EXCLUDE.value:
-        gone = {row.subject_id for row in rows} & excluded
-        if not gone:
-            raise UserError(
-                f"--exclude={','.join(_EXCLUDE.value)}: none of its subjects or files is in "
-                f"{source}; leave it out, or give both the same column 'subject'"
-            )
-        print(f"left out {len(rows) - len(kept)} recordings of {len(gone)} excluded subjects")
+    kept, said = excluding.exclude(rows, source, _EXCLUDE.value, columns)
+    for line in said:
+        print(line)
     if not kept:
         raise UserError(f"{source}: --exclude leaves no recording")
     if kept[0].split and _SPLITS.value:
@@ -187,6 +186,28 @@ def read_key() -> bytes:
     return key
 
 
+def check_mapping() -> None:
+    """Raises UserError, before hours of decoding, if --mapping cannot or must not be written."""
+    path = pathlib.Path(os.path.realpath(program.required(_MAPPING)))
+    if path.is_relative_to(os.path.realpath(program.required(_OUT))):
+        raise UserError(f"--mapping={path} would be shared with --out; name a file elsewhere")
+    new = not path.exists()
+    try:
+        for other in filter(None, [_MANIFEST.value, *_EXCLUDE.value]):
+            if not new and os.path.exists(other) and path.samefile(other):  # noqa: PTH110
+                raise UserError(f"--mapping={path} would overwrite what is read; name another file")
+        if path.is_file() and path.stat().st_size:
+            with path.open("rb") as file:
+                own = ",".join(_MAPPED).encode()
+                if file.read(len(own) + 2) != own + b"\r\n":
+                    raise UserError(f"--mapping={path} is not a mapping; name another file")
+        path.open("ab").close()
+        if new:
+            path.unlink()  # if preparation fails, no empty file is left
+    except OSError as error:
+        raise UserError(f"--mapping={path} cannot be written ({error.strerror})") from error
+
+
 def write_mapping(rows: list[Row], index: Index, out: pathlib.Path) -> None:
     """Writes which recording is which file, and which subject is who."""
     pseudonyms = dict(zip(index.recordings, index.subjects, strict=True))
@@ -197,7 +218,7 @@ def write_mapping(rows: list[Row], index: Index, out: pathlib.Path) -> None:
     ) as file:
         os.chmod(file.fileno(), 0o600)  # noqa: PTH101
         table = csv.writer(file)
-        table.writerow(["recording", "path", "subject", "pseudonym", "skipped"])
+        table.writerow(_MAPPED)
         for number, row in enumerate(rows):
             named = row.name, row.subject, pseudonyms.get(number, "")
             table.writerow([number, *named, reasons.get(number, "")])
@@ -298,12 +319,7 @@ def main(_: list[str]) -> None:
         return
     out = pathlib.Path(program.required(_OUT))
     if _MAPPING.value:
-        try:
-            pathlib.Path(_MAPPING.value).touch(0o600)  # fails before hours of decoding
-        except OSError as error:
-            raise UserError(
-                f"--mapping={_MAPPING.value} cannot be written ({error.strerror})"
-            ) from error
+        check_mapping()
     rows, alike = [], 0
     if _TFDS.value:
         inputs, total, streams = from_tfds()
@@ -324,6 +340,8 @@ def main(_: list[str]) -> None:
             split: preparing.recordings(part, _SAMPLE_RATE.value, _WORKERS.value)
             for split, part in items.items()
         }
+    for remark in remarks.of_splits(streams):
+        print(remark)
     inputs |= {
         "sample_rate": _SAMPLE_RATE.value,
         "segment_seconds": _SEGMENT.value,
@@ -346,11 +364,14 @@ def main(_: list[str]) -> None:
             alike=alike,
             shards=_SHARDS.value,
         )
-        if _BEAM_RUNNER.value:
-            beam, runner = open_beam()
-            info = beam.run(preparation, out, items, runner)
-        else:
-            info = preparation.run(out, streams, total=total)
+        try:
+            if _BEAM_RUNNER.value:
+                beam, runner = open_beam()
+                info = beam.run(preparation, out, items, runner)
+            else:
+                info = preparation.run(out, streams, total=total)
+        except preparing.NoneUsable as error:
+            raise UserError(f"{error}{remarks.of_missing(rows)}") from error
     index = open_prepared(out).index()  # once, or each training host would read it all
     report(out, info, rows)
     if _MAPPING.value:

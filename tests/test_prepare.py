@@ -99,12 +99,25 @@ def test_slips_that_a_manifest_may_have_are_said(folder, made, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "recordings without a 'subject': 6;" in done.stdout
     assert "labels of only one recording: 'Pain'; are they spelt as intended?" in done.stdout
-    assert "hyphens or leading zeros: 'Pain' 1, 'pain' 4" in done.stdout
+    assert "hyphens, leading zeros or a trailing '.0': 'Pain' 1, 'pain' 4" in done.stdout
     assert "1 of 6 recordings have no label" in done.stdout
     done = prepare(*arguments, "--subject_column=infant", f"--out={tmp_path / 'by_infant'}")
     assert done.returncode == 0, done.stderr
     assert "'S01', 's1'" in done.stdout and "without a 'subject'" not in done.stdout
     assert records.open_prepared(tmp_path / "by_infant").counts["train"]["subjects"] == 3
+
+
+@pytest.mark.parametrize("by_flag", [False, True])
+def test_a_split_that_no_program_looks_for_is_said(folder, tmp_path, by_flag):
+    rows = [f"{folder}/{i}.wav,{'' if by_flag else ('train', 'Val')[i]}" for i in range(2)]
+    (tmp_path / "m.csv").write_text("\n".join(["path,split", *rows]), encoding="utf-8")
+    done = prepare(
+        f"--manifest={tmp_path / 'm.csv'}", f"--allow_dir={folder}", f"--out={tmp_path / 'data'}",
+        *["--splits=train=0.5,Val=0.5"][: by_flag],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "split 'Val': programs look for 'train', 'validation' and 'test'" in done.stdout
+    assert "split 'train'" not in done.stdout
 
 
 def test_the_same_audio_in_other_files(tmp_path):
@@ -164,6 +177,7 @@ def test_only_bad_files(folder, tmp_path):
     assert done.returncode == 2
     *_, line = done.stderr.splitlines()  # after the progress bar
     assert "none of 2 recordings can be used" in line and "1 x silent" in line
+    assert f"the first missing file is '{folder / 'none.wav'}'" in line
     assert not list(tmp_path.iterdir())
 
 
@@ -210,6 +224,48 @@ def test_who_is_not_said_to_be_anybody_is_known_by_the_audio_alone(folder, tmp_p
         assert sorted(line["pseudonym"] for line in csv.DictReader(file)) == people[0]
 
 
+def test_a_mapping_overwrites_no_file_but_a_mapping(folder, tmp_path):
+    for name in ("mine.csv", "held_out.csv"):
+        shutil.copy(folder / name.replace("mine", "all"), tmp_path / name)
+    (tmp_path / "link.csv").symlink_to("mine.csv")
+    (tmp_path / "notes.csv").write_text("recording,remark\n1,loud\n")
+    (tmp_path / "data").mkdir()
+    command = (
+        f"--manifest={tmp_path / 'mine.csv'}", f"--exclude={tmp_path / 'held_out.csv'}",
+        f"--allow_dir={folder}", f"--out={tmp_path / 'data'}",
+    )  # fmt: skip
+    for name, why in (
+        ("mine.csv", "would overwrite what is read"),
+        ("link.csv", "would overwrite what is read"),
+        ("held_out.csv", "would overwrite what is read"),
+        ("notes.csv", "is not a mapping; name another file"),
+        (".", "cannot be written"),
+        ("data/mapping.csv", "would be shared with --out"),
+    ):
+        before = {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}
+        assert why in refused(*command, f"--mapping={tmp_path / name}")
+        after = {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}
+        assert before == after
+    mapping = tmp_path / "mapping.csv"
+    # Of a failure, nothing is left; an empty file or an older mapping is replaced.
+    assert prepare(command[0], command[2], command[3], f"--mapping={mapping}").returncode == 2
+    assert not mapping.exists()
+    mapping.touch()
+    command = (f"--manifest={folder / 'all.csv'}", f"--out={tmp_path / 'data'}")
+    for _ in range(2):
+        done = prepare(*command, f"--mapping={mapping}")
+        assert done.returncode == 0, done.stderr
+        with mapping.open(newline="") as file:
+            assert [line["skipped"] for line in csv.DictReader(file)][19:] == [
+                "",
+                "silent",
+                "no such file",
+            ]
+    # It has the columns of a manifest, and may be read as one, but is not written over itself.
+    line = refused(f"--manifest={mapping}", f"--out={tmp_path / 'other'}", f"--mapping={mapping}")
+    assert "would overwrite what is read" in line
+
+
 def test_what_excludes_nothing_is_refused(folder, tmp_path):
     write_manifest(tmp_path / "others.csv", [("elsewhere.wav", "", "nobody")])
     line = refused(
@@ -217,7 +273,29 @@ def test_what_excludes_nothing_is_refused(folder, tmp_path):
         f"--exclude={tmp_path / 'others.csv'}",
         f"--out={tmp_path / 'data'}",
     )
-    assert "none of its subjects or files" in line
+    assert "none of its subjects or files" in line and "others.csv" in line
+    # Each file must exclude somebody.
+    line = refused(
+        f"--manifest={folder / 'all.csv'}",
+        f"--exclude={folder / 'held_out.csv'},{tmp_path / 'others.csv'}",
+        f"--out={tmp_path / 'data'}",
+    )
+    assert "none of its subjects or files" in line and "held_out.csv" not in line
+
+
+def test_whom_exclude_may_have_missed_is_said(folder, tmp_path):
+    rows = [(f"{i}.wav", "", subject) for i, subject in enumerate(["S 3", "s9", "s03", "nobody"])]
+    write_manifest(tmp_path / "others.csv", rows)
+    done = prepare(
+        f"--manifest={folder / 'all.csv'}",
+        f"--exclude={tmp_path / 'others.csv'},{folder / 'held_out.csv'}",
+        f"--out={tmp_path / 'data'}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "others.csv: 3 of its 4 subjects are not in " in done.stdout
+    assert "held_out.csv: 0 of its 2 subjects are not in " in done.stdout
+    assert "left out 7 recordings of 3 excluded subjects" in done.stdout
+    assert "differ from excluded ones only in" in done.stdout and "'s03', 's3'" in done.stdout
 
 
 def test_a_subject_is_excluded_by_any_of_its_files(folder, tmp_path):

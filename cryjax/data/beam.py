@@ -119,7 +119,7 @@ def run(
       The content of `prepared.json`.
 
     Raises:
-      UserError: if no recording can be used.
+      preparing.NoneUsable: if no recording can be used.
     """
     make = _Make(preparation.sample_rate, preparation.segment_seconds)
     with writing.Writer(directory) as writer:

@@ -94,7 +94,8 @@ def _lines(file: TextIO, path: str) -> Iterator[tuple[int, list[str]]]:
       path: the column by which the separator is recognised.
 
     Raises:
-      csv.Error: for a row that never ends; reading stops after `ROW_CHARACTERS`.
+      csv.Error: naming the line where a row starts that never ends (reading stops after
+        `ROW_CHARACTERS`) or whose quotation marks do not match.
     """
     taken = 0
 
@@ -110,11 +111,17 @@ def _lines(file: TextIO, path: str) -> Iterator[tuple[int, list[str]]]:
     header, before = next(lines, ""), 0
     if header.lower().startswith("sep="):  # a hint for Excel
         header, before = next(lines, ""), 1
-    reader = csv.reader(itertools.chain([header], lines), delimiter=_separator(header, path))
-    for values in reader:
-        taken = 0
-        if any(map(str.strip, values)):
-            yield before + reader.line_num, values
+    # Strict: else a stray quotation mark makes one value of all rows up to the next.
+    rows = itertools.chain([header], lines)
+    reader = csv.reader(rows, delimiter=_separator(header, path), strict=True)
+    number = before
+    try:
+        for values in reader:
+            taken, number = 0, before + reader.line_num
+            if any(map(str.strip, values)):
+                yield number, values
+    except csv.Error as error:
+        raise csv.Error(f"the row on line {number + 1}: {error}") from error
 
 
 def read_manifest(path: str | pathlib.Path, columns: Columns = Columns()) -> list[Row]:
@@ -128,8 +135,8 @@ def read_manifest(path: str | pathlib.Path, columns: Columns = Columns()) -> lis
 
     Raises:
       UserError: for a missing file, a missing or duplicate column, no rows, too many or too long
-        rows, a row with more cells than the header, an empty or repeated path, or a subject in two
-        splits.
+        rows, quotation marks that do not match, a row with more cells than the header, an empty or
+        repeated path, or a subject in two splits.
     """
     columns = Columns(*map(_column, dataclasses.astuple(columns)))
     path = pathlib.Path(path)
@@ -140,9 +147,13 @@ def read_manifest(path: str | pathlib.Path, columns: Columns = Columns()) -> lis
             return _read(path, _lines(file, columns.path), columns)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: not a CSV file in UTF-8 ({error}); export it as CSV UTF-8"
+        ) from error
+    except csv.Error as error:
+        raise UserError(
+            f"{path}: {error}; check the quotation marks there, or export it as CSV UTF-8"
         ) from error
 
 
@@ -177,11 +188,13 @@ def _read(
         values += [""] * (len(header) + 1 - len(values))
         name, label, subject, split = (values[place].strip() for place in places)
         check.lengths(number, name, label, subject, split)
-        # Stripped: 'bob ' and 'bob' are one subject. Interned: many rows share values.
+        # Stripped: 'bob ' and 'bob' are one subject. Each label once, or it would count as several.
+        # Interned: many rows share values.
+        labels = dict.fromkeys(filter(None, map(str.strip, label.split(";"))))
         row = Row(
             folder=_ROOT if name.startswith("/") else folder,
             name=name,
-            label=sys.intern(";".join(filter(None, map(str.strip, label.split(";"))))),
+            label=sys.intern(";".join(labels)),
             subject=sys.intern(subject) or name,
             split=sys.intern(split.lower() if split.lower() in _SPLITS else split),
             alone=not subject,

@@ -28,6 +28,10 @@ _AHEAD = 4  # files in flight per worker
 _SHOWN = 6  # labels per split
 
 
+class NoneUsable(UserError):
+    """No recording can be used."""
+
+
 # A recording's number in the input, and what to make it from.
 Item = tuple[int, Row | Clip]
 
@@ -171,7 +175,7 @@ class Preparation:
           The content of `prepared.json`.
 
         Raises:
-          UserError: if no recording can be used.
+          NoneUsable: if no recording can be used.
         """
         with (
             writing.Writer(directory) as writer,
@@ -189,16 +193,16 @@ class Preparation:
             raise self._none(account.reason for _, account in self._accounts.values())
         return writer.write(splits, shards=self._shards, **beam)
 
-    def _none(self, reasons: Iterable[str]) -> UserError:
+    def _none(self, reasons: Iterable[str]) -> NoneUsable:
         common = collections.Counter(reasons).most_common(3)
         said = "; ".join(f"{n} x {reason}" for reason, n in common)
-        return UserError(f"none of {len(self._accounts)} recordings can be used ({said})")
+        return NoneUsable(f"none of {len(self._accounts)} recordings can be used ({said})")
 
     def finish(self, writer: writing.Writer, written: pathlib.Path) -> dict[str, Any]:
         """Removes duplicates, adds the counts, and moves the dataset to its final place.
 
         Raises:
-          UserError: if no recording is left.
+          NoneUsable: if no recording is left.
         """
         counted = [self._accounts[number] for number in sorted(self._accounts)]
         copies, contradicting = duplicates.find(account for _, account in counted)

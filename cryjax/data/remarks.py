@@ -1,27 +1,38 @@
 """Possible errors in a manifest or dataset that only its owner can judge."""
 
 import collections
+import contextlib
+import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from cryjax.data.manifest import Row
 
-_NO_LABELS = {"?", "-", "n/a", "na", "nan", "none", "null", "unknown", "unlabelled", "unlabeled"}
+# What people, spreadsheets and programs write for nothing; as a label or subject, a mistake.
+_NO_LABELS = {
+    "?", "-", "n/a", "na", "nan", "none", "null", "unknown", "unlabelled", "unlabeled",
+    "#n/a", "#ref!", "#value!", "#name?",
+}  # fmt: skip
+_OTHER_SPLITS = {"val", "valid", "dev", "testing", "training", "eval"}  # no program reads these
+# A long number as a spreadsheet shows it, such as 4.91757E+12; '3E7' may be a real name.
+_SHORTENED = re.compile(r"\d([.,]\d+E\+?|E\+)\d+", re.IGNORECASE)
+_SPELLING = "capitals, blanks, hyphens, leading zeros or a trailing '.0'"
 
 
 def _spelling(name: str) -> str:
-    """A key shared by names that read as one: '007' and '7', 'Pain' and 'pain '."""
+    """A key shared by names that read as one: '007', '7' and '7.0', 'Pain' and 'pain '."""
     plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
-    return re.sub(r"(?<![0-9.])0+(?=[0-9])", "", plain)
+    plain = re.sub(r"(?<![0-9.,])0+(?=[0-9])", "", plain)
+    return re.sub(r"^([0-9]+)[.,]0+$", r"\1", plain)
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:
     """Groups of names that differ in spelling only, each sorted.
 
-    Spelling means capitals, blanks, hyphens, underscores or leading zeros. There may be millions of
-    names, so most of them take only one entry in a table.
+    Spelling means capitals, blanks, hyphens, underscores, leading zeros or, of a number, a trailing
+    '.0'. There may be millions of names, so most of them take only one entry in a table.
     """
     first: dict[str, str] = {}
     groups: dict[str, set[str]] = {}
@@ -37,6 +48,32 @@ def alike(names: Iterable[str]) -> list[list[str]]:
     return [sorted(group) for group in groups.values()]
 
 
+def _shown(groups: Sequence[Sequence[str]]) -> str:
+    named = "; ".join(", ".join(map(repr, group[:3])) for group in groups[:3])
+    return named + f"; and {len(groups) - 3} more" * (len(groups) > 3)
+
+
+def of_excluded(kept: Collection[str], excluded: Collection[str]) -> list[str]:
+    """Remarks on subjects that may have been kept only because they are spelt differently.
+
+    Args:
+      kept: names of those kept.
+      excluded: names of those to exclude.
+    """
+    groups = [
+        group
+        for group in (alike([*kept, *excluded]) if excluded else [])
+        if any(name in kept for name in group) and any(name in excluded for name in group)
+    ]
+    if not groups:
+        return []
+    return [
+        f"subjects that are kept, and differ from excluded ones only in {_SPELLING}: "
+        f"{_shown(groups)}. If they are the same, spell them alike, or --exclude does not leave "
+        "them out"
+    ]
+
+
 def of_rows(rows: Sequence[Row], subjects: Sequence[Sequence[str]], label_column: str) -> list[str]:
     """Remarks on the rows of a manifest, before subjects are renamed.
 
@@ -47,12 +84,21 @@ def of_rows(rows: Sequence[Row], subjects: Sequence[Sequence[str]], label_column
     """
     said = []
     if subjects:
-        named = "; ".join(", ".join(map(repr, group[:3])) for group in subjects[:3])
-        more = f"; and {len(subjects) - 3} more" * (len(subjects) > 3)
         said.append(
-            "subjects that differ only in capitals, blanks, hyphens or leading zeros, and count as "
-            f"several: {named}{more}. If they are the same, spell them alike, or splits and folds "
-            "divide them"
+            f"subjects that differ only in {_SPELLING}, and count as several: {_shown(subjects)}. "
+            "If they are the same, spell them alike, or splits and folds divide them"
+        )
+    counts = collections.Counter(row.subject for row in rows if not row.alone)
+    for subject in sorted(name for name in counts if name.casefold() in _NO_LABELS):
+        said.append(
+            f"{counts[subject]} recordings of the subject {subject!r} count as one person: leave "
+            "the cell empty if unknown"
+        )
+    if short := sorted(filter(_SHORTENED.fullmatch, counts)):
+        more = f" and {len(short) - 3} more" * (len(short) > 3)
+        said.append(
+            f"subjects that a spreadsheet shortened: {', '.join(map(repr, short[:3]))}{more}, so "
+            "several may count as one: format the column as text, and export it again"
         )
     bare = sum(not row.label for row in rows)
     if bare == len(rows):
@@ -63,6 +109,31 @@ def of_rows(rows: Sequence[Row], subjects: Sequence[Sequence[str]], label_column
     elif bare:
         said.append(f"{bare} of {len(rows)} recordings have no label")
     return said
+
+
+def of_missing(rows: Iterable[Row]) -> str:
+    """The first missing file, to add to an error, and the one that may be meant; '' for none."""
+    path = next((row.path for row in rows if not os.path.isfile(row.path)), None)  # noqa: PTH113
+    if path is None:
+        return ""
+    said = f"; the first missing file is {str(path)!r}"
+    wanted = unicodedata.normalize("NFC", path.name)
+    with contextlib.suppress(OSError, ValueError):  # no such folder, or no possible one
+        for entry in sorted(path.parent.iterdir()):
+            name = unicodedata.normalize("NFC", entry.name)
+            if name.casefold() == wanted.casefold() and entry.is_file():
+                form = ", in another Unicode form" * (name == wanted)
+                return f"{said}; there is {entry.name!r}{form}"
+    return said
+
+
+def of_splits(names: Iterable[str]) -> list[str]:
+    """Remarks on names of splits, which programs ignore unless they know them."""
+    return [
+        f"split {name!r}: programs look for 'train', 'validation' and 'test'"
+        for name in sorted(names)
+        if name.casefold() in _OTHER_SPLITS
+    ]
 
 
 def cautions(info: Mapping[str, Any]) -> list[str]:
@@ -81,9 +152,8 @@ def cautions(info: Mapping[str, Any]) -> list[str]:
         )
     if info.get("alike"):
         said.append(
-            f"subjects whose names differ from another's only in capitals, blanks, hyphens or "
-            f"leading zeros: {info['alike']}; a person under two names may be both trained on and "
-            "scored"
+            f"subjects whose names differ from another's only in {_SPELLING}: {info['alike']}; a "
+            "person under two names may be both trained on and scored"
         )
     if low := info.get("low_rates"):
         used = sum(split["recordings"] for split in info["splits"].values())
@@ -115,9 +185,7 @@ def of_dataset(info: Mapping[str, Any]) -> list[str]:
         counts.update(split["labels"])
     for group in [] if info["synthetic"] else alike(counts):
         shown = ", ".join(f"{label!r} {counts[label]}" for label in group)
-        said.append(
-            f"labels that differ only in capitals, blanks, hyphens or leading zeros: {shown}"
-        )
+        said.append(f"labels that differ only in {_SPELLING}: {shown}")
     empty = [label for label in counts if label.casefold() in _NO_LABELS]
     if empty:
         said.append(

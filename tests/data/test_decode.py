@@ -90,6 +90,24 @@ def test_floats_over_full_scale_are_clipped(tmp_path):
         )
 
 
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("rate", [RATE, 8_000])
+def test_floats_that_hold_integers_are_refused(tmp_path, monkeypatch, rate, subtype):
+    monkeypatch.setattr(decoding, "_BLOCK_SECONDS", 1)
+    for sign in (-1, 1):
+        # Far beyond in one channel, once, of a later block.
+        waveform = np.stack([noise(2.0, rate=rate), noise(2.0, rate=rate)], axis=1)
+        soundfile.write(tmp_path / "a.wav", waveform, rate, subtype=subtype)
+        assert len(decode(tmp_path / "a.wav", RATE)) == 2 * RATE
+        waveform[-10, 1] = sign * 9.0
+        soundfile.write(tmp_path / "a.wav", waveform, rate, subtype=subtype)
+        assert unusable(tmp_path / "a.wav") == (
+            "samples far beyond full scale: floats must be between minus one and one"
+        )
+    soundfile.write(tmp_path / "a.wav", 32767 * sine(100, rate), rate, subtype=subtype)
+    assert "far beyond full scale" in unusable(tmp_path / "a.wav")
+
+
 def test_to_int16_is_undone_exactly():
     every = np.arange(-32768, 32768).astype(np.int16)
     np.testing.assert_array_equal(to_int16(every / np.float32(32768)), every)

@@ -47,6 +47,15 @@ def test_all_columns(tmp_path, read):
     ]
 
 
+@pytest.mark.parametrize(
+    ("written", "read_as"),
+    [("hungry;;hungry ; ", "hungry"), ("b;a; b;c;a", "b;a;c"), ("a;A", "a;A"), (" ; ;", "")],
+)
+def test_a_label_that_is_repeated_in_a_cell_counts_once(read, written, read_as):
+    (row,) = read(f"path,label\na.wav,{written}\n")
+    assert row.label == read_as
+
+
 def test_a_path_alone_is_unlabelled_and_its_own_subject(read):
     for row in read("path\na.wav\nb.wav\n"):
         assert (row.label, row.subject, row.split) == ("", row.name, "")
@@ -156,7 +165,7 @@ def test_splits_that_programs_look_for_are_found_in_any_case(read):
         ("path,split\na,../x\n", "'../x'", "use letters"),
         (b"path\n\xff\xfe.wav\n", "not a CSV file in UTF-8", "export it as CSV"),
         ("path\na.wav\n".encode("utf-16"), "not a CSV file in UTF-8", "export it as CSV"),
-        ("path\n" + "a" * 200_000 + "\n", "not a CSV file in UTF-8", "export it as CSV"),
+        ("path\n" + "a" * 200_000 + "\n", "the row on line 2: field larger", "export it as CSV"),
         ("path\n" + "a" * 5_000 + "\n", "line 2 has a path of 5000 characters", "at most 4096"),
         ("path,label\na," + "a;" * 3_000, "line 2 has a label of 6000 characters", "shorten"),
         # One row, of as many short fields and lines as there is file.
@@ -167,6 +176,25 @@ def test_splits_that_programs_look_for_are_found_in_any_case(read):
 def test_mistakes_are_named_with_their_remedy(refused, content, fault, remedy):
     text = refused(content)
     assert fault in text and remedy in text
+
+
+@pytest.mark.parametrize("mark", [",", ";"])
+@pytest.mark.parametrize("stray", [2, 40])
+def test_a_stray_quotation_mark_swallows_no_rows(read, refused, mark, stray):
+    lines = [f"path{mark}label", *(f'{i}.wav{mark}"x{mark} y\nz"' for i in range(50))]
+    assert [row.label for row in read("\n".join(lines))] == [
+        f"x{mark} y\nz".replace("; ", ";")
+    ] * 50
+    # Before a value, with or without another further down; after one; and doubled.
+    for faults in ({stray: '"pain'}, {stray: '"pain', 45: '"pain'}, {stray: '"pain"x'}):
+        broken = [f"{i}.wav{mark}{faults.get(i, 'pain')}" for i in range(2, 50)]
+        text = refused("\n".join([lines[0], *broken]))
+        assert f"the row on line {stray}:" in text and "check the quotation marks" in text
+    # Inside a value that is not quoted, one is read as it is.
+    assert [row.label for row in read(f'path{mark}label\na{mark}5" mic\nb{mark}x\n')] == [
+        '5" mic',
+        "x",
+    ]
 
 
 def test_the_line_named_is_the_line_of_the_file(refused):
