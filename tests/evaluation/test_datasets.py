@@ -58,20 +58,29 @@ def test_supervised_pre_training_may_have_no_label_of_a_test_subject(monkeypatch
     config.rows = ("scratch", "supervised")
     rate = frontend.resolve(config.pretrain.front_end).sample_rate
 
-    def holding(name, *subjects):
-        index = types.SimpleNamespace(subjects=np.array(subjects))
+    def holding(name, split="train", *more):
+        """Six subjects of two classes to train on, and others in a split."""
+        subjects = np.array([*map(str, range(6)), *more])
+        splits = np.array(["train"] * 6 + [split] * len(more))
+        numbers = np.arange(len(subjects))
+        index = Index(splits, numbers, numbers, np.where(numbers % 2, "a", "b"), subjects)
         return types.SimpleNamespace(
             directory=tmp_path / name, sample_rate=rate, label_names=("a", "b"), subject_key=None,
-            index=lambda split=None: index, fingerprint=name,
+            index=lambda: index, fingerprint=name, require_rate=lambda *_: None,
         )  # fmt: skip
 
     monkeypatch.setattr(datasets, "_remarks", lambda prepared: [])
-    for subjects, refused in ((("carl", "anna"), True), (("carl", "dora"), False)):
+    for split, subject, refused in (
+        ("train", "anna", True),
+        ("validation", "anna", True),  # whose labels choose the step
+        ("test", "anna", False),
+        ("train", "dora", False),
+    ):
         data = datasets.Datasets(config, tmp_path)
         data.__dict__ |= {
-            "tasks": {"injury": types.SimpleNamespace(prepared=holding("cries", "anna", "ben"))},
+            "tasks": {"injury": types.SimpleNamespace(prepared=holding("cries"))},
             "tested": {"cries": {"anna", "ben"}},
-            "labelled": holding("labelled", *subjects),
+            "labelled": holding("labelled", split, subject),
         }
         if refused:
             with pytest.raises(UserError, match=r"1 test subject.* 'anna', are in the labelled"):
