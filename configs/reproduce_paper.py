@@ -44,7 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Grouped, stratified folds, each tested once; 0 takes the tasks' own splits.
     config.folds = 5
     config.fold_seed = 0
-    # Shares of the training subjects, and the seeds that choose them and initialise training: for
+    # Shares of the training subjects, and the seeds that choose them and initialise networks: for
     # the linear probe, which is cheap, and for fine-tuning. Without shares, (), a method is left
     # out.
     config.probe = ml_collections.ConfigDict(

@@ -67,7 +67,10 @@ def accuracy(seed: int, subjects: int, each: int = 20) -> Outcome:
 
 
 def rare(seed: int, positive: int, distance: float, subjects: int = 100) -> Outcome:
-    """Normal scores per subject and per recording, shifted by `distance` for positives."""
+    """Normal scores per subject and per recording, shifted by `distance` for positives.
+
+    Two more, equally good, share half of what a subject adds to them.
+    """
     rng = np.random.default_rng(seed)
     true, people = grouped(rng, subjects, 5, positive)
     scores = rng.normal(size=subjects)[people] + 0.7 * rng.normal(size=len(true)) + distance * true
@@ -75,9 +78,17 @@ def rare(seed: int, positive: int, distance: float, subjects: int = 100) -> Outc
     auc = stats.norm.cdf(distance / spread / np.sqrt(2))
     sensitivity = stats.norm.sf(stats.norm.ppf(0.8) - distance / spread)
     intervals = summary(true, of_two(scores), people, seed)["intervals"]
+    shared = rng.normal(size=subjects)
+
+    def alike() -> np.ndarray:
+        of_subject = 0.7 * (shared + rng.normal(size=subjects))
+        return of_two(of_subject[people] + 0.7 * rng.normal(size=len(true)) + distance * true)
+
+    gap = bootstrap.differences(true, alike(), alike(), people, resamples=RESAMPLES, seed=seed)
     return {
         "AUC holds": holds(intervals["macro_auc"], auc),
         "sensitivity holds": holds(intervals["sensitivity_at_80_specificity"], sensitivity),
+        "difference leaves out 0": not holds(gap["macro_auc"]["interval"], 0.0),
     }
 
 
