@@ -164,6 +164,33 @@ def test_broken_recordings_are_rows(tuned, tmp_path):
     assert read(tmp_path / "out.csv")[0]["error"] == ""
 
 
+@pytest.mark.parametrize("flag", ["out", "windows"])
+def test_only_its_own_tables_are_replaced(small, tmp_path, flag):
+    soundfile.write(tmp_path / "a.wav", lively.waveform(8_000)[0], 8_000)
+    for suffix, other in ((".csv", "path,label\na.wav,pain\n"), (".jsonl", '{"path": "a.wav"}\n')):
+        table = tmp_path / f"{flag}{suffix}"
+        places = {"out": tmp_path / "other.csv", flag: table}
+        arguments = [f"--model={small}", *(f"--{name}={path}" for name, path in places.items())]
+        table.write_text(other)
+        said = programs.refuse("predict", *arguments, tmp_path / "a.wav")
+        assert f"{table}: exists, and is not from predict" in said and table.read_text() == other
+        table.write_text("")
+        for _ in range(2):  # an empty file, and an earlier output
+            programs.succeed("predict", *arguments, tmp_path / "a.wav")
+            assert str(tmp_path / "a.wav") in table.read_text()
+
+
+@pytest.mark.parametrize("flag", ["out", "windows", "embeddings"])
+def test_a_folder_is_no_output_file(small, tmp_path, flag):
+    folder = tmp_path / ("folder.npy" if flag == "embeddings" else "folder.csv")
+    folder.mkdir()
+    places = {"out": tmp_path / "out.csv", flag: folder}
+    said = programs.refuse(
+        "predict", f"--model={small}", *(f"--{name}={path}" for name, path in places.items()), "a"
+    )
+    assert f"{folder}: is a folder" in said and not list(folder.iterdir())
+
+
 def test_standard_input(tuned, tmp_path):
     folder, files = tuned
     number, file = next(iter(files.items()))
@@ -230,6 +257,9 @@ def small(tmp_path_factory):
         ("predict", ["--model=nowhere", "--out=o.csv", "a.wav"], "nowhere: no model found"),
         ("predict", ["--model=RUN", "--out=o.csv"], "no recordings; name files"),
         ("predict", ["--model=RUN", "--out=o.txt", "a.wav"], "name it .csv or .jsonl"),
+        # No forgotten file name makes it overwrite what it reads.
+        ("predict", ["--model=RUN", "--out=o.csv", "--embeddings", "a.wav", "b.wav"], "in .npy"),
+        ("predict", ["--model=RUN", "--out=o.csv", "--embeddings=m.onnx", "a.wav"], "in .npy"),
         ("export", ["--model=RUN", "--format=onnx", "--out=m.bin"], "must end in .onnx"),
         ("export", ["--model=RUN", "--format=folder", "--out=RUN"], "already exists"),
         ("export", ["--model=RUN", "--format=folder", "--out=RUN/config.json"], "already exists"),
