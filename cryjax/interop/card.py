@@ -15,12 +15,15 @@ cuts them. It does not resample; the package `soxr` does.
 """
 
 import json
+import os
 import pathlib
 import sys
 
 import numpy as np
-import onnxruntime
 import soundfile
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or its use is reported to Microsoft
+import onnxruntime
 
 if len(sys.argv) != 2:
     sys.exit("give one recording: python example.py RECORDING.wav")
@@ -202,6 +205,8 @@ def write(
             "would for the recordings.", "",
             "## Use", "", "```", "pip install onnxruntime soundfile",
             "python example.py RECORDING.wav", "```", "",
+            "onnxruntime 1.29 and later report their use to Microsoft, unless "
+            "`ORT_DISABLE_TELEMETRY=1` is set before they are imported, as `example.py` does.", "",
             "`model.onnx` is the whole model, front end included. `model.safetensors` has its "
             "weights under the names of PANNs' PyTorch classes, which support neither another "
             "width nor the front end's `normalise`. `config.json` has the labels and the front "
