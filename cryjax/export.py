@@ -113,7 +113,9 @@ def fill_folder(source: model.Source, meta: dict[str, Any], folder: pathlib.Path
     result = json.loads(file.read_text(encoding="utf-8")) if measured else {}
     texts = {
         "config.json": card.config(source.description),
-        "README.md": card.write(source.description, meta, result, _LICENSE.value),
+        "README.md": card.write(
+            source.description, meta, result, _LICENSE.value, weights=_WEIGHTS.value
+        ),
         "example.py": card.example(source.description),
     }
     for name, text in texts.items():

@@ -174,8 +174,30 @@ def _facts(description: Description, meta: dict[str, Any], result: dict[str, Any
     return said
 
 
+def _limits(description: Description) -> str:
+    """What the numbers and probabilities do not tell."""
+    said = (
+        "The numbers apply to recordings like those above: same devices, rooms, ages and "
+        "labelling. "
+    )
+    if description.labels:
+        said += (
+            "Probabilities apply if classes are as common as in its training batches (finetune "
+            "balances them by default): for a rarer class they are too high. They are not a "
+            "patient's risk, and not calibrated for another population. "
+        )
+    return said + (
+        "A model may reveal what its training recordings contain: decide who may have the weights "
+        "as you would for the recordings."
+    )
+
+
 def write(
-    description: Description, meta: dict[str, Any], result: dict[str, Any], license: str
+    description: Description,
+    meta: dict[str, Any],
+    result: dict[str, Any],
+    license: str,
+    weights: str = "float32",
 ) -> str:
     """The model card, as Markdown with the hub's front matter.
 
@@ -184,11 +206,14 @@ def write(
       meta: of the run's checkpoint.
       result: the run's result.json, empty if it has none.
       license: of the weights; '' if their publisher has yet to choose one.
+      weights: how they are stored.
     """
     license_line = license or "not stated yet; whoever publishes the weights must choose one"
     measured = (
         _measured(result) if result.get("intervals") else "No results on labelled recordings."
     )
+    if weights != "float32" and result.get("intervals"):
+        measured += f"\n\nMeasured with the run's float32 weights; those here are {weights}."
     return "\n".join(
         [
             "---", *_front_matter(description, license), "---", "",
@@ -199,10 +224,7 @@ def write(
             "for diagnosis, and not for any decision about a person's care.", "",
             "## Measured", "", measured, "",
             "## Limits", "",
-            "The numbers apply to recordings like those above: same devices, rooms, ages and "
-            "labelling. Probabilities are not calibrated for another population. A model may "
-            "reveal what its training recordings contain: decide who may have the weights as you "
-            "would for the recordings.", "",
+            _limits(description), "",
             "## Use", "", "```", "pip install onnxruntime soundfile",
             "python example.py RECORDING.wav", "```", "",
             "onnxruntime 1.29 and later report their use to Microsoft, unless "
