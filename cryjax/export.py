@@ -106,7 +106,15 @@ def written(source: model.Source, folder: pathlib.Path, name: str) -> list[tuple
     return [(_CHECK_SAFETENSORS, [*own, str(file)])]
 
 
-def fill_folder(source: model.Source, meta: dict[str, Any], folder: pathlib.Path) -> None:
+def is_finished(run: str, meta: dict[str, Any]) -> bool:
+    """Whether a run has ended. Imported weights have no result, and no end to reach."""
+    trains = meta["program"] in ("pretrain", "finetune")
+    return not trains or (pathlib.Path(run) / "result.json").is_file()
+
+
+def fill_folder(
+    source: model.Source, meta: dict[str, Any], folder: pathlib.Path, *, finished: bool
+) -> None:
     """Writes what a model folder has besides weights."""
     file = pathlib.Path(program.required(_MODEL)) / "result.json"
     measured = file.is_file() and not _ENCODER_ONLY.value  # results are the classifier's
@@ -114,7 +122,12 @@ def fill_folder(source: model.Source, meta: dict[str, Any], folder: pathlib.Path
     texts = {
         "config.json": card.config(source.description),
         "README.md": card.write(
-            source.description, meta, result, _LICENSE.value, weights=_WEIGHTS.value
+            source.description,
+            meta,
+            result,
+            _LICENSE.value,
+            weights=_WEIGHTS.value,
+            finished=finished,
         ),
         "example.py": card.example(source.description),
     }
@@ -167,6 +180,11 @@ def main(_: list[str]) -> None:
             f"needs at least {description.least_samples}; train on longer ones, config.crop.seconds"
         )
     meta = checkpoints.read_meta(run)
+    finished = is_finished(run, meta)
+    if not finished:
+        logging.warning(
+            "%s is unfinished: step %d of '%s'", run, meta["step"], meta["config"]["total"]
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.")
@@ -181,7 +199,7 @@ def main(_: list[str]) -> None:
         report = check(source, meta, checks)
         replaced = out.exists()
         if kind == "folder":
-            fill_folder(source, meta, folder)
+            fill_folder(source, meta, folder, finished=finished)
             folder.rename(out)
         else:
             for file in folder.iterdir():

@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -100,6 +101,7 @@ def test_an_export_predicts_the_same(tuned, tmp_path, kind):
     done = programs.succeed("export", f"--model={folder}", f"--format={kind}", f"--out={out}")
     assert "recordings/probabilities" in done.stdout and "noise/embedding" in done.stdout
     assert "writing" in done.stderr and "replacing" not in done.stdout
+    assert "unfinished" not in done.stderr
     assert not list(tmp_path.glob(".*"))  # nothing is left behind
     chosen = list(files.values())[:3]
     programs.succeed("predict", f"--model={out}", f"--out={tmp_path / 'out.csv'}", *chosen)
@@ -134,6 +136,15 @@ def test_the_card_of_an_encoder_tells_nothing_of_its_classifier(tuned, tmp_path)
     )
     card = (out / "README.md").read_text()
     assert "`embedding`" in card and "macro_auc" not in card and "accuracy" not in card
+
+
+def test_the_export_of_an_unfinished_run_says_so(tuned, tmp_path):
+    run_, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(tuned[0], run_)
+    (run_ / "result.json").unlink()
+    done = programs.succeed("export", f"--model={run_}", "--format=folder", f"--out={out}")
+    assert done.stderr.count("is unfinished: step ") == done.stderr.count("of '4 steps'") == 1
+    assert "of '4 steps': unfinished when exported" in (out / "README.md").read_text()
 
 
 def test_a_folder_is_its_audio_files(tmp_path):
@@ -219,7 +230,7 @@ def test_weights_come_in_and_go_out(tmp_path):
     out = tmp_path / "out.safetensors"
     out.touch()
     done = programs.succeed("export", f"--model={folder}", "--format=safetensors", f"--out={out}")
-    assert "replacing the existing file" in done.stdout
+    assert "replacing the existing file" in done.stdout and "unfinished" not in done.stderr
     back = panns.read_tensors(out)
     for name, tensor in panns.read_tensors(tmp_path / "in.safetensors").items():
         np.testing.assert_array_equal(back[name], tensor)

@@ -134,7 +134,9 @@ def _front_matter(description: Description, license: str) -> list[str]:
     return [f"license: {license}", *lines] if license else lines
 
 
-def _facts(description: Description, meta: dict[str, Any], result: dict[str, Any]) -> list[str]:
+def _facts(
+    description: Description, meta: dict[str, Any], result: dict[str, Any], *, finished: bool
+) -> list[str]:
     """The model's architecture, input, output and training data, as a Markdown list."""
     front_end = description.front_end
     kind = {
@@ -145,10 +147,11 @@ def _facts(description: Description, meta: dict[str, Any], result: dict[str, Any
     outputs = [f"`embedding` [batch, {description.features}]"]
     if description.labels:
         outputs.append(f"`probabilities` [batch, {len(description.labels)}]")
+    of = "" if finished else f", of '{meta['config']['total']}': unfinished when exported"
     said = [
         f"- Encoder: {description.encoder.upper()} of PANNs at width {description.width:g}, "
         f"{description.features} features.",
-        f"- Training: {kind}, {meta['step']} steps, with cryjax {meta['version']}.",
+        f"- Training: {kind}, with cryjax {meta['version']}, {meta['step']} steps{of}.",
         f"- Input: `waveform`, float32 [batch, samples], mono in [-1, 1] at "
         f"{front_end.sample_rate} Hz, of any length; trained on windows of "
         f"{description.window_samples} "
@@ -198,6 +201,8 @@ def write(
     result: dict[str, Any],
     license: str,
     weights: str = "float32",
+    *,
+    finished: bool = True,
 ) -> str:
     """The model card, as Markdown with the hub's front matter.
 
@@ -207,6 +212,7 @@ def write(
       result: the run's result.json, empty if it has none.
       license: of the weights; '' if their publisher has yet to choose one.
       weights: how they are stored.
+      finished: whether the run has ended.
     """
     license_line = license or "not stated yet; whoever publishes the weights must choose one"
     measured = (
@@ -218,7 +224,7 @@ def write(
         [
             "---", *_front_matter(description, license), "---", "",
             f"# {description.encoder.upper()} by cryjax", "",
-            *_facts(description, meta, result), "",
+            *_facts(description, meta, result, finished=finished), "",
             "## Intended use", "",
             "Research on audio representations and on infant cries. **Not a medical device**: not "
             "for diagnosis, and not for any decision about a person's care.", "",

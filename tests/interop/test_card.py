@@ -25,3 +25,11 @@ def test_what_the_numbers_were_measured_with():
     for kind, result in (("float32", RESULT), ("float16", RESULT), ("float16", {})):
         text = card.write(description, META, result, "", weights=kind)
         assert ("those here are float16" in text) == (kind == "float16" and bool(result))
+
+
+def test_an_unfinished_run_says_so():
+    for finished in (True, False):
+        text = card.write(lively.source().description, META, {}, "", finished=finished)
+        line = next(line for line in text.splitlines() if line.startswith("- Training:"))
+        assert "7 steps" in line
+        assert line.endswith(", of '30 epochs': unfinished when exported.") != finished
