@@ -1,11 +1,14 @@
-"""What programs share: where what was compiled is kept, and how a full disk is told."""
+"""What programs share: where what was compiled is kept, and how they end."""
 
 import errno
 import pathlib
+import subprocess
+import sys
 
 import jax
 import pytest
 
+import programs
 from cryjax.command import program
 
 
@@ -53,3 +56,27 @@ def test_a_process_left_by_another_is_told_from_a_fault(monkeypatch):
     monkeypatch.setattr(program, "_one_of_several", lambda: True)
     assert program._left_alone(left)
     assert not program._left_alone(RuntimeError("INTERNAL: a fault of ours"))
+
+
+def ended(body: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """The end of a program named 'some' whose `main` is an expression."""
+    script = f"""import os, signal, sys; from absl import flags; from cryjax.command import program
+flags.DEFINE_list("some", [], "Some."); sys.argv[0] = "some.py"
+def fail(error): raise error
+program.run(lambda argv: {body}, positional=True)"""
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments], text=True, capture_output=True,
+        env=programs.environment(PYTHONPATH=str(programs.ROOT), **environment), check=False,
+    )  # fmt: skip
+
+
+def test_a_full_disk_promises_nothing_that_some_programs_do_not_keep():
+    done = ended("fail(OSError(28, 'No space left on device', 'a.npz'))")
+    said = "No space left on device: a.npz: make room, and run the same command again"
+    assert (done.returncode, done.stderr) == (2, f"some: error: {said}\n")
+
+
+def test_an_interrupted_program_says_only_that():
+    done = ended("os.kill(os.getpid(), signal.SIGINT)")
+    assert (done.returncode, done.stderr, done.stdout) == (130, "some: interrupted\n", "")
+    assert "Traceback" in ended("fail(ValueError('a bug'))").stderr
