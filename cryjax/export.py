@@ -13,6 +13,8 @@ printed, and above the tolerance no file is left. An existing file is replaced, 
 
 import json
 import pathlib
+import signal
+import sys
 import tempfile
 from typing import Any
 
@@ -185,6 +187,8 @@ def main(_: list[str]) -> None:
         logging.warning(
             "%s is unfinished: step %d of '%s'", run, meta["step"], meta["config"]["total"]
         )
+    # So that the folder below is removed; 143 is what shells give to what SIGTERM ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.")

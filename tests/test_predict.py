@@ -4,8 +4,10 @@ import csv
 import json
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -145,6 +147,19 @@ def test_the_export_of_an_unfinished_run_says_so(tuned, tmp_path):
     done = programs.succeed("export", f"--model={run_}", "--format=folder", f"--out={out}")
     assert done.stderr.count("is unfinished: step ") == done.stderr.count("of '4 steps'") == 1
     assert "of '4 steps': unfinished when exported" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_export_leaves_nothing(small, tmp_path, number, status):
+    out = tmp_path / "out" / "model.onnx"
+    process = programs.start("export", f"--model={small}", "--format=onnx", f"--out={out}")
+    deadline = time.monotonic() + 120
+    while not list(out.parent.glob(".*/*/*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    done = programs.finish(process)
+    assert done.returncode == status and "Traceback" not in done.stderr, done.stderr
+    assert not list(out.parent.iterdir())
 
 
 def test_a_folder_is_its_audio_files(tmp_path):
