@@ -6,6 +6,7 @@ import logging as python_logging
 import os
 import pathlib
 import platform
+import re
 import signal
 import sys
 import traceback
@@ -23,6 +24,15 @@ from cryjax.command.errors import Unavailable, UserError
 flags.disclaim_key_flags()
 _HELP = ("--help", "-help", "-h", "--helpshort", "-helpshort")
 _PACKAGE = str(pathlib.Path(__file__).resolve().parents[1])
+
+
+def _at_home(argument: str) -> str:
+    """A flag with '~/' expanded at the start of its values, where bash leaves it as it is."""
+    if not argument.startswith("--"):
+        return argument
+    # Unlike pathlib's, it leaves '~/' as it is where there is no home.
+    home = os.path.expanduser("~/")  # noqa: PTH111
+    return re.sub("(?<=[=,])~/", lambda _: home, argument)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -149,6 +159,7 @@ def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
     # Quiets XLA and gRPC too, which log from C++; set it to 0 to see all.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     name = pathlib.Path(sys.argv[0]).stem
+    sys.argv[1:] = map(_at_home, sys.argv[1:])  # in place: a config's flag reads it too
 
     def logged(argv: list[str]) -> None:
         _set_up_logging(name)
