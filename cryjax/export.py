@@ -174,14 +174,15 @@ def main(_: list[str]) -> None:
         raise UserError("--weights=int8: PyTorch's classes need floats; use float16")
     if out.is_dir() or (kind == "folder" and out.exists()):
         raise UserError(f"--out={_OUT.value} already exists; give another, or delete it")
-    source = model.read_run(run, encoder_only=_ENCODER_ONLY.value)
+    newest = checkpoints.newest(run)  # once: the run may be training, and save meanwhile
+    source = model.read_run(run, encoder_only=_ENCODER_ONLY.value, folder=newest)
     description = source.description
     if description.window_samples < description.least_samples:
         raise UserError(
             f"{run} was trained on windows of {description.window_samples} samples, but an export "
             f"needs at least {description.least_samples}; train on longer ones, config.crop.seconds"
         )
-    meta = checkpoints.read_meta(run)
+    meta = checkpoints.meta_of(newest)
     finished = is_finished(run, meta)
     if not finished:
         logging.warning(
