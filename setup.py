@@ -24,6 +24,9 @@ setup(
     long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    # Without it, beside the clone, an editable install loses to the folder of the clone itself,
+    # which Python takes for a namespace package: `import cryjax` would give an empty one.
+    package_dir={"": "."},
     packages=find_packages(include=["cryjax", "cryjax.*"]),
     python_requires=">=3.11",
     install_requires=[

@@ -13,6 +13,8 @@ printed, and above the tolerance no file is left. An existing file is replaced, 
 
 import json
 import pathlib
+import signal
+import sys
 import tempfile
 from typing import Any
 
@@ -106,14 +108,29 @@ def written(source: model.Source, folder: pathlib.Path, name: str) -> list[tuple
     return [(_CHECK_SAFETENSORS, [*own, str(file)])]
 
 
-def fill_folder(source: model.Source, meta: dict[str, Any], folder: pathlib.Path) -> None:
+def is_finished(run: str, meta: dict[str, Any]) -> bool:
+    """Whether a run has ended. Imported weights have no result, and no end to reach."""
+    trains = meta["program"] in ("pretrain", "finetune")
+    return not trains or (pathlib.Path(run) / "result.json").is_file()
+
+
+def fill_folder(
+    source: model.Source, meta: dict[str, Any], folder: pathlib.Path, *, finished: bool
+) -> None:
     """Writes what a model folder has besides weights."""
     file = pathlib.Path(program.required(_MODEL)) / "result.json"
     measured = file.is_file() and not _ENCODER_ONLY.value  # results are the classifier's
     result = json.loads(file.read_text(encoding="utf-8")) if measured else {}
     texts = {
         "config.json": card.config(source.description),
-        "README.md": card.write(source.description, meta, result, _LICENSE.value),
+        "README.md": card.write(
+            source.description,
+            meta,
+            result,
+            _LICENSE.value,
+            weights=_WEIGHTS.value,
+            finished=finished,
+        ),
         "example.py": card.example(source.description),
     }
     for name, text in texts.items():
@@ -157,14 +174,22 @@ def main(_: list[str]) -> None:
         raise UserError("--weights=int8: PyTorch's classes need floats; use float16")
     if out.is_dir() or (kind == "folder" and out.exists()):
         raise UserError(f"--out={_OUT.value} already exists; give another, or delete it")
-    source = model.read_run(run, encoder_only=_ENCODER_ONLY.value)
+    newest = checkpoints.newest(run)  # once: the run may be training, and save meanwhile
+    source = model.read_run(run, encoder_only=_ENCODER_ONLY.value, folder=newest)
     description = source.description
     if description.window_samples < description.least_samples:
         raise UserError(
             f"{run} was trained on windows of {description.window_samples} samples, but an export "
             f"needs at least {description.least_samples}; train on longer ones, config.crop.seconds"
         )
-    meta = checkpoints.read_meta(run)
+    meta = checkpoints.meta_of(newest)
+    finished = is_finished(run, meta)
+    if not finished:
+        logging.warning(
+            "%s is unfinished: step %d of '%s'", run, meta["step"], meta["config"]["total"]
+        )
+    # So that the folder below is removed; 143 is what shells give to what SIGTERM ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.")
@@ -179,7 +204,7 @@ def main(_: list[str]) -> None:
         report = check(source, meta, checks)
         replaced = out.exists()
         if kind == "folder":
-            fill_folder(source, meta, folder)
+            fill_folder(source, meta, folder, finished=finished)
             folder.rename(out)
         else:
             for file in folder.iterdir():

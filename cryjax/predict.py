@@ -44,6 +44,10 @@ PREVALENCE = (
     "default:\nif a class is rarer, its probabilities are too high. They are not a patient's risk"
 )
 
+# The first columns of --out and of --windows, and how rows of theirs begin in JSON.
+_COLUMNS, _WINDOW_COLUMNS = ("recording", "seconds", "windows"), ("recording", "start", "end")
+_OWN = (*(",".join(names).encode() for names in (_COLUMNS, _WINDOW_COLUMNS)), b'{"recording": ')
+
 _MODEL = flags.DEFINE_string(
     "model", None, "A run's --workdir, or a .onnx file, .stablehlo file or folder of cryjax.export."
 )
@@ -245,15 +249,35 @@ def spectrum(segment: np.ndarray, model: Model) -> np.ndarray:
     return (10 * np.log10(loudest)).astype(np.float16)
 
 
+def check_replaceable(path: pathlib.Path) -> None:
+    """Raises UserError if a table of somebody else's would be replaced."""
+    if not path.is_file():
+        return
+    try:
+        with path.open("rb") as file:
+            begin = file.read(max(map(len, _OWN)))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give another") from error
+    if begin and not begin.startswith(_OWN):
+        raise UserError(f"{path}: exists, and is not from predict; give another, or delete it")
+
+
 def check_places(out: str) -> None:
     """Checks the output paths and makes their folders. Raises UserError if unusable."""
     for file in filter(None, (out, _WINDOWS.value)):
         if pathlib.Path(file).suffix not in (".csv", ".jsonl"):
             raise UserError(f"{file}: name it .csv or .jsonl")
+        check_replaceable(pathlib.Path(file))
+    if _EMBEDDINGS.value and pathlib.Path(_EMBEDDINGS.value).suffix != ".npy":
+        raise UserError(  # perhaps a recording, or the model, after a forgotten file name
+            f"--embeddings={_EMBEDDINGS.value}: would be overwritten; name a file that ends in .npy"
+        )
     given = [x for x in (out, _WINDOWS.value, _EMBEDDINGS.value, _FIGURES.value) if x]
     if len({pathlib.Path(x).absolute() for x in given}) < len(given):
         raise UserError("--out, --windows, --embeddings and --figures must be different paths")
     for file in given:  # before hours of scoring
+        if file != _FIGURES.value and pathlib.Path(file).is_dir():
+            raise UserError(f"{file}: is a folder; give a file in it")
         folder = pathlib.Path(file) if file == _FIGURES.value else pathlib.Path(file).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -276,13 +300,13 @@ def main(argv: list[str]) -> None:
             f"{path} has no classifier, so there are no probabilities; give --embeddings=FILE.npy"
         )
     chances = [f"p({label})" for label in model.labels]
-    columns = ["recording", "seconds", "windows", *chances, "error"]
+    columns = [*_COLUMNS, *chances, "error"]
     rate, none = model.sample_rate, [None] * len(chances)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as files:
         named = recordings(argv[1:], pathlib.Path(folder))
         table = Table(files, pathlib.Path(out), columns)
         each = (
-            Table(files, pathlib.Path(_WINDOWS.value), ["recording", "start", "end", *chances])
+            Table(files, pathlib.Path(_WINDOWS.value), [*_WINDOW_COLUMNS, *chances])
             if _WINDOWS.value
             else None
         )

@@ -1,6 +1,8 @@
 """The layout of the source: imports point one way, and no file is too long."""
 
 import ast
+import subprocess
+import sys
 
 import pytest
 
@@ -54,3 +56,15 @@ def test_every_folder_has_its_place():
 def test_no_file_is_longer_than_one_can_read():
     long = [file for file in FILES if len(file.read_text(encoding="utf-8").splitlines()) > 400]
     assert not long
+
+
+def test_an_editable_install_is_a_plain_path():
+    """Else, beside a clone named cryjax, Python would take that folder for the package."""
+    pytest.importorskip("setuptools")
+    script = """import setuptools, distutils.core
+print(distutils.core.run_setup("setup.py", stop_after="init").package_dir)"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=programs.ROOT, check=True, text=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert done.stdout == "{'': '.'}\n"

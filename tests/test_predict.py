@@ -3,8 +3,11 @@
 import csv
 import json
 import pathlib
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -100,6 +103,7 @@ def test_an_export_predicts_the_same(tuned, tmp_path, kind):
     done = programs.succeed("export", f"--model={folder}", f"--format={kind}", f"--out={out}")
     assert "recordings/probabilities" in done.stdout and "noise/embedding" in done.stdout
     assert "writing" in done.stderr and "replacing" not in done.stdout
+    assert "unfinished" not in done.stderr
     assert not list(tmp_path.glob(".*"))  # nothing is left behind
     chosen = list(files.values())[:3]
     programs.succeed("predict", f"--model={out}", f"--out={tmp_path / 'out.csv'}", *chosen)
@@ -136,6 +140,28 @@ def test_the_card_of_an_encoder_tells_nothing_of_its_classifier(tuned, tmp_path)
     assert "`embedding`" in card and "macro_auc" not in card and "accuracy" not in card
 
 
+def test_the_export_of_an_unfinished_run_says_so(tuned, tmp_path):
+    run_, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(tuned[0], run_)
+    (run_ / "result.json").unlink()
+    done = programs.succeed("export", f"--model={run_}", "--format=folder", f"--out={out}")
+    assert done.stderr.count("is unfinished: step ") == done.stderr.count("of '4 steps'") == 1
+    assert "of '4 steps': unfinished when exported" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_export_leaves_nothing(small, tmp_path, number, status):
+    out = tmp_path / "out" / "model.onnx"
+    process = programs.start("export", f"--model={small}", "--format=onnx", f"--out={out}")
+    deadline = time.monotonic() + 120
+    while not list(out.parent.glob(".*/*/*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    done = programs.finish(process)
+    assert done.returncode == status and "Traceback" not in done.stderr, done.stderr
+    assert not list(out.parent.iterdir())
+
+
 def test_a_folder_is_its_audio_files(tmp_path):
     for name in ("b.FLAC", "a.wav", "._a.wav", "notes.txt", "deeper/c.caf"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -162,6 +188,33 @@ def test_broken_recordings_are_rows(tuned, tmp_path):
     assert all(row["p(pain)"] == "" for row in rows[:4]) and rows[4]["p(pain)"] != ""
     programs.succeed("predict", *arguments, "--upsample", tmp_path / "low.wav")
     assert read(tmp_path / "out.csv")[0]["error"] == ""
+
+
+@pytest.mark.parametrize("flag", ["out", "windows"])
+def test_only_its_own_tables_are_replaced(small, tmp_path, flag):
+    soundfile.write(tmp_path / "a.wav", lively.waveform(8_000)[0], 8_000)
+    for suffix, other in ((".csv", "path,label\na.wav,pain\n"), (".jsonl", '{"path": "a.wav"}\n')):
+        table = tmp_path / f"{flag}{suffix}"
+        places = {"out": tmp_path / "other.csv", flag: table}
+        arguments = [f"--model={small}", *(f"--{name}={path}" for name, path in places.items())]
+        table.write_text(other)
+        said = programs.refuse("predict", *arguments, tmp_path / "a.wav")
+        assert f"{table}: exists, and is not from predict" in said and table.read_text() == other
+        table.write_text("")
+        for _ in range(2):  # an empty file, and an earlier output
+            programs.succeed("predict", *arguments, tmp_path / "a.wav")
+            assert str(tmp_path / "a.wav") in table.read_text()
+
+
+@pytest.mark.parametrize("flag", ["out", "windows", "embeddings"])
+def test_a_folder_is_no_output_file(small, tmp_path, flag):
+    folder = tmp_path / ("folder.npy" if flag == "embeddings" else "folder.csv")
+    folder.mkdir()
+    places = {"out": tmp_path / "out.csv", flag: folder}
+    said = programs.refuse(
+        "predict", f"--model={small}", *(f"--{name}={path}" for name, path in places.items()), "a"
+    )
+    assert f"{folder}: is a folder" in said and not list(folder.iterdir())
 
 
 def test_standard_input(tuned, tmp_path):
@@ -192,7 +245,7 @@ def test_weights_come_in_and_go_out(tmp_path):
     out = tmp_path / "out.safetensors"
     out.touch()
     done = programs.succeed("export", f"--model={folder}", "--format=safetensors", f"--out={out}")
-    assert "replacing the existing file" in done.stdout
+    assert "replacing the existing file" in done.stdout and "unfinished" not in done.stderr
     back = panns.read_tensors(out)
     for name, tensor in panns.read_tensors(tmp_path / "in.safetensors").items():
         np.testing.assert_array_equal(back[name], tensor)
@@ -230,6 +283,9 @@ def small(tmp_path_factory):
         ("predict", ["--model=nowhere", "--out=o.csv", "a.wav"], "nowhere: no model found"),
         ("predict", ["--model=RUN", "--out=o.csv"], "no recordings; name files"),
         ("predict", ["--model=RUN", "--out=o.txt", "a.wav"], "name it .csv or .jsonl"),
+        # No forgotten file name makes it overwrite what it reads.
+        ("predict", ["--model=RUN", "--out=o.csv", "--embeddings", "a.wav", "b.wav"], "in .npy"),
+        ("predict", ["--model=RUN", "--out=o.csv", "--embeddings=m.onnx", "a.wav"], "in .npy"),
         ("export", ["--model=RUN", "--format=onnx", "--out=m.bin"], "must end in .onnx"),
         ("export", ["--model=RUN", "--format=folder", "--out=RUN"], "already exists"),
         ("export", ["--model=RUN", "--format=folder", "--out=RUN/config.json"], "already exists"),

@@ -12,10 +12,7 @@ import sys
 import tempfile
 import traceback
 
-# Not used here, but imported for the forks. The last of each package is marked for the linter,
-# which would remove them all.
-import onnxruntime  # noqa: F401
-
+# Not used here, but imported for the forks.
 import cryjax.data.corpora
 import cryjax.evaluation.experiment
 import cryjax.evaluation.probes
@@ -26,7 +23,9 @@ import cryjax.training.loop
 import cryjax.training.simclr
 import cryjax.training.start
 import cryjax.training.supervised
-import cryjax.training.topology  # noqa: F401
+import cryjax.training.topology
+
+cryjax.interop.onnx._packages()  # imports onnxruntime, its telemetry off
 
 
 def be(program: str, arguments: list[str], environment: dict[str, str], out: int, err: int) -> None:

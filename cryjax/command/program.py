@@ -6,6 +6,7 @@ import logging as python_logging
 import os
 import pathlib
 import platform
+import re
 import signal
 import sys
 import traceback
@@ -23,6 +24,15 @@ from cryjax.command.errors import Unavailable, UserError
 flags.disclaim_key_flags()
 _HELP = ("--help", "-help", "-h", "--helpshort", "-helpshort")
 _PACKAGE = str(pathlib.Path(__file__).resolve().parents[1])
+
+
+def _at_home(argument: str) -> str:
+    """A flag with '~/' expanded at the start of its values, where bash leaves it as it is."""
+    if not argument.startswith("--"):
+        return argument
+    # Unlike pathlib's, it leaves '~/' as it is where there is no home.
+    home = os.path.expanduser("~/")  # noqa: PTH111
+    return re.sub("(?<=[=,])~/", lambda _: home, argument)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -143,11 +153,13 @@ def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
 
     A `UserError`, during flag parsing or later, or a full disk becomes one line on standard error
     and exit status 2; an `Unavailable`, or the end of another process of the job, one line and
-    status 1. Any other exception is a bug and keeps its traceback.
+    status 1; Ctrl-C, where a program does not handle it itself, one line and status 130. Any other
+    exception is a bug and keeps its traceback.
     """
     # Quiets XLA and gRPC too, which log from C++; set it to 0 to see all.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     name = pathlib.Path(sys.argv[0]).stem
+    sys.argv[1:] = map(_at_home, sys.argv[1:])  # in place: a config's flag reads it too
 
     def logged(argv: list[str]) -> None:
         _set_up_logging(name)
@@ -167,16 +179,17 @@ def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
     except (Exception, KeyboardInterrupt) as error:
         if full := _no_space(error):
             print(
-                f"{name}: error: {full}: make room, and run the same command again; finished "
-                "work is kept",
+                f"{name}: error: {full}: make room, and run the same command again",
                 file=sys.stderr,
             )
             sys.stderr.flush()
             # Threads that still try to write would report it again, at length.
             os._exit(2)
-        if not _one_of_several():
+        if isinstance(error, KeyboardInterrupt):
+            print(f"{name}: interrupted", file=sys.stderr)
+        elif not _one_of_several():
             raise
-        if _left_alone(error):
+        elif _left_alone(error):
             # Its traceback, at the end of the log, would hide the other's message.
             said = " ".join(str(error).split())[:200]
             print(
@@ -186,7 +199,8 @@ def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
             )
         else:
             traceback.print_exc()
-        status = 1
+        # Shells give 130 to what SIGINT ended.
+        status = 130 if isinstance(error, KeyboardInterrupt) else 1
     if _one_of_several():
         # On exit JAX would wait five minutes for the others, and they wait for this one. The
         # launcher sees the failure, and can stop them, only when this one has ended.

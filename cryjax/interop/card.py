@@ -15,12 +15,15 @@ cuts them. It does not resample; the package `soxr` does.
 """
 
 import json
+import os
 import pathlib
 import sys
 
 import numpy as np
-import onnxruntime
 import soundfile
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or its use is reported to Microsoft
+import onnxruntime
 
 if len(sys.argv) != 2:
     sys.exit("give one recording: python example.py RECORDING.wav")
@@ -131,7 +134,9 @@ def _front_matter(description: Description, license: str) -> list[str]:
     return [f"license: {license}", *lines] if license else lines
 
 
-def _facts(description: Description, meta: dict[str, Any], result: dict[str, Any]) -> list[str]:
+def _facts(
+    description: Description, meta: dict[str, Any], result: dict[str, Any], *, finished: bool
+) -> list[str]:
     """The model's architecture, input, output and training data, as a Markdown list."""
     front_end = description.front_end
     kind = {
@@ -142,10 +147,11 @@ def _facts(description: Description, meta: dict[str, Any], result: dict[str, Any
     outputs = [f"`embedding` [batch, {description.features}]"]
     if description.labels:
         outputs.append(f"`probabilities` [batch, {len(description.labels)}]")
+    of = "" if finished else f", of '{meta['config']['total']}': unfinished when exported"
     said = [
         f"- Encoder: {description.encoder.upper()} of PANNs at width {description.width:g}, "
         f"{description.features} features.",
-        f"- Training: {kind}, {meta['step']} steps, with cryjax {meta['version']}.",
+        f"- Training: {kind}, with cryjax {meta['version']}, {meta['step']} steps{of}.",
         f"- Input: `waveform`, float32 [batch, samples], mono in [-1, 1] at "
         f"{front_end.sample_rate} Hz, of any length; trained on windows of "
         f"{description.window_samples} "
@@ -171,8 +177,32 @@ def _facts(description: Description, meta: dict[str, Any], result: dict[str, Any
     return said
 
 
+def _limits(description: Description) -> str:
+    """What the numbers and probabilities do not tell."""
+    said = (
+        "The numbers apply to recordings like those above: same devices, rooms, ages and "
+        "labelling. "
+    )
+    if description.labels:
+        said += (
+            "Probabilities apply if classes are as common as in its training batches (finetune "
+            "balances them by default): for a rarer class they are too high. They are not a "
+            "patient's risk, and not calibrated for another population. "
+        )
+    return said + (
+        "A model may reveal what its training recordings contain: decide who may have the weights "
+        "as you would for the recordings."
+    )
+
+
 def write(
-    description: Description, meta: dict[str, Any], result: dict[str, Any], license: str
+    description: Description,
+    meta: dict[str, Any],
+    result: dict[str, Any],
+    license: str,
+    weights: str = "float32",
+    *,
+    finished: bool = True,
 ) -> str:
     """The model card, as Markdown with the hub's front matter.
 
@@ -181,27 +211,30 @@ def write(
       meta: of the run's checkpoint.
       result: the run's result.json, empty if it has none.
       license: of the weights; '' if their publisher has yet to choose one.
+      weights: how they are stored.
+      finished: whether the run has ended.
     """
     license_line = license or "not stated yet; whoever publishes the weights must choose one"
     measured = (
         _measured(result) if result.get("intervals") else "No results on labelled recordings."
     )
+    if weights != "float32" and result.get("intervals"):
+        measured += f"\n\nMeasured with the run's float32 weights; those here are {weights}."
     return "\n".join(
         [
             "---", *_front_matter(description, license), "---", "",
             f"# {description.encoder.upper()} by cryjax", "",
-            *_facts(description, meta, result), "",
+            *_facts(description, meta, result, finished=finished), "",
             "## Intended use", "",
             "Research on audio representations and on infant cries. **Not a medical device**: not "
             "for diagnosis, and not for any decision about a person's care.", "",
             "## Measured", "", measured, "",
             "## Limits", "",
-            "The numbers apply to recordings like those above: same devices, rooms, ages and "
-            "labelling. Probabilities are not calibrated for another population. A model may "
-            "reveal what its training recordings contain: decide who may have the weights as you "
-            "would for the recordings.", "",
+            _limits(description), "",
             "## Use", "", "```", "pip install onnxruntime soundfile",
             "python example.py RECORDING.wav", "```", "",
+            "onnxruntime 1.29 and later report their use to Microsoft, unless "
+            "`ORT_DISABLE_TELEMETRY=1` is set before they are imported, as `example.py` does.", "",
             "`model.onnx` is the whole model, front end included. `model.safetensors` has its "
             "weights under the names of PANNs' PyTorch classes, which support neither another "
             "width nor the front end's `normalise`. `config.json` has the labels and the front "

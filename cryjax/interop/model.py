@@ -92,21 +92,23 @@ class Source:
     function: Callable[[dict[str, Any], jax.Array], dict[str, jax.Array]]
 
 
-def read_run(run: str, *, encoder_only: bool = False) -> Source:
+def read_run(run: str, *, encoder_only: bool = False, folder: pathlib.Path | None = None) -> Source:
     """Reads the model of a training run.
 
     Args:
       run: its work directory.
       encoder_only: whether to omit a classifier.
+      folder: the checkpoint's; `checkpoints.newest(run)` if None.
     """
-    meta = checkpoints.read_meta(run)
+    folder = folder or checkpoints.newest(run)  # once: the run may be training, and save meanwhile
+    meta = checkpoints.meta_of(folder)
     classifies = bool(meta["labels"]) and not encoder_only
     if classifies:
-        trained = load_trained(run, listed=False)
+        trained = load_trained(run, listed=False, folder=folder)
         pretrained, head = trained.pretrained, trained.head
         variables = {"encoder": pretrained.variables, "head": trained.variables}
     else:
-        pretrained, head = load_pretrained(run, listed=False), None
+        pretrained, head = load_pretrained(run, listed=False, folder=folder), None
         variables = {"encoder": pretrained.variables}
     encoder = pretrained.encoder.clone(dtype=jnp.float32)
     config = meta["config"]["encoder"]
@@ -198,14 +200,20 @@ class Model:
         """Runs the model on windows.
 
         Args:
-          windows: float32 in [-1, 1] or int16, [n, samples].
+          windows: floats in [-1, 1] or int16, [n, samples].
           most: windows per call of the model.
 
         Returns:
           'embedding', float32 [n, features]; with a classifier 'probabilities', [n, classes].
+
+        Raises:
+          UserError: if there are no windows.
         """
+        if not len(windows):
+            raise UserError("there are no windows; give [n, samples] with n of at least 1")
         if windows.dtype == np.int16:
             windows = windows.astype(np.float32) / 32768.0
+        windows = windows.astype(np.float32, copy=False)  # an ONNX file takes no other floats
         parts = []
         for start in range(0, len(windows), most):
             part = windows[start : start + most]

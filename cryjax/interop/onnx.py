@@ -6,6 +6,7 @@ the file has only a few kinds of node, for which every runtime has fast kernels.
 """
 
 import math
+import os
 import pathlib
 from typing import Any
 
@@ -23,6 +24,8 @@ _KEY = "cryjax"  # metadata key of the description
 
 
 def _packages() -> Any:
+    # Or onnxruntime 1.29 and later report their use to Microsoft; read when it is imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnx
         import onnxruntime
@@ -213,7 +216,9 @@ def open_file(path: pathlib.Path) -> tuple[Description, Function]:
 
 # Runs the file in a fresh process that has only onnxruntime and numpy.
 CHECK = """
-import sys, numpy as np, onnxruntime
+import os, sys, numpy as np
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 outputs = [output.name for output in session.get_outputs()]
 inputs = np.load(sys.argv[2])

@@ -109,9 +109,13 @@ def load_pretrained(
     return dataclasses.replace(made, variables=variables, synthetic=bool(meta["synthetic"]))
 
 
-def load_trained(run: str, *, listed: bool = True) -> Trained:
-    """A run's classifier. Raises UserError if the run trained none."""
-    folder = newest(run)  # once: the run may be training, and save meanwhile
+def load_trained(run: str, *, listed: bool = True, folder: pathlib.Path | None = None) -> Trained:
+    """A run's classifier; arguments as in `load_pretrained`.
+
+    Raises:
+      UserError: if the run trained none.
+    """
+    folder = folder or newest(run)  # once: the run may be training, and save meanwhile
     meta = meta_of(folder)
     if not meta["labels"]:
         raise UserError(f"{run} has no classifier; give the --workdir of a fine-tuned run")

@@ -1,11 +1,14 @@
-"""What programs share: where what was compiled is kept, and how a full disk is told."""
+"""What programs share: where what was compiled is kept, and how they end."""
 
 import errno
 import pathlib
+import subprocess
+import sys
 
 import jax
 import pytest
 
+import programs
 from cryjax.command import program
 
 
@@ -53,3 +56,49 @@ def test_a_process_left_by_another_is_told_from_a_fault(monkeypatch):
     monkeypatch.setattr(program, "_one_of_several", lambda: True)
     assert program._left_alone(left)
     assert not program._left_alone(RuntimeError("INTERNAL: a fault of ours"))
+
+
+def ended(
+    body: str, *arguments: str, first: str = "", **environment: str
+) -> subprocess.CompletedProcess:
+    """The end of a program named 'some' whose `main` is an expression, after `first`."""
+    script = f"""import os, signal, sys; from absl import flags; from cryjax.command import program
+flags.DEFINE_list("some", [], "Some."); sys.argv[0] = "some.py"
+def fail(error): raise error
+{first}
+program.run(lambda argv: {body}, positional=True)"""
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments], text=True, capture_output=True,
+        env=programs.environment(PYTHONPATH=str(programs.ROOT), **environment), check=False,
+    )  # fmt: skip
+
+
+def test_a_full_disk_promises_nothing_that_some_programs_do_not_keep():
+    done = ended("fail(OSError(28, 'No space left on device', 'a.npz'))")
+    said = "No space left on device: a.npz: make room, and run the same command again"
+    assert (done.returncode, done.stderr) == (2, f"some: error: {said}\n")
+
+
+def test_an_interrupted_program_says_only_that():
+    done = ended("os.kill(os.getpid(), signal.SIGINT)")
+    assert (done.returncode, done.stderr, done.stdout) == (130, "some: interrupted\n", "")
+    assert "Traceback" in ended("fail(ValueError('a bug'))").stderr
+
+
+def test_home_is_found_in_every_value(tmp_path):
+    given = ["--some=~/a,~/b,c~/d,~e", "~/f", "--", "--x"]
+    done = ended("print(*flags.FLAGS.some, *argv[1:])", *given, HOME=str(tmp_path))
+    assert done.stdout.split() == [
+        f"{tmp_path}/a", f"{tmp_path}/b", "c~/d", "~e", "~/f", "--x"
+    ]  # fmt: skip
+    config = tmp_path / "config.py"
+    config.write_text("import ml_collections\ndef get_config():\n"
+                      "  return ml_collections.ConfigDict({'data': 'none'})\n")  # fmt: skip
+    recipe = """from ml_collections import config_flags
+config = config_flags.DEFINE_config_file("config", None, "A recipe.")
+"""
+    done = ended(
+        "print(config.value.data)", "--config=~/config.py", "--config.data=~/a:train,~/b",
+        first=recipe, HOME=str(tmp_path),
+    )  # fmt: skip
+    assert done.stdout.split() == [f"{tmp_path}/a:train,{tmp_path}/b"]

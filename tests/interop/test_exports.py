@@ -2,17 +2,20 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 
 import jax
 import numpy as np
 import onnx as onnx_package
 import pytest
+import soundfile
 
 import lively
+import programs
 from cryjax.audio import frontend
 from cryjax.command.errors import UserError
-from cryjax.interop import onnx, stablehlo, weights
+from cryjax.interop import card, onnx, stablehlo, weights
 from cryjax.interop.model import Model, load
 
 FORMATS = {"onnx": onnx, "stablehlo": stablehlo}
@@ -120,6 +123,30 @@ def test_cryjax_loads_it(tmp_path, kind):
     for method in ("embed", "predict"):
         found, wanted = (getattr(m, method)(waveform, 16_000) for m in (model, own))
         np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("use", ["load", "check", "example"])
+def test_onnxruntime_reports_nothing(tmp_path, use):
+    """Its telemetry, when on, makes ~/.cache/Microsoft."""
+    source = lively.source()
+    path, home = written(tmp_path, "onnx", source), tmp_path / "home"
+    home.mkdir()
+    np.savez(tmp_path / "inputs.npz", noise=lively.waveform(8_000))
+    soundfile.write(tmp_path / "a.wav", lively.waveform(8_000)[0], 8_000)
+    (tmp_path / "config.json").write_text(card.config(source.description))
+    example = card.example(source.description).replace("__file__", "'example.py'")
+    script, *arguments = {
+        "load": ("import sys, cryjax; cryjax.load(sys.argv[1])", path),
+        "check": (onnx.CHECK, path, "inputs.npz", "outputs.npz"),
+        "example": (example, "a.wav"),
+    }[use]
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}\nimport os; print(os.environ['ORT_DISABLE_TELEMETRY'])",
+         *arguments],
+        env={"HOME": str(home), "PYTHONPATH": str(programs.ROOT), "JAX_PLATFORMS": "cpu"},
+        cwd=tmp_path, text=True, capture_output=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "1" and not (home / ".cache" / "Microsoft").exists()
 
 
 def test_what_is_no_model(tmp_path):

@@ -9,8 +9,9 @@ import cryjax
 import lively
 from cryjax.command.errors import UserError
 from cryjax.data.cutting import windows
-from cryjax.interop import run
+from cryjax.interop import onnx, run
 from cryjax.interop.model import Model, read_run
+from cryjax.training import checkpoints, trained
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,22 @@ def test_batches_do_not_matter(source, model, count):
     wanted = jax.jit(source.function)(source.variables, pieces)["embedding"]
     assert found.shape == wanted.shape
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["run", "onnx"])
+def test_windows_of_other_floats(tmp_path, source, model, kind):
+    if kind == "onnx":  # which takes float32 alone
+        onnx.write(source, tmp_path / "model.onnx", "float32")
+        model = cryjax.load(str(tmp_path / "model.onnx"))
+    pieces = lively.waveform(8_000)[:, :4000]
+    wanted = model.outputs(pieces)
+    for other in (np.float64, np.float16):
+        found = model.outputs(pieces.astype(other))
+        for name, values in found.items():
+            assert values.dtype == np.float32
+            np.testing.assert_allclose(values, wanted[name], atol=1e-2 * np.abs(wanted[name]).max())
+    with pytest.raises(UserError, match="no windows; give"):
+        model.outputs(pieces[:0])
 
 
 def test_several_recordings_and_int16(model):
@@ -102,3 +119,16 @@ def test_a_run_comes_back(tmp_path, source):
     # Another run is not written over it.
     with pytest.raises(UserError, match="already has a run"):
         run.write(folder, "cnn6", 1 / 16, "small_8k", 1.0, source.variables)
+
+
+@pytest.mark.parametrize("encoder_only", [False, True])
+def test_a_checkpoint_saved_meanwhile_is_not_mixed_in(tmp_path, monkeypatch, source, encoder_only):
+    """Weights, labels and `meta` are of one step, while the run goes on saving."""
+    run.write(tmp_path, "cnn6", 1 / 16, "small_8k", 0.5, source.variables, ("a", "b"))
+    folder, asked = checkpoints.newest(str(tmp_path)), []
+    for module in (checkpoints, trained):
+        monkeypatch.setattr(module, "newest", lambda run: asked.append(run) or folder)
+    read_run("RUN", encoder_only=encoder_only, folder=folder)
+    assert asked == []
+    read_run("RUN", encoder_only=encoder_only)
+    assert asked == ["RUN"]

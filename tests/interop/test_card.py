@@ -1,0 +1,35 @@
+"""The model card says what its numbers and probabilities do not tell."""
+
+import lively
+from cryjax.interop import card
+
+META = {"program": "finetune", "step": 7, "version": "0.1.0", "config": {"total": "30 epochs"}}
+RESULT = {
+    "n_recordings": 20,
+    "n_subjects": 5,
+    "labels": ["a", "b"],
+    "accuracy": 0.7,
+    "intervals": {"accuracy": [0.5, 0.9]},
+}
+
+
+def test_a_classifiers_probabilities_are_nobodys_risk():
+    caveat = "as common as in its training batches"
+    for labels in ((), ("a", "b")):
+        text = " ".join(card.write(lively.source(labels=labels).description, META, {}, "").split())
+        assert (caveat in text and "not a patient's risk" in text) == bool(labels)
+
+
+def test_what_the_numbers_were_measured_with():
+    description = lively.source(labels=("a", "b")).description
+    for kind, result in (("float32", RESULT), ("float16", RESULT), ("float16", {})):
+        text = card.write(description, META, result, "", weights=kind)
+        assert ("those here are float16" in text) == (kind == "float16" and bool(result))
+
+
+def test_an_unfinished_run_says_so():
+    for finished in (True, False):
+        text = card.write(lively.source().description, META, {}, "", finished=finished)
+        line = next(line for line in text.splitlines() if line.startswith("- Training:"))
+        assert "7 steps" in line
+        assert line.endswith(", of '30 epochs': unfinished when exported.") != finished
