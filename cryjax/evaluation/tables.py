@@ -30,7 +30,7 @@ SYNTHETIC = (
 
 
 # With fewer scored subjects, in all or of a class, no difference is starred: for encoders of equal
-# worth, 8 to 44 % would be (tests/simulations.py).
+# worth, 8 to 39 % would be (tests/simulations.py).
 FEWEST_FOR_A_CLAIM = 6
 
 
