@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import pathlib
 import re
+import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -90,7 +91,10 @@ def _pool(items: Sequence[Item], workers: int) -> concurrent.futures.Executor:
     if isinstance(items[0][1], Clip):
         # Not forked: the parent has threads.
         context = multiprocessing.get_context("spawn")
-        return concurrent.futures.ProcessPoolExecutor(workers, mp_context=context)
+        # Ctrl-C is for the parent to report.
+        return concurrent.futures.ProcessPoolExecutor(
+            workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)
+        )
     return concurrent.futures.ThreadPoolExecutor(workers)
 
 
