@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 import programs
+from cryjax.command import files
 from cryjax.training import parallel, stopping
 
 LAUNCH = programs.ROOT / "launch"
@@ -216,6 +217,50 @@ program.run(main)
     finally:
         for process in both:
             process.kill()
+
+
+@pytest.mark.parametrize(
+    ("folder", "status", "said"),
+    [
+        (
+            "'{}/' + os.environ['CRYJAX_PROCESS']",
+            2,
+            ["does not see what the first writes there"] * 2,
+        ),
+        ("'{}/one'", 0, ["", ""]),
+        # Only the first process writes, and fails.
+        ("'{}/file'", 2, ["cannot be written to", "process 0 of this job cannot go on"]),
+        ("'{}/held'", 1, ["is using it", "process 0 of this job cannot go on"]),
+    ],
+)
+def test_processes_share_one_work_directory_or_end_alike(tmp_path, folder, status, said):
+    program = f"""
+import functools, os
+import ml_collections
+from cryjax.command import files, program
+from cryjax.training import checkpoints, parallel, start, workdir
+
+checkpoints.PAUSE_SECONDS = 0.1
+workdir.hold = functools.partial(files.hold, patience=0.0)
+
+def main(argv):
+    parallel.join_processes()
+    start.open_workdir({folder.format(tmp_path)}, ml_collections.ConfigDict(dict(a=1)), "data")
+
+program.run(main)
+"""
+    (tmp_path / "file").touch()
+    held = files.hold(tmp_path / "held")
+    assert held
+    both = pair(program)
+    try:
+        for process, words in zip(both, said, strict=True):
+            assert words in process.communicate(timeout=100)[1]
+            assert process.returncode == status
+    finally:
+        for process in both:
+            process.kill()
+    assert not [*tmp_path.rglob(".shared-*")]
 
 
 def test_one_that_fails_ends_at_once():

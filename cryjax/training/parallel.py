@@ -139,6 +139,30 @@ def agree(**what: str) -> None:
         )
 
 
+def together(make: Callable[[], Any]) -> Any:
+    """What `make` returns, once it has returned in every process.
+
+    If it fails in one, all end with the same status: a launcher would restart one that ended with
+    another, which would then wait for the rest.
+
+    Raises:
+      UserError: in every process, if in any.
+      Unavailable: likewise.
+    """
+    made, failed = None, None
+    try:
+        made = make()
+    except (UserError, Unavailable) as error:
+        failed = error
+    kinds = everyone(np.array([isinstance(failed, Unavailable), isinstance(failed, UserError)]))
+    for place, kind in reversed([*enumerate((Unavailable, UserError))]):
+        if isinstance(failed, kind):
+            raise failed
+        if (theirs := np.flatnonzero(kinds[:, place])).size:
+            raise kind(f"process {theirs[0]} of this job cannot go on; its log says why")
+    return made
+
+
 def _copied(tree: Any) -> Any:
     """Copies each array; one function, or JAX would compile it at each call."""
     return jax.tree.map(jnp.copy, tree)

@@ -7,11 +7,14 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 
 from cryjax.audio import frontend
@@ -52,11 +55,44 @@ def open_workdir(path: str, config: Any, data: str) -> Workdir:
       data: same as in `inputs_of`.
 
     Raises:
-      UserError: if they disagree, or it holds a run with a different config.
+      UserError: if they disagree, it holds a run with a different config, or it is not one folder.
+      Unavailable: if another job works in it, or its file server is away.
     """
     given, found = config_lib.to_dict(config), inputs_of(data)
     parallel.agree(config=json.dumps(given), **found)
-    return Workdir(path, given, inputs=found, writes=jax.process_index() == 0)
+    first = jax.process_index() == 0
+    workdir = parallel.together(lambda: Workdir(path, given, inputs=found, writes=first))
+    if jax.process_count() > 1:
+        _see_one_folder(workdir)
+    return workdir
+
+
+def _see_one_folder(workdir: Workdir) -> None:
+    """Waits until all processes see a file that the first has written.
+
+    Without this, the first save would hang where they have different folders.
+
+    Raises:
+      UserError: if they do not within two minutes.
+    """
+    # A name that no host has looked for, so that none remembers that there is no such file.
+    token = parallel.everyone(np.frombuffer(os.urandom(8), np.int32))[0]
+    mark = workdir.path / f".shared-{token.tobytes().hex()}"
+    try:
+        if workdir.writes:
+            mark.touch()
+        for _ in range(checkpoints.TRIES):
+            blind = np.flatnonzero(~parallel.everyone(np.array(mark.exists())))
+            if not blind.size:
+                return
+            time.sleep(checkpoints.PAUSE_SECONDS)
+    finally:
+        if workdir.writes:
+            mark.unlink(missing_ok=True)
+    raise UserError(
+        f"{workdir.path}: process {', '.join(map(str, blind))} of this job does not see what the "
+        "first writes there; give all hosts one file system for --workdir"
+    )
 
 
 def start_state(
