@@ -51,10 +51,14 @@ def origin(config: Any, workdir: str) -> dict[str, Any] | None:
     """
     if not config.init:
         return None
-    try:
-        return checkpoints.read_meta(workdir)
-    except UserError:
-        return checkpoints.read_meta(config.init)
+
+    def found() -> dict[str, Any]:
+        try:
+            return checkpoints.read_meta(workdir)
+        except UserError:
+            return checkpoints.read_meta(config.init)
+
+    return parallel.together(found)
 
 
 def as_trained(config: Any, meta: dict[str, Any] | None) -> Any:

@@ -95,6 +95,22 @@ def _see_one_folder(workdir: Workdir) -> None:
     )
 
 
+def _chosen(init: str) -> tuple[pathlib.Path, dict[str, Any]]:
+    """The checkpoint of another run to start from, the same in all processes, and its meta.
+
+    The other run may be saving, or a file server may show some processes an older one.
+    """
+
+    def found() -> tuple[pathlib.Path, dict[str, Any]]:
+        folder = checkpoints.newest(init)
+        return folder, checkpoints.meta_of(folder)
+
+    folder, meta = parallel.together(found)
+    which = [folder.parent.name, folder.name, meta.get("checksums", {})]
+    parallel.agree(**{f"the newest checkpoint of config.init={init}": json.dumps(which)})
+    return folder, meta
+
+
 def start_state(
     make: Callable[[], TrainState],
     init: str,
@@ -140,13 +156,16 @@ def start_state(
         return restored, said
     state = make()
     if init:
-        theirs = frontend.FrontEnd(**checkpoints.read_meta(init)["front_end"])
+        folder, meta = _chosen(init)
+        theirs = frontend.FrontEnd(**meta["front_end"])
         if theirs != settings:
             raise UserError(
                 f"config.init={init} was trained with another front end ({theirs}); "
                 "use the config.front_end that it was trained with"
             )
-        loaded = checkpoints.restore_item(init, "encoder", state.encoder, spread.replicated)
+        loaded = checkpoints.restore_item(
+            init, "encoder", state.encoder, spread.replicated, folder=folder
+        )
         said = f"starting from the encoder of {init}, with a fresh head and optimizer"
         state = state.replace(
             params=state.params | {"encoder": loaded["params"]},

@@ -108,11 +108,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(run, states, how
         checkpoints.Checkpoints(run).restore(states[0], parallel.Parallel().replicated)
 
 
-def go_on(run, make, **inputs):
+def go_on(run, make, init="", **inputs):
     """The state that a run of those inputs goes on from, and what is said of it."""
     front_end = frontend.PRESETS["small_8k"]
     saved = checkpoints.Checkpoints(run)
-    return start.start_state(make, "", front_end, parallel.Parallel(), saved, inputs=inputs)
+    return start.start_state(make, init, front_end, parallel.Parallel(), saved, inputs=inputs)
 
 
 def test_going_on_from_a_damaged_checkpoint_says_the_step_it_goes_on_from(run, states):
@@ -182,6 +182,15 @@ def test_a_checkpoint_that_only_some_can_read_is_not_set_aside(run, states, monk
     with pytest.raises(Unavailable, match=r"3: process 1 of this job cannot read it"):
         saved.restore(states[0], parallel.Parallel().replicated)
     assert saved.latest == 3
+
+
+def test_processes_that_would_start_from_different_encoders_refuse(
+    run, states, monkeypatch, tmp_path_factory
+):
+    # The second one found another checkpoint, whose digest is all zeros.
+    Processes(monkeypatch, None, None, np.zeros((1, 8), np.int32))
+    with pytest.raises(UserError, match=r"newest checkpoint of config\.init=\S+ \(process 1\)"):
+        go_on(tmp_path_factory.mktemp("fresh"), lambda: states[0], str(run), data="a")
 
 
 def test_a_save_that_failed_is_known_without_another(run, states, monkeypatch):
