@@ -162,6 +162,21 @@ def test_who_is_excluded_may_be_in_a_split_that_is_not_trained_on(monkeypatch):
         pretrain.sources_of(config, [(prepared, 1.0)])
 
 
+def test_a_run_does_not_go_on_if_others_are_excluded_by_the_same_manifest(prepared, tmp_path):
+    subjects = sorted(set(open_prepared(prepared).index().subjects))
+    manifest = tmp_path / "test.csv"
+    command = (
+        "pretrain", *programs.TINY, f"--workdir={tmp_path / 'run'}", f"--config.data={prepared}",
+        f"--config.exclude_subjects={manifest}", "--config.total=1 step",
+        "--config.optimizer.warmup=0", "--config.pictures_every=0",
+    )  # fmt: skip
+    manifest.write_text(f"path,subject\na.wav,{subjects[0]}\n")
+    programs.succeed(*command)
+    programs.succeed(*command)
+    manifest.write_text(f"path,subject\na.wav,{subjects[1]}\n")
+    assert "different recordings than when this run began" in programs.refuse(*command)
+
+
 def test_adaptation_starts_from_another_runs_encoder(undisturbed, prepared, tmp_path):
     run = tmp_path / "adapted"
     done = programs.succeed(

@@ -146,8 +146,8 @@ def start_state(
         before = saved.meta.get("inputs", {})
         if before.get("data", inputs["data"]) != inputs["data"]:
             raise UserError(
-                "config.data holds different recordings than when this run began; use another "
-                "--workdir, or restore the old ones"
+                "config.data, less any config.exclude_subjects, holds different recordings than "
+                "when this run began; use another --workdir, or restore the old ones"
             )
         changed = config_lib.differences(before, inputs)
         if changed:
