@@ -395,19 +395,30 @@ def test_a_host_of_a_slice_starts_its_program_again(statuses, starts, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("statuses", "starts"),
-    [([75, 137, 0], 3), ([75, 2, 0], 2), ([75, *[1] * 9], 7), (["cancelled", 0], 1)],
-)
-def test_a_slurm_job_is_queued_again(statuses, starts, tmp_path):
-    """But not after a mistake, a sixth failure, or when it was cancelled."""
+    ("statuses", "starts", "away"),
+    [
+        ([75, 137, 0], 3, 0), ([75, 2, 0], 2, 0), ([75, *[1] * 9], 7, 0), (["cancelled", 0], 1, 0),
+        ([75, 137, 0], 3, 2), ([1, 0], 2, 7), ([2, 0], 1, 99), ([75, 0], 1, 99),
+    ],
+)  # fmt: skip
+def test_a_slurm_job_is_queued_again(statuses, starts, away, tmp_path):
+    """But not after a mistake, a sixth failure, or when it was cancelled.
+
+    At each start Slurm's controller, asked after the job has ended, does not answer `away` times.
+    """
     tools = tmp_path / "tools"
     tools.mkdir()
     stubs = {
         "srun": """status=$(head -n 1 statuses); sed -i 1d statuses
             if [ "$status" = cancelled ]; then echo COMPLETING >state; status=75; fi
-            exit "$status" """,
-        "squeue": 'echo "$(cat state) $(cat comment)"',
-        "scontrol": """case $1 in
+            echo AWAY >away
+            exit "$status" """.replace("AWAY", str(away)),
+        "sleep": "",
+        "answers": """n=$(cat away); [ "$n" -eq 0 ] && exit
+            echo $((n - 1)) >away; exit 1""",
+        "squeue": 'answers && echo "$(cat state) $(cat comment)"',
+        "scontrol": """[ "$1" = show ] || answers || exit
+            case $1 in
             show) echo host ;;
             update) echo "${3#Comment=}" >comment ;;
             requeue) touch queued ;;
