@@ -180,19 +180,19 @@ def test_one_killed_stops_all(prepared, tmp_path):
         os.kill(local.pids[0], 0)
 
 
-def pair(program: str) -> list[subprocess.Popen]:
-    """Two processes of one job that run Python source."""
+def job(program: str, processes: int = 2) -> list[subprocess.Popen]:
+    """The processes of one job, which run Python source."""
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
-    where = {"CRYJAX_COORDINATOR": f"127.0.0.1:{port}", "CRYJAX_PROCESSES": "2"}
+    where = {"CRYJAX_COORDINATOR": f"127.0.0.1:{port}", "CRYJAX_PROCESSES": str(processes)}
     return [
         subprocess.Popen(
             [sys.executable, "-c", program],
-            cwd=programs.ROOT, env=programs.environment(CRYJAX_PROCESS=process, **where),
+            cwd=programs.ROOT, env=programs.environment(CRYJAX_PROCESS=str(process), **where),
             stderr=subprocess.PIPE, text=True,
         )
-        for process in "01"
+        for process in range(processes)
     ]  # fmt: skip
 
 
@@ -209,7 +209,7 @@ def main(argv):
 
 program.run(main)
 """
-    both = pair(program)
+    both = job(program)
     try:
         for process in both:
             said = process.communicate(timeout=100)[1]
@@ -252,7 +252,7 @@ program.run(main)
     (tmp_path / "file").touch()
     held = files.hold(tmp_path / "held")
     assert held
-    both = pair(program)
+    both = job(program)
     try:
         for process, words in zip(both, said, strict=True):
             assert words in process.communicate(timeout=100)[1]
@@ -261,6 +261,33 @@ program.run(main)
         for process in both:
             process.kill()
     assert not [*tmp_path.rglob(".shared-*")]
+
+
+def test_a_job_of_one_process_does_not_forget_a_signal_before_its_first_step():
+    """JAX takes it."""
+    program = """
+import os, signal, time
+from cryjax.command import program
+from cryjax.training import parallel, stopping
+
+def main(argv):
+    parallel.join_processes()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1)
+    with stopping.Stop() as stop, stop.finishing_steps():
+        for step in range(100):
+            if stop.after(step):
+                raise stopping.Stopped
+            time.sleep(0.1)
+
+program.run(main)
+"""
+    (process,) = job(program, 1)
+    try:
+        process.communicate(timeout=100)
+        assert process.returncode == stopping.STOPPED
+    finally:
+        process.kill()
 
 
 def test_one_that_fails_ends_at_once():
@@ -278,7 +305,7 @@ def main(argv):
 
 program.run(main)
 """
-    both = pair(program)
+    both = job(program)
     try:
         assert "error: no such thing" in both[1].communicate(timeout=60)[1]
         assert both[1].returncode == 2 and both[0].poll() is None
