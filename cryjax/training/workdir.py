@@ -39,11 +39,11 @@ def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:
     if not file.exists():
         return []
     found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(keepends=True), 1):
-        if line.endswith("\n"):
+    for number, line in enumerate(file.read_bytes().splitlines(keepends=True), 1):
+        if line.endswith(b"\n"):
             try:
                 found.append(json.loads(line))
-            except ValueError:
+            except ValueError:  # also of bytes that are no text
                 logging.warning("%s: line %d is damaged and left out", file, number)
     return found
 
@@ -86,7 +86,13 @@ class Workdir:
         self._events: EventsWriter | None = None
         file = self.path / "config.json"
         if file.exists() and any(True for name in left for _ in self.path.glob(name)):
-            old = json.loads(file.read_text(encoding="utf-8"))
+            try:
+                old = json.loads(file.read_bytes())
+            except ValueError as error:
+                raise UserError(
+                    f"{file}: damaged ({error}); if the command is the one that began this run, "
+                    "delete that file and run it again"
+                ) from error
             changed = [
                 difference
                 for difference in config_lib.differences(old, config)
