@@ -53,6 +53,13 @@ def open_datasets(config: Any, sample_rate: int) -> list[tuple[Prepared, float]]
         whose = f"config.front_end={config.front_end!r}"
         prepared.require_rate(sample_rate, whose, ", or use another front end")
         datasets.append((prepared, weight))
+    folders = [prepared.directory.resolve() for prepared, _ in datasets]
+    for place, folder in enumerate(folders):
+        if folder in folders[:place]:
+            raise UserError(
+                f"config.data names {folder} twice: a batch may hold examples twice, as their own "
+                "negatives; name it once, with a weight, as in DATA:2"
+            )
     return datasets
 
 
@@ -204,10 +211,7 @@ def sources_of(
 ) -> list[tuple[Prepared, Any, float]]:
     """The datasets to train on, their examples without excluded subjects, and their weights.
 
-    Args:
-      config: the run's.
-      datasets: from `open_datasets`.
-      excluded: from `excluded_subjects`, which None calls.
+    `excluded` is from `excluded_subjects`, which is called if it is None.
     """
     excluded = excluded_subjects(config, datasets) if excluded is None else excluded
     found, gone = [], 0
@@ -280,7 +284,7 @@ def run(
     simclr.check_batch(config, data.examples, spread.devices)
     check_shares(config.batch_size, data)
     if not config_lib.never(config.neighbours.every):
-        datasets[0][0].source(config.neighbours.split)  # fails now, not in the middle of the run
+        simclr.check_neighbours(config, datasets[0][0])  # now, not in the middle of the run
     parts = simclr.build(config, data.examples)
     # With who is left out: a manifest or dataset that config.exclude_subjects names may change.
     written = "".join([prepared.fingerprint for prepared, _ in datasets] + sorted(excluded))

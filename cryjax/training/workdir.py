@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import math
+import os
 import pathlib
 import shutil
 import struct
@@ -46,6 +47,15 @@ def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:
             except ValueError:  # also of bytes that are no text
                 logging.warning("%s: line %d is damaged and left out", file, number)
     return found
+
+
+def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with the folders of `data` in one spelling: 'DATA/:2' becomes 'DATA:2'."""
+    if not isinstance(config.get("data"), str):
+        return dict(config)
+    entries = [entry.partition(":") for entry in config["data"].split(",")]
+    spelt = [os.path.normpath(folder) + "".join(rest) for folder, *rest in entries]
+    return {**config, "data": ",".join(spelt)}
 
 
 class Workdir:
@@ -95,7 +105,7 @@ class Workdir:
                 ) from error
             changed = [
                 difference
-                for difference in config_lib.differences(old, config)
+                for difference in config_lib.differences(_comparable(old), _comparable(config))
                 if not difference.startswith(may_change)
             ]
             if changed:

@@ -110,6 +110,15 @@ def test_another_config_is_refused_once_a_run_began(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["a"]["b"] == 2
 
 
+@pytest.mark.parametrize("spelling", ["D/", "./D", "a/../D", "D"])
+def test_another_spelling_of_a_folder_is_no_other_config(tmp_path, spelling):
+    Workdir(tmp_path, {"data": "D,E:2"}).log(1, {"loss": 1.0})
+    Workdir(tmp_path, {"data": f"{spelling},E/:2"})
+    for other in ("D,E:3", "D", "F,E:2"):
+        with pytest.raises(UserError, match="data: 'D,E:2' -> "):
+            Workdir(tmp_path, {"data": other})
+
+
 def test_other_processes_write_nothing(tmp_path):
     workdir = Workdir(tmp_path / "run", {}, writes=False)
     workdir.log(1, {"loss": 1.0})
