@@ -288,7 +288,7 @@ def run(
     parts = simclr.build(config, data.examples)
     # With who is left out: a manifest or dataset that config.exclude_subjects names may change.
     written = "".join([prepared.fingerprint for prepared, _ in datasets] + sorted(excluded))
-    workdir = start.open_workdir(workdir_path, config, written)
+    workdir = start.open_workdir(workdir_path, config, written, spread)
     clips = loader.Clips(data.weighted, samples=parts.plan.clip_samples, seed=config.seed)
     viewed = Viewed(clips, config, jax.random.key(config.seed))
     if views:

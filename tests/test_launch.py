@@ -143,7 +143,8 @@ def test_run_goes_on_with_other_processes(stopped, undisturbed, prepared, tmp_pa
     command = ("pretrain", *RUN, f"--workdir={run}", f"--config.data={prepared}")
     local = Local(tmp_path / "log", processes, devices, *command)
     assert local.end() == 0, local.said[-3000:]
-    assert local.said.count(f"resuming from step {done}") == processes
+    assert f"resuming from step {done} of this" in local.said
+    assert "devices: '8 cpu of 2 process(es)' -> '8 cpu of 1 process(es)'" in local.said
     course = losses(run)
     assert len(course) == STEPS and checkpoints(run) == [done, STEPS]
     assert_same_course(course, undisturbed)
@@ -245,7 +246,8 @@ workdir.hold = functools.partial(files.hold, patience=0.0)
 
 def main(argv):
     parallel.join_processes()
-    start.open_workdir({folder.format(tmp_path)}, ml_collections.ConfigDict(dict(a=1)), "data")
+    config, spread = ml_collections.ConfigDict(dict(a=1)), parallel.Parallel()
+    start.open_workdir({folder.format(tmp_path)}, config, "data", spread)
 
 program.run(main)
 """

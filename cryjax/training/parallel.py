@@ -197,6 +197,12 @@ class Parallel:
         return f"{what} over {self.devices} {self._devices[0].platform} device(s){hosts}"
 
     @property
+    def described(self) -> str:
+        """What a run's rounding depends on: count and kind of devices, and their processes."""
+        kinds = sorted({device.device_kind for device in self._devices})
+        return f"{self.devices} {', '.join(kinds)} of {self.processes} process(es)"
+
+    @property
     def replicated(self) -> jax.sharding.Sharding:
         """Sharding of the state: whole on every device."""
         return NamedSharding(self._mesh, P())

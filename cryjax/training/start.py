@@ -46,13 +46,14 @@ def inputs_of(data: str) -> dict[str, str]:
     }
 
 
-def open_workdir(path: str, config: Any, data: str) -> Workdir:
+def open_workdir(path: str, config: Any, data: str, spread: Parallel) -> Workdir:
     """The work directory of a run, once all processes agree on config, data and code.
 
     Args:
       path: of the directory.
       config: the run's.
       data: same as in `inputs_of`.
+      spread: the devices.
 
     Raises:
       UserError: if they disagree, it holds a run with a different config, or it is not one folder.
@@ -60,6 +61,7 @@ def open_workdir(path: str, config: Any, data: str) -> Workdir:
     """
     given, found = config_lib.to_dict(config), inputs_of(data)
     parallel.agree(config=json.dumps(given), **found)
+    found["devices"] = spread.described
     first = jax.process_index() == 0
     workdir = parallel.together(lambda: Workdir(path, given, inputs=found, writes=first))
     if jax.process_count() > 1:

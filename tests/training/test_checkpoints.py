@@ -4,6 +4,7 @@ import functools
 import time
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -150,6 +151,19 @@ def test_inputs_are_versions_and_digests_of_code_and_data():
     ours, other = start.inputs_of("prepared"), start.inputs_of("prepared anew")
     assert ours["jax"] == jax.__version__
     assert {name for name in ours if ours[name] != other[name]} == {"data"}
+
+
+def test_going_on_with_other_devices_says_so(states, tmp_path):
+    config, spread = ml_collections.ConfigDict({"a": 1}), parallel.Parallel()
+    inputs = start.open_workdir(tmp_path, config, "data", spread).inputs
+    saved = checkpoints.Checkpoints(tmp_path)
+    saved.save(states[0], 1, META | {"inputs": inputs})
+    saved.close()
+    spread.devices = 8
+    inputs = start.open_workdir(tmp_path, config, "data", spread).inputs
+    _, said = go_on(tmp_path, lambda: states[0], **inputs)
+    count = len(jax.devices())
+    assert said.endswith(f"devices: '{count} cpu of 1 process(es)' -> '8 cpu of 1 process(es)'")
 
 
 class Processes:
