@@ -191,7 +191,7 @@ def job(program: str, processes: int = 2) -> list[subprocess.Popen]:
         subprocess.Popen(
             [sys.executable, "-c", program],
             cwd=programs.ROOT, env=programs.environment(CRYJAX_PROCESS=str(process), **where),
-            stderr=subprocess.PIPE, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for process in range(processes)
     ]  # fmt: skip
@@ -290,6 +290,44 @@ program.run(main)
         assert process.returncode == stopping.STOPPED
     finally:
         process.kill()
+
+
+def test_processes_choose_the_best_step_by_the_first_ones_scores(tmp_path):
+    program = f"""
+import os, types
+from cryjax.command import program
+from cryjax.training import best, parallel
+
+def main(argv):
+    parallel.join_processes()
+    mine = float(os.environ["CRYJAX_PROCESS"])
+    history = [dict(step=1, validation_auc=0.5 + mine), *[dict(step=2, auc=0)] * int(40 * mine)]
+    workdir = types.SimpleNamespace(path={str(tmp_path)!r}, metrics=lambda: history)
+    saves = []
+
+    class Saved:
+        latest = 1
+        rewind = staticmethod(lambda step: None)
+        save_model = staticmethod(lambda state, step, meta: saves.append(step))
+        wait = staticmethod(lambda: None)
+
+    best.Checkpoints = lambda *_, **__: Saved
+    config = types.SimpleNamespace(select="auc", patience=0)
+    kept = best.Best(workdir, config, 3, {{}})
+    kept.take(None, 4, dict(validation_auc=0.6 - mine, validation_f1=float("nan")))
+    kept.take(None, 5, dict(validation_auc=0.55 + mine))
+    print("saved", saves)
+
+program.run(main)
+"""
+    both = job(program)
+    try:
+        for process in both:
+            assert "saved [4]" in process.communicate(timeout=100)[0]
+            assert process.returncode == 0
+    finally:
+        for process in both:
+            process.kill()
 
 
 def test_one_that_fails_ends_at_once():

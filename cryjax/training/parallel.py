@@ -13,6 +13,7 @@ result would silently be device-count times too large (jax-ml/jax, 'varying manu
 
 import functools
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable
@@ -112,6 +113,17 @@ def everyone(values: np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
         return values[None]
     return np.asarray(multihost_utils.process_allgather(values))
+
+
+def from_first(value: Any) -> Any:
+    """A JSON value of the first process, NaN allowed; all of them must call it."""
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value, default=float).encode(), np.uint8)
+    length = int(everyone(np.array(text.size, np.int32))[0])
+    # Of one length in all processes.
+    padded = np.pad(text[:length], (0, max(0, length - text.size)))
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
 
 
 def agree(**what: str) -> None:
