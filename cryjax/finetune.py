@@ -52,10 +52,14 @@ def origin(config: Any, workdir: str) -> dict[str, Any] | None:
     """
     if not config.init:
         return None
-    try:
-        return checkpoints.read_meta(workdir)
-    except UserError:
-        return checkpoints.read_meta(config.init)
+
+    def found() -> dict[str, Any]:
+        try:
+            return checkpoints.read_meta(workdir)
+        except UserError:
+            return checkpoints.read_meta(config.init)
+
+    return parallel.together(found)
 
 
 def as_trained(config: Any, meta: dict[str, Any] | None) -> Any:
@@ -210,7 +214,7 @@ def run(
     recipe.check_devices(config, spread.devices, grouped=mixing)
     targets = tasks.targets_of(division.train.labels, task.classes)
     parts = supervised.build(config, targets, multi_label=task.multi_label)
-    workdir = start.open_workdir(workdir_path, config, task.prepared.fingerprint)
+    workdir = start.open_workdir(workdir_path, config, task.prepared.fingerprint, spread)
     judge = Judge(task, parts, config, devices, tasks.learnt(task, division))
     best_step = train(config, data, parts, spread, workdir, judge, devices, stop)
     found = judge.of_run(workdir_path, division.scored)

@@ -53,6 +53,13 @@ def open_datasets(config: Any, sample_rate: int) -> list[tuple[Prepared, float]]
         whose = f"config.front_end={config.front_end!r}"
         prepared.require_rate(sample_rate, whose, ", or use another front end")
         datasets.append((prepared, weight))
+    folders = [prepared.directory.resolve() for prepared, _ in datasets]
+    for place, folder in enumerate(folders):
+        if folder in folders[:place]:
+            raise UserError(
+                f"config.data names {folder} twice: a batch may hold examples twice, as their own "
+                "negatives; name it once, with a weight, as in DATA:2"
+            )
     return datasets
 
 
@@ -177,10 +184,8 @@ def without(prepared: Prepared, split: str, excluded: set[str]) -> tuple[Any, in
     return prepared.at(index[kept]), int(np.sum(~kept))
 
 
-def sources_of(
-    config: Any, datasets: list[tuple[Prepared, float]]
-) -> list[tuple[Prepared, Any, float]]:
-    """The datasets to train on, their examples without excluded subjects, and their weights."""
+def excluded_subjects(config: Any, datasets: list[tuple[Prepared, float]]) -> set[str]:
+    """The subjects of `config.exclude_subjects` that are in the datasets."""
     named = {entry: subjects_of(entry) for entry in entries(config.exclude_subjects)}
     excluded = set().union(*named.values())
     held: set[str] = set()
@@ -198,6 +203,17 @@ def sources_of(
                 f"config.exclude_subjects: no subject of {entry!r} is in config.data; leave it "
                 "out, or use the same subject names in both"
             )
+    return excluded & held
+
+
+def sources_of(
+    config: Any, datasets: list[tuple[Prepared, float]], excluded: set[str] | None = None
+) -> list[tuple[Prepared, Any, float]]:
+    """The datasets to train on, their examples without excluded subjects, and their weights.
+
+    `excluded` is from `excluded_subjects`, which is called if it is None.
+    """
+    excluded = excluded_subjects(config, datasets) if excluded is None else excluded
     found, gone = [], 0
     for prepared, weight in datasets:
         source, left_out = without(prepared, config.split, excluded)
@@ -205,7 +221,7 @@ def sources_of(
         if len(source):
             found.append((prepared, source, weight))
     if excluded:
-        logging.info("%d examples of %d excluded subjects are left out", gone, len(excluded & held))
+        logging.info("%d examples of %d excluded subjects are left out", gone, len(excluded))
     if not found:
         raise UserError("config.exclude_subjects leaves no example to train on")
     return found
@@ -259,7 +275,8 @@ def run(
       stop: that of a program with several runs; None makes one.
     """
     datasets = open_datasets(config, frontend.resolve(config.front_end).sample_rate)
-    data = Data(datasets, sources_of(config, datasets))
+    excluded = excluded_subjects(config, datasets)
+    data = Data(datasets, sources_of(config, datasets, excluded))
     # What is stored from here on names nobody.
     config = config.copy_and_resolve_references()
     config.exclude_subjects = renamed_entries(config.exclude_subjects)
@@ -267,10 +284,11 @@ def run(
     simclr.check_batch(config, data.examples, spread.devices)
     check_shares(config.batch_size, data)
     if not config_lib.never(config.neighbours.every):
-        datasets[0][0].source(config.neighbours.split)  # fails now, not in the middle of the run
+        simclr.check_neighbours(config, datasets[0][0])  # now, not in the middle of the run
     parts = simclr.build(config, data.examples)
-    written = "".join(prepared.fingerprint for prepared, _ in datasets)
-    workdir = start.open_workdir(workdir_path, config, written)
+    # With who is left out: a manifest or dataset that config.exclude_subjects names may change.
+    written = "".join([prepared.fingerprint for prepared, _ in datasets] + sorted(excluded))
+    workdir = start.open_workdir(workdir_path, config, written, spread)
     clips = loader.Clips(data.weighted, samples=parts.plan.clip_samples, seed=config.seed)
     viewed = Viewed(clips, config, jax.random.key(config.seed))
     if views:

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 import programs
+from cryjax.command import files
 from cryjax.training import parallel, stopping
 
 LAUNCH = programs.ROOT / "launch"
@@ -142,7 +143,8 @@ def test_run_goes_on_with_other_processes(stopped, undisturbed, prepared, tmp_pa
     command = ("pretrain", *RUN, f"--workdir={run}", f"--config.data={prepared}")
     local = Local(tmp_path / "log", processes, devices, *command)
     assert local.end() == 0, local.said[-3000:]
-    assert local.said.count(f"resuming from step {done}") == processes
+    assert f"resuming from step {done} of this" in local.said
+    assert "devices: '8 cpu of 2 process(es)' -> '8 cpu of 1 process(es)'" in local.said
     course = losses(run)
     assert len(course) == STEPS and checkpoints(run) == [done, STEPS]
     assert_same_course(course, undisturbed)
@@ -179,19 +181,19 @@ def test_one_killed_stops_all(prepared, tmp_path):
         os.kill(local.pids[0], 0)
 
 
-def pair(program: str) -> list[subprocess.Popen]:
-    """Two processes of one job that run Python source."""
+def job(program: str, processes: int = 2) -> list[subprocess.Popen]:
+    """The processes of one job, which run Python source."""
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
-    where = {"CRYJAX_COORDINATOR": f"127.0.0.1:{port}", "CRYJAX_PROCESSES": "2"}
+    where = {"CRYJAX_COORDINATOR": f"127.0.0.1:{port}", "CRYJAX_PROCESSES": str(processes)}
     return [
         subprocess.Popen(
             [sys.executable, "-c", program],
-            cwd=programs.ROOT, env=programs.environment(CRYJAX_PROCESS=process, **where),
-            stderr=subprocess.PIPE, text=True,
+            cwd=programs.ROOT, env=programs.environment(CRYJAX_PROCESS=str(process), **where),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for process in "01"
+        for process in range(processes)
     ]  # fmt: skip
 
 
@@ -208,11 +210,121 @@ def main(argv):
 
 program.run(main)
 """
-    both = pair(program)
+    both = job(program)
     try:
         for process in both:
             said = process.communicate(timeout=100)[1]
             assert process.returncode == 2 and "differ from the first in data (process 1)" in said
+    finally:
+        for process in both:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("folder", "status", "said"),
+    [
+        (
+            "'{}/' + os.environ['CRYJAX_PROCESS']",
+            2,
+            ["does not see what the first writes there"] * 2,
+        ),
+        ("'{}/one'", 0, ["", ""]),
+        # Only the first process writes, and fails.
+        ("'{}/file'", 2, ["cannot be written to", "process 0 of this job cannot go on"]),
+        ("'{}/held'", 1, ["is using it", "process 0 of this job cannot go on"]),
+    ],
+)
+def test_processes_share_one_work_directory_or_end_alike(tmp_path, folder, status, said):
+    program = f"""
+import functools, os
+import ml_collections
+from cryjax.command import files, program
+from cryjax.training import checkpoints, parallel, start, workdir
+
+checkpoints.PAUSE_SECONDS = 0.1
+workdir.hold = functools.partial(files.hold, patience=0.0)
+
+def main(argv):
+    parallel.join_processes()
+    config, spread = ml_collections.ConfigDict(dict(a=1)), parallel.Parallel()
+    start.open_workdir({folder.format(tmp_path)}, config, "data", spread)
+
+program.run(main)
+"""
+    (tmp_path / "file").touch()
+    held = files.hold(tmp_path / "held")
+    assert held
+    both = job(program)
+    try:
+        for process, words in zip(both, said, strict=True):
+            assert words in process.communicate(timeout=100)[1]
+            assert process.returncode == status
+    finally:
+        for process in both:
+            process.kill()
+    assert not [*tmp_path.rglob(".shared-*")]
+
+
+def test_a_job_of_one_process_does_not_forget_a_signal_before_its_first_step():
+    """JAX takes it."""
+    program = """
+import os, signal, time
+from cryjax.command import program
+from cryjax.training import parallel, stopping
+
+def main(argv):
+    parallel.join_processes()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1)
+    with stopping.Stop() as stop, stop.finishing_steps():
+        for step in range(100):
+            if stop.after(step):
+                raise stopping.Stopped
+            time.sleep(0.1)
+
+program.run(main)
+"""
+    (process,) = job(program, 1)
+    try:
+        process.communicate(timeout=100)
+        assert process.returncode == stopping.STOPPED
+    finally:
+        process.kill()
+
+
+def test_processes_choose_the_best_step_by_the_first_ones_scores(tmp_path):
+    program = f"""
+import os, types
+from cryjax.command import program
+from cryjax.training import best, parallel
+
+def main(argv):
+    parallel.join_processes()
+    mine = float(os.environ["CRYJAX_PROCESS"])
+    history = [dict(step=1, validation_auc=0.5 + mine), *[dict(step=2, auc=0)] * int(40 * mine)]
+    workdir = types.SimpleNamespace(path={str(tmp_path)!r}, metrics=lambda: history)
+    saves = []
+
+    class Saved:
+        latest = 1
+        rewind = staticmethod(lambda step: None)
+        save_model = staticmethod(lambda state, step, meta: saves.append(step))
+        wait = staticmethod(lambda: None)
+
+    best.Checkpoints = lambda *_, **__: Saved
+    config = types.SimpleNamespace(select="auc", patience=0)
+    kept = best.Best(workdir, config, 3, {{}})
+    kept.take(None, 4, dict(validation_auc=0.6 - mine, validation_f1=float("nan")))
+    kept.take(None, 5, dict(validation_auc=0.55 + mine))
+    print("saved", saves)
+
+program.run(main)
+"""
+    both = job(program)
+    try:
+        for process in both:
+            assert "saved [4]" in process.communicate(timeout=100)[0]
+            assert process.returncode == 0
     finally:
         for process in both:
             process.kill()
@@ -233,7 +345,7 @@ def main(argv):
 
 program.run(main)
 """
-    both = pair(program)
+    both = job(program)
     try:
         assert "error: no such thing" in both[1].communicate(timeout=60)[1]
         assert both[1].returncode == 2 and both[0].poll() is None
@@ -350,19 +462,30 @@ def test_a_host_of_a_slice_starts_its_program_again(statuses, starts, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("statuses", "starts"),
-    [([75, 137, 0], 3), ([75, 2, 0], 2), ([75, *[1] * 9], 7), (["cancelled", 0], 1)],
-)
-def test_a_slurm_job_is_queued_again(statuses, starts, tmp_path):
-    """But not after a mistake, a sixth failure, or when it was cancelled."""
+    ("statuses", "starts", "away"),
+    [
+        ([75, 137, 0], 3, 0), ([75, 2, 0], 2, 0), ([75, *[1] * 9], 7, 0), (["cancelled", 0], 1, 0),
+        ([75, 137, 0], 3, 2), ([1, 0], 2, 7), ([2, 0], 1, 99), ([75, 0], 1, 99),
+    ],
+)  # fmt: skip
+def test_a_slurm_job_is_queued_again(statuses, starts, away, tmp_path):
+    """But not after a mistake, a sixth failure, or when it was cancelled.
+
+    At each start Slurm's controller, asked after the job has ended, does not answer `away` times.
+    """
     tools = tmp_path / "tools"
     tools.mkdir()
     stubs = {
         "srun": """status=$(head -n 1 statuses); sed -i 1d statuses
             if [ "$status" = cancelled ]; then echo COMPLETING >state; status=75; fi
-            exit "$status" """,
-        "squeue": 'echo "$(cat state) $(cat comment)"',
-        "scontrol": """case $1 in
+            echo AWAY >away
+            exit "$status" """.replace("AWAY", str(away)),
+        "sleep": "",
+        "answers": """n=$(cat away); [ "$n" -eq 0 ] && exit
+            echo $((n - 1)) >away; exit 1""",
+        "squeue": 'answers && echo "$(cat state) $(cat comment)"',
+        "scontrol": """[ "$1" = show ] || answers || exit
+            case $1 in
             show) echo host ;;
             update) echo "${3#Comment=}" >comment ;;
             requeue) touch queued ;;

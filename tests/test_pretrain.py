@@ -1,5 +1,6 @@
 """The pre-training program: resumes bit for bit, spreads over devices, rejects mistakes."""
 
+import dataclasses
 import json
 import pathlib
 import signal
@@ -16,6 +17,7 @@ import programs
 from cryjax import pretrain
 from cryjax.command.errors import UserError
 from cryjax.data.records import open_prepared
+from cryjax.training import simclr
 
 STEPS = 30
 
@@ -162,6 +164,21 @@ def test_who_is_excluded_may_be_in_a_split_that_is_not_trained_on(monkeypatch):
         pretrain.sources_of(config, [(prepared, 1.0)])
 
 
+def test_a_run_does_not_go_on_if_others_are_excluded_by_the_same_manifest(prepared, tmp_path):
+    subjects = sorted(set(open_prepared(prepared).index().subjects))
+    manifest = tmp_path / "test.csv"
+    command = (
+        "pretrain", *programs.TINY, f"--workdir={tmp_path / 'run'}", f"--config.data={prepared}",
+        f"--config.exclude_subjects={manifest}", "--config.total=1 step",
+        "--config.optimizer.warmup=0", "--config.pictures_every=0",
+    )  # fmt: skip
+    manifest.write_text(f"path,subject\na.wav,{subjects[0]}\n")
+    programs.succeed(*command)
+    programs.succeed(*command)
+    manifest.write_text(f"path,subject\na.wav,{subjects[1]}\n")
+    assert "different recordings than when this run began" in programs.refuse(*command)
+
+
 def test_adaptation_starts_from_another_runs_encoder(undisturbed, prepared, tmp_path):
     run = tmp_path / "adapted"
     done = programs.succeed(
@@ -233,6 +250,24 @@ def test_mistakes_get_one_line(prepared, tmp_path, change, devices, named):
     )  # fmt: skip
     assert named in said
     assert not (workdir / "metrics.jsonl").exists()
+
+
+def test_a_dataset_named_twice_is_refused(prepared, tmp_path):
+    (tmp_path / "link").symlink_to(prepared)
+    config = types.SimpleNamespace(front_end="small_8k", data=f"{prepared}/:2,{tmp_path / 'link'}")
+    with pytest.raises(UserError, match=r"config\.data names .* twice"):
+        pretrain.open_datasets(config, 8000)
+
+
+@pytest.mark.parametrize(("labels", "subjects"), [({}, 9), ({"a": 3}, 9), ({"a": 3, "b": 3}, 1)])
+def test_neighbours_that_could_not_be_scored_are_refused(prepared, labels, subjects):
+    neighbours = types.SimpleNamespace(split="train")
+    config = types.SimpleNamespace(neighbours=neighbours)
+    data = open_prepared(prepared)
+    simclr.check_neighbours(config, data)
+    few = dataclasses.replace(data, counts={"train": {"labels": labels, "subjects": subjects}})
+    with pytest.raises(UserError, match=f"has {len(labels)} and {subjects}; put a labelled"):
+        simclr.check_neighbours(config, few)
 
 
 def test_another_front_end_is_refused_in_an_adaptation(undisturbed, tmp_path):

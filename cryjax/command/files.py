@@ -90,6 +90,8 @@ def whole(path: pathlib.Path, mode: str = "w", **how: Any) -> Iterator[IO[Any]]:
     try:
         with partial.open(mode, encoding=None if "b" in mode else "utf-8", **how) as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())  # or a crash of the machine may leave a file of zeros
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from cryjax.training import parallel
 from cryjax.training.checkpoints import BEST, Checkpoints
 from cryjax.training.steps import TrainState
 from cryjax.training.workdir import Workdir
@@ -41,12 +42,17 @@ class Best:
         self._saved = Checkpoints(workdir.path, folder=BEST, keep=1)
         self._saved.rewind(start)
         # Every process keeps it: all must choose the same step, and only one writes the file.
-        self._history = [line for line in workdir.metrics() if line["step"] <= start]
+        lines = [line for line in workdir.metrics() if line["step"] <= start]
+        self._history = parallel.from_first(lines)
         if self._saved.latest is None:  # deleted with a step that is redone: start over
             self._history = []
 
     def take(self, state: TrainState, step: int, metrics: dict[str, float]) -> dict[str, float]:
-        """Records a step's metrics and returns them; saves the state if it is the best."""
+        """Records a step's metrics and returns them; saves the state if it is the best.
+
+        The first process's: another's may differ in the last bit.
+        """
+        metrics = parallel.from_first(metrics)
         self._history.append({"step": step, **metrics})
         if best_step(self._history, self._metric, 0)[0] == step:
             self._saved.save_model(state, step, self._meta)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,8 @@ from cryjax.training.workdir import Workdir
 # Consecutive non-finite updates that are no longer an accident: the parameters cause them. From the
 # first count on, no periodic checkpoint replaces an older one; above the second, the run ends.
 _SUSPICIOUS, _MOST_SKIPPED = 3, 20
+# It may be of many recordings on a slow machine: a limit that it meets would stop every restart.
+_EVALUATION_SECONDS = 6 * 3600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,7 @@ class _Window:
         self._examples = examples_per_step
         self.metrics = [*before]
         self.restart()
+        self._untimed: float = math.inf  # until the first step, which compiles, is done
 
     def clear(self) -> None:
         self.metrics = []
@@ -87,11 +91,11 @@ class _Window:
             if made
             else {}
         )
-        return means | {
-            "skipped": sum(float(metrics["skipped"]) for metrics in self.metrics),
-            "clips_per_second": (len(self.metrics) - self._untimed) * self._examples / elapsed,
-            "waiting_for_data": self.waiting / elapsed,
-        }
+        means["skipped"] = sum(float(metrics["skipped"]) for metrics in self.metrics)
+        if (timed := len(self.metrics) - self._untimed) > 0:
+            means["clips_per_second"] = timed * self._examples / elapsed
+            means["waiting_for_data"] = self.waiting / elapsed
+        return means
 
 
 def _next(batches: Iterator[dict[str, np.ndarray]], step: int) -> dict[str, np.ndarray]:
@@ -166,7 +170,10 @@ class _LateMetrics:
         self._window, self._bar, self._check = window, bar, check
         self._schedule, self._workdir, self._learning_rate = schedule, workdir, learning_rate
         self._watch = watch
-        self._host = jax.local_devices(backend="cpu")[0]
+        try:
+            self._host = jax.local_devices(backend="cpu")[0]
+        except RuntimeError:  # JAX_PLATFORMS=cuda, without cpu
+            self._host = None  # the default device
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._warned = False
 
@@ -352,7 +359,8 @@ def train(
             last = step == schedule.total
             if evaluate and _due(step, schedule.evaluate_every, last):
                 late.read()
-                with window.pausing():
+                what = f"the evaluation after step {step} did not finish"
+                with window.pausing(), watch.over(what, most_seconds=_EVALUATION_SECONDS):
                     found = evaluate(state, step)
                 workdir.log(step, found)
                 if not last and enough():
@@ -370,13 +378,15 @@ def train(
             if pictures and shows and _due(step, schedule.pictures_every, last):
                 late.read()
                 try:
-                    with window.pausing():
+                    what = f"the pictures of step {step} were not drawn"
+                    with window.pausing(), watch.over(what):
                         pictures(state, step)
                 except Exception:  # whatever drawing raises: weeks of training are worth more
                     logging.exception("step %d: pictures cannot be drawn; the run continues", step)
             if ends:
                 break
-        checkpoints.wait()
+        with watch.over("the last save did not finish"):
+            checkpoints.wait()
     if stops and not last:
         if first_process:
             logging.info("stopping: step %d is saved; the same command resumes", step)

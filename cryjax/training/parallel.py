@@ -13,6 +13,7 @@ result would silently be device-count times too large (jax-ml/jax, 'varying manu
 
 import functools
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable
@@ -114,6 +115,17 @@ def everyone(values: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(values))
 
 
+def from_first(value: Any) -> Any:
+    """A JSON value of the first process, NaN allowed; all of them must call it."""
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value, default=float).encode(), np.uint8)
+    length = int(everyone(np.array(text.size, np.int32))[0])
+    # Of one length in all processes.
+    padded = np.pad(text[:length], (0, max(0, length - text.size)))
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
+
+
 def agree(**what: str) -> None:
     """Checks that all processes were given the same inputs.
 
@@ -137,6 +149,30 @@ def agree(**what: str) -> None:
             f"the processes of this job differ from the first in {' and '.join(differing)}; start "
             "all of them from one installation, with the same command and data"
         )
+
+
+def together(make: Callable[[], Any]) -> Any:
+    """What `make` returns, once it has returned in every process.
+
+    If it fails in one, all end with the same status: a launcher would restart one that ended with
+    another, which would then wait for the rest.
+
+    Raises:
+      UserError: in every process, if in any.
+      Unavailable: likewise.
+    """
+    made, failed = None, None
+    try:
+        made = make()
+    except (UserError, Unavailable) as error:
+        failed = error
+    kinds = everyone(np.array([isinstance(failed, Unavailable), isinstance(failed, UserError)]))
+    for place, kind in reversed([*enumerate((Unavailable, UserError))]):
+        if isinstance(failed, kind):
+            raise failed
+        if (theirs := np.flatnonzero(kinds[:, place])).size:
+            raise kind(f"process {theirs[0]} of this job cannot go on; its log says why")
+    return made
 
 
 def _copied(tree: Any) -> Any:
@@ -171,6 +207,12 @@ class Parallel:
         what = "jit of shard_map" if what == "jit" and self.devices > 1 else what
         hosts = f" of {self.processes} processes" if self.processes > 1 else ""
         return f"{what} over {self.devices} {self._devices[0].platform} device(s){hosts}"
+
+    @property
+    def described(self) -> str:
+        """What a run's rounding depends on: count and kind of devices, and their processes."""
+        kinds = sorted({device.device_kind for device in self._devices})
+        return f"{self.devices} {', '.join(kinds)} of {self.processes} process(es)"
 
     @property
     def replicated(self) -> jax.sharding.Sharding:

@@ -13,6 +13,7 @@ import jax
 from cryjax.command import config as config_lib
 from cryjax.command.config import integer, number, text
 from cryjax.command.errors import UserError
+from cryjax.data.records import Prepared
 from cryjax.models import ProjectionHead, make_encoder
 from cryjax.models.encoders import Encoder
 from cryjax.training import recipe, steps
@@ -43,6 +44,19 @@ def check_batch(config: Any, examples: int, devices: int) -> None:
             f"config.batch_size={config.batch_size} is more than the {examples} examples of split "
             f"{config.split!r}; it would hold examples twice, as their own negatives: use a "
             "smaller batch"
+        )
+
+
+def check_neighbours(config: Any, prepared: Prepared) -> None:
+    """Raises UserError if the nearest-neighbour accuracy that a run logs would be undefined."""
+    split = config.neighbours.split
+    prepared.source(split)  # names the splits, if there is no such
+    labels, subjects = (prepared.counts[split][name] for name in ("labels", "subjects"))
+    if len(labels) < 2 or subjects < 2:
+        raise UserError(
+            f"config.neighbours needs two labels and two subjects, but split {split!r} of "
+            f"{prepared.directory} has {len(labels)} and {subjects}; put a labelled dataset first "
+            "in config.data, name another config.neighbours.split, or set neighbours.every=0"
         )
 
 

@@ -7,11 +7,14 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 
 from cryjax.audio import frontend
@@ -43,20 +46,71 @@ def inputs_of(data: str) -> dict[str, str]:
     }
 
 
-def open_workdir(path: str, config: Any, data: str) -> Workdir:
+def open_workdir(path: str, config: Any, data: str, spread: Parallel) -> Workdir:
     """The work directory of a run, once all processes agree on config, data and code.
 
     Args:
       path: of the directory.
       config: the run's.
       data: same as in `inputs_of`.
+      spread: the devices.
 
     Raises:
-      UserError: if they disagree, or it holds a run with a different config.
+      UserError: if they disagree, it holds a run with a different config, or it is not one folder.
+      Unavailable: if another job works in it, or its file server is away.
     """
     given, found = config_lib.to_dict(config), inputs_of(data)
     parallel.agree(config=json.dumps(given), **found)
-    return Workdir(path, given, inputs=found, writes=jax.process_index() == 0)
+    found["devices"] = spread.described
+    first = jax.process_index() == 0
+    workdir = parallel.together(lambda: Workdir(path, given, inputs=found, writes=first))
+    if jax.process_count() > 1:
+        _see_one_folder(workdir)
+    return workdir
+
+
+def _see_one_folder(workdir: Workdir) -> None:
+    """Waits until all processes see a file that the first has written.
+
+    Without this, the first save would hang where they have different folders.
+
+    Raises:
+      UserError: if they do not within two minutes.
+    """
+    # A name that no host has looked for, so that none remembers that there is no such file.
+    token = parallel.everyone(np.frombuffer(os.urandom(8), np.int32))[0]
+    mark = workdir.path / f".shared-{token.tobytes().hex()}"
+    try:
+        if workdir.writes:
+            mark.touch()
+        for _ in range(checkpoints.TRIES):
+            blind = np.flatnonzero(~parallel.everyone(np.array(mark.exists())))
+            if not blind.size:
+                return
+            time.sleep(checkpoints.PAUSE_SECONDS)
+    finally:
+        if workdir.writes:
+            mark.unlink(missing_ok=True)
+    raise UserError(
+        f"{workdir.path}: process {', '.join(map(str, blind))} of this job does not see what the "
+        "first writes there; give all hosts one file system for --workdir"
+    )
+
+
+def _chosen(init: str) -> tuple[pathlib.Path, dict[str, Any]]:
+    """The checkpoint of another run to start from, the same in all processes, and its meta.
+
+    The other run may be saving, or a file server may show some processes an older one.
+    """
+
+    def found() -> tuple[pathlib.Path, dict[str, Any]]:
+        folder = checkpoints.newest(init)
+        return folder, checkpoints.meta_of(folder)
+
+    folder, meta = parallel.together(found)
+    which = [folder.parent.name, folder.name, meta.get("checksums", {})]
+    parallel.agree(**{f"the newest checkpoint of config.init={init}": json.dumps(which)})
+    return folder, meta
 
 
 def start_state(
@@ -94,8 +148,8 @@ def start_state(
         before = saved.meta.get("inputs", {})
         if before.get("data", inputs["data"]) != inputs["data"]:
             raise UserError(
-                "config.data holds different recordings than when this run began; use another "
-                "--workdir, or restore the old ones"
+                "config.data, less any config.exclude_subjects, holds different recordings than "
+                "when this run began; use another --workdir, or restore the old ones"
             )
         changed = config_lib.differences(before, inputs)
         if changed:
@@ -104,13 +158,16 @@ def start_state(
         return restored, said
     state = make()
     if init:
-        theirs = frontend.FrontEnd(**checkpoints.read_meta(init)["front_end"])
+        folder, meta = _chosen(init)
+        theirs = frontend.FrontEnd(**meta["front_end"])
         if theirs != settings:
             raise UserError(
                 f"config.init={init} was trained with another front end ({theirs}); "
                 "use the config.front_end that it was trained with"
             )
-        loaded = checkpoints.restore_item(init, "encoder", state.encoder, spread.replicated)
+        loaded = checkpoints.restore_item(
+            init, "encoder", state.encoder, spread.replicated, folder=folder
+        )
         said = f"starting from the encoder of {init}, with a fresh head and optimizer"
         state = state.replace(
             params=state.params | {"encoder": loaded["params"]},

@@ -29,7 +29,8 @@ class Stop:
     raised in a destructor, such as those that run during tracing.
 
     With several processes, each may get the signal at a different step, or only one may get it:
-    JAX, which then handles SIGTERM itself, makes them agree on the step after which all stop.
+    JAX, which handles SIGTERM itself from `join_processes` on (in a job of one, too), makes them
+    agree on the step after which all stop.
 
     Attributes:
       requested: whether there was a signal.
@@ -38,7 +39,7 @@ class Stop:
     def __init__(self) -> None:
         self.requested = False
         self._finishing = False
-        self._together = jax.process_count() > 1
+        self._together = jax.distributed.is_initialized()
 
     def __enter__(self) -> "Stop":
         numbers = [signal.SIGINT] if self._together else [signal.SIGTERM, signal.SIGINT]

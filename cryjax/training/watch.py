@@ -21,7 +21,7 @@ class Watch:
     def __init__(self, warn_seconds: float = 60.0, most_seconds: float = 1800.0):
         """Sets when to warn, if `over` has a warning, and when to end the process."""
         self._warn, self._most = warn_seconds, most_seconds
-        self._wait: tuple[str, str] | None = None
+        self._wait: tuple[str, str, float] | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -30,9 +30,11 @@ class Watch:
         return self
 
     @contextlib.contextmanager
-    def over(self, what: str, warning: str = "") -> Iterator[None]:
+    def over(
+        self, what: str, warning: str = "", *, most_seconds: float | None = None
+    ) -> Iterator[None]:
         """Watches the body; `what` says what did not happen, `warning` is logged, if any."""
-        self._wait = what, warning
+        self._wait = what, warning, most_seconds or self._most
         try:
             yield
         finally:
@@ -46,7 +48,7 @@ class Watch:
             seen = now
             if now and now[1] and self._warn <= waited < self._warn + every:
                 logging.warning("%s in %.0f s: %s", now[0], waited, now[1])
-            if now and waited >= self._most:
+            if now and waited >= now[2]:
                 logging.error(
                     "%s in %.0f s: exiting so that the job can be restarted", now[0], waited
                 )

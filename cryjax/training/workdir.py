@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import math
+import os
 import pathlib
 import shutil
 import struct
@@ -39,13 +40,22 @@ def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:
     if not file.exists():
         return []
     found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(keepends=True), 1):
-        if line.endswith("\n"):
+    for number, line in enumerate(file.read_bytes().splitlines(keepends=True), 1):
+        if line.endswith(b"\n"):
             try:
                 found.append(json.loads(line))
-            except ValueError:
+            except ValueError:  # also of bytes that are no text
                 logging.warning("%s: line %d is damaged and left out", file, number)
     return found
+
+
+def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with the folders of `data` in one spelling: 'DATA/:2' becomes 'DATA:2'."""
+    if not isinstance(config.get("data"), str):
+        return dict(config)
+    entries = [entry.partition(":") for entry in config["data"].split(",")]
+    spelt = [os.path.normpath(folder) + "".join(rest) for folder, *rest in entries]
+    return {**config, "data": ",".join(spelt)}
 
 
 class Workdir:
@@ -86,10 +96,16 @@ class Workdir:
         self._events: EventsWriter | None = None
         file = self.path / "config.json"
         if file.exists() and any(True for name in left for _ in self.path.glob(name)):
-            old = json.loads(file.read_text(encoding="utf-8"))
+            try:
+                old = json.loads(file.read_bytes())
+            except ValueError as error:
+                raise UserError(
+                    f"{file}: damaged ({error}); if the command is the one that began this run, "
+                    "delete that file and run it again"
+                ) from error
             changed = [
                 difference
-                for difference in config_lib.differences(old, config)
+                for difference in config_lib.differences(_comparable(old), _comparable(config))
                 if not difference.startswith(may_change)
             ]
             if changed:

@@ -1,6 +1,8 @@
 """A file is the old one or the new one, and a folder is one process's at a time."""
 
 import json
+import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -29,6 +31,21 @@ def test_takes_its_place_when_all_is_there(tmp_path, mode, old, new):
         assert read() == old
     assert read() == new
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    synced = []
+
+    def fsync(number):
+        synced.append(
+            (pathlib.Path(f"/proc/self/fd/{number}").readlink().name, os.fstat(number).st_size)
+        )
+        assert not (tmp_path / "a.txt").exists()
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with whole(tmp_path / "a.txt") as file:
+        file.write("all of it")
+    assert synced == [(".a.txt.partial", 9)]
 
 
 def test_json_has_no_nan_and_what_is_none_leaves_the_old_file(tmp_path):

@@ -4,6 +4,7 @@ import functools
 import time
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -108,11 +109,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(run, states, how
         checkpoints.Checkpoints(run).restore(states[0], parallel.Parallel().replicated)
 
 
-def go_on(run, make, **inputs):
+def go_on(run, make, init="", **inputs):
     """The state that a run of those inputs goes on from, and what is said of it."""
     front_end = frontend.PRESETS["small_8k"]
     saved = checkpoints.Checkpoints(run)
-    return start.start_state(make, "", front_end, parallel.Parallel(), saved, inputs=inputs)
+    return start.start_state(make, init, front_end, parallel.Parallel(), saved, inputs=inputs)
 
 
 def test_going_on_from_a_damaged_checkpoint_says_the_step_it_goes_on_from(run, states):
@@ -152,13 +153,26 @@ def test_inputs_are_versions_and_digests_of_code_and_data():
     assert {name for name in ours if ours[name] != other[name]} == {"data"}
 
 
+def test_going_on_with_other_devices_says_so(states, tmp_path):
+    config, spread = ml_collections.ConfigDict({"a": 1}), parallel.Parallel()
+    inputs = start.open_workdir(tmp_path, config, "data", spread).inputs
+    saved = checkpoints.Checkpoints(tmp_path)
+    saved.save(states[0], 1, META | {"inputs": inputs})
+    saved.close()
+    spread.devices = 8
+    inputs = start.open_workdir(tmp_path, config, "data", spread).inputs
+    _, said = go_on(tmp_path, lambda: states[0], **inputs)
+    count = len(jax.devices())
+    assert said.endswith(f"devices: '{count} cpu of 1 process(es)' -> '8 cpu of 1 process(es)'")
+
+
 class Processes:
     """Stands for several processes: what the second one answers, call by call, where it differs."""
 
     def __init__(self, monkeypatch, *answers):
         self._answers = list(answers)
         monkeypatch.setattr(parallel, "everyone", self.everyone)
-        monkeypatch.setattr(checkpoints, "_PAUSE_SECONDS", 0.0)
+        monkeypatch.setattr(checkpoints, "PAUSE_SECONDS", 0.0)
 
     def everyone(self, mine):
         other = self._answers.pop(0) if self._answers else None
@@ -182,6 +196,15 @@ def test_a_checkpoint_that_only_some_can_read_is_not_set_aside(run, states, monk
     with pytest.raises(Unavailable, match=r"3: process 1 of this job cannot read it"):
         saved.restore(states[0], parallel.Parallel().replicated)
     assert saved.latest == 3
+
+
+def test_processes_that_would_start_from_different_encoders_refuse(
+    run, states, monkeypatch, tmp_path_factory
+):
+    # The second one found another checkpoint, whose digest is all zeros.
+    Processes(monkeypatch, None, None, np.zeros((1, 8), np.int32))
+    with pytest.raises(UserError, match=r"newest checkpoint of config\.init=\S+ \(process 1\)"):
+        go_on(tmp_path_factory.mktemp("fresh"), lambda: states[0], str(run), data="a")
 
 
 def test_a_save_that_failed_is_known_without_another(run, states, monkeypatch):

@@ -1,6 +1,7 @@
 """The loop: metrics a step late, averages, saves, evaluations, and stopping; a step of glass."""
 
 import concurrent.futures
+import contextlib
 import os
 import signal
 import threading
@@ -95,6 +96,47 @@ def test_logs_means_over_the_steps_since_the_last_line(tmp_path):
     assert [line["learning_rate"] for line in lines] == [0.1, 0.3, 0.5, 0.7, 0.9]
     for line in lines:
         assert line["clips_per_second"] > 0 and 0 <= line["waiting_for_data"] <= 1
+
+
+def test_a_line_of_the_step_that_compiles_has_no_rate(tmp_path):
+    _, workdir, _ = run(tmp_path, float, log_every=1)
+    assert ["clips_per_second" in line for line in workdir.metrics()] == [False] + [True] * 9
+
+
+def test_rates_are_logged_without_a_cpu_for_jax(tmp_path, monkeypatch):
+    def refuse(backend=None):
+        raise RuntimeError(f"Unknown backend {backend}")  # with JAX_PLATFORMS=cuda
+
+    monkeypatch.setattr(jax, "local_devices", refuse)
+    _, workdir, _ = run(tmp_path, float)
+    assert workdir.metrics()[0]["learning_rate"] == 0.1
+
+
+def test_whatever_may_hang_is_watched(tmp_path, monkeypatch):
+    watched, pictured = [], []
+
+    class Watching(Watch):
+        @contextlib.contextmanager
+        def over(self, what, *rest, **limits):
+            watched.append(what)
+            with super().over(what, *rest, **limits):
+                yield
+            watched.append(None)
+
+    def in_it(what):
+        assert what in watched[-1]
+
+    class Saved(Recorder):
+        def wait(self):
+            in_it("the last save")
+
+    monkeypatch.setattr(loop, "Watch", Watching)
+    run(
+        tmp_path, float, saved=Saved(), evaluate_every=10, pictures_every=10,
+        evaluate=lambda *_: in_it("evaluation after step 10") or {},
+        pictures=lambda *_: pictured.append(watched[-1]),
+    )  # fmt: skip
+    assert pictured == ["the pictures of step 10 were not drawn"]
 
 
 def test_goes_on_from_a_step(tmp_path):

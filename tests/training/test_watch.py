@@ -22,6 +22,11 @@ def test_a_wait_is_told_of_once_and_only_where_that_is_asked_for(caplog):
     assert caplog.text.count("no batch for step 2") == caplog.text.count("the disk answer?") == 1
 
 
+def test_a_wait_may_have_a_limit_of_its_own():
+    with Watch(0.1, 0.5) as watch, watch.over("no score", most_seconds=60.0):
+        time.sleep(1.0)  # this process would end
+
+
 HANGS = """
 import time
 from cryjax.training.watch import Watch

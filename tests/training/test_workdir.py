@@ -55,6 +55,27 @@ def test_a_torn_last_line_is_dropped(tmp_path):
     assert workdir.metrics_file.read_text().endswith("\n")
 
 
+@pytest.mark.parametrize("damaged", [b"\x00" * 20, b'{"step": 2, "lo\xff": 1.0}', b"\xfe"])
+def test_a_damaged_line_is_left_out(tmp_path, damaged, caplog):
+    workdir = Workdir(tmp_path, {})
+    workdir.log(1, {"loss": 1.0})
+    with workdir.metrics_file.open("ab") as file:
+        file.write(damaged + b"\n")
+    workdir.log(3, {"loss": 3.0})
+    assert [line["step"] for line in workdir.metrics()] == [1, 3]
+    assert "line 2 is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 20, b"\xff"])
+def test_a_damaged_config_is_named(tmp_path, content):
+    Workdir(tmp_path, {"a": 1}).log(1, {"loss": 1.0})
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.json: damaged .* delete that file"):
+        Workdir(tmp_path, {"a": 1})
+    (tmp_path / "config.json").unlink()
+    assert len(Workdir(tmp_path, {"a": 1}).metrics()) == 1
+
+
 def test_tensorboard_gets_the_same_scalars(tmp_path):
     workdir = Workdir(tmp_path, {})
     workdir.log(7, {"loss": 0.5})
@@ -87,6 +108,15 @@ def test_another_config_is_refused_once_a_run_began(tmp_path):
     with pytest.raises(UserError, match=r"a\.b: 2 -> 3"):
         Workdir(tmp_path, {"a": {"b": 3}, "log_every": "9 steps"})
     assert json.loads((tmp_path / "config.json").read_text())["a"]["b"] == 2
+
+
+@pytest.mark.parametrize("spelling", ["D/", "./D", "a/../D", "D"])
+def test_another_spelling_of_a_folder_is_no_other_config(tmp_path, spelling):
+    Workdir(tmp_path, {"data": "D,E:2"}).log(1, {"loss": 1.0})
+    Workdir(tmp_path, {"data": f"{spelling},E/:2"})
+    for other in ("D,E:3", "D", "F,E:2"):
+        with pytest.raises(UserError, match="data: 'D,E:2' -> "):
+            Workdir(tmp_path, {"data": other})
 
 
 def test_other_processes_write_nothing(tmp_path):
