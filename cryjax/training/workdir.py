@@ -19,6 +19,7 @@ from tensorboardX.proto import event_pb2
 from cryjax.command import config as config_lib
 from cryjax.command.errors import Unavailable, UserError
 from cryjax.command.files import hold, whole, write_json
+from cryjax.data.records import INFO_FILE
 
 # Fields that may change on resume: they affect how a run is watched, not what it computes.
 MAY_CHANGE = (
@@ -32,6 +33,7 @@ MAY_CHANGE = (
 )
 
 PROJECTOR = "projector"  # embeddings for TensorBoard, one folder per step
+_NAMED = 5  # fields in a message
 LEFT_BY_A_RUN = ("checkpoints/[0-9]*", "metrics.jsonl", "result.json")
 
 
@@ -84,12 +86,14 @@ class Workdir:
           left: glob patterns of files that show that a run has begun.
 
         Raises:
-          UserError: if it holds a run with a different config, or cannot be written to.
+          UserError: if it holds a dataset, or a run with a different config, or cannot be written.
           Unavailable: if another process works in it, or its file server is away.
         """
         self.path = pathlib.Path(path)
         self.inputs = dict(inputs)
         self.writes = writes
+        if (self.path / INFO_FILE).exists():
+            raise UserError(f"{self.path}: is a prepared dataset; use another --workdir")
         if writes:
             with self._writing():
                 self._hold = hold(self.path)
@@ -109,8 +113,10 @@ class Workdir:
                 if not difference.startswith(may_change)
             ]
             if changed:
+                more = f"; and {len(changed) - _NAMED} more" * (len(changed) > _NAMED)
                 raise UserError(
-                    f"{self.path}: holds a run with a different config ({'; '.join(changed)}); "
+                    f"{self.path}: holds a run with a different config "
+                    f"({'; '.join(changed[:_NAMED])}{more}); "
                     "use another --workdir, or the old values to resume it"
                 )
         if writes:
