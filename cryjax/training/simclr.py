@@ -13,7 +13,6 @@ import jax
 from cryjax.command import config as config_lib
 from cryjax.command.config import integer, number, text
 from cryjax.command.errors import UserError
-from cryjax.data.records import Prepared
 from cryjax.models import ProjectionHead, make_encoder
 from cryjax.models.encoders import Encoder
 from cryjax.training import recipe, steps
@@ -47,8 +46,8 @@ def check_batch(config: Any, examples: int, devices: int) -> None:
         )
 
 
-def check_neighbours(config: Any, prepared: Prepared) -> None:
-    """Raises UserError if the nearest-neighbour accuracy that a run logs would be undefined."""
+def check_neighbours(config: Any, prepared: Any) -> None:
+    """Raises UserError if the nearest-neighbour accuracy on this dataset would be undefined."""
     split = config.neighbours.split
     prepared.source(split)  # names the splits, if there is no such
     labels, subjects = (prepared.counts[split][name] for name in ("labels", "subjects"))
