@@ -19,7 +19,6 @@ from tensorboardX.proto import event_pb2
 from cryjax.command import config as config_lib
 from cryjax.command.errors import Unavailable, UserError
 from cryjax.command.files import hold, whole, write_json
-from cryjax.data.records import INFO_FILE
 
 # Fields that may change on resume: they affect how a run is watched, not what it computes.
 MAY_CHANGE = (
@@ -86,14 +85,12 @@ class Workdir:
           left: glob patterns of files that show that a run has begun.
 
         Raises:
-          UserError: if it holds a dataset, or a run with a different config, or cannot be written.
+          UserError: if it holds a run with a different config, or cannot be written to.
           Unavailable: if another process works in it, or its file server is away.
         """
         self.path = pathlib.Path(path)
         self.inputs = dict(inputs)
         self.writes = writes
-        if (self.path / INFO_FILE).exists():
-            raise UserError(f"{self.path}: is a prepared dataset; use another --workdir")
         if writes:
             with self._writing():
                 self._hold = hold(self.path)

@@ -34,14 +34,11 @@ def test_embeddings_of_steps_that_will_be_made_again_are_dropped(tmp_path):
     ]
 
 
-def test_a_folder_of_something_else_is_refused_in_a_short_line(tmp_path):
+def test_a_run_of_another_recipe_is_refused_in_a_short_line(tmp_path):
     old = {f"field{n}": n for n in range(60)}
     Workdir(tmp_path, old).log(1, {"loss": 1.0})
     with pytest.raises(UserError, match=r"field0: 0 -> .*; field12: .*; and 55 more"):
         Workdir(tmp_path, {})
-    (tmp_path / "prepared.json").write_text("{}")
-    with pytest.raises(UserError, match="is a prepared dataset; use another --workdir"):
-        Workdir(tmp_path, old)
 
 
 def test_a_metric_that_is_no_number_is_left_out(tmp_path):
