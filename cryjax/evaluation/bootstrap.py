@@ -332,10 +332,10 @@ def table(result: dict[str, Any], head: str) -> str:
             cells.append(cell(difference["value"], difference["interval"], "+"))
         lines.append(f"  {name:<{width}}" + "".join(f"{c:<26}" for c in cells).rstrip())
     if floor:
-        spread = ", ".join(f"{name} {floor['spread'][name]:.3f}" for name in names[:2])
+        spread = (f"{name} {floor['spread'][name]:.3f}" for name in ("accuracy", "macro_auc"))
         lines.append(
-            f"  floor: mean of {floor['encoders']} untrained encoders; their standard deviation: "
-            f"{spread}"
+            f"  floor: mean of {floor['encoders']} untrained encoders, whose standard deviation is "
+            f"{', '.join(spread)}"
         )
     # Baselines to compare with: alone, an accuracy of 0.83 looks good.
     against = "always the commonest class" + "; chance of macro_auc: 0.5" * ("macro_auc" in names)
