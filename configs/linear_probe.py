@@ -3,7 +3,7 @@
     python -m cryjax.linear_probe --config=configs/linear_probe.py --workdir=PROBE \\
         --config.init=RUN --config.data=DATA
 
-Cost: two cores embedded 3000 spoken digits in 5 s with the encoder below, compilation included; the
+Cost: two cores embedded 3000 spoken digits in 5 s with the encoder below, compilation included; each
 untrained encoder takes as long again.
 Number to expect: more than that of the same encoder untrained, printed beside it, the floor that
 any pre-training must beat. On spoken digits of unseen speakers 0.688 against 0.488 (chance 0.100)
