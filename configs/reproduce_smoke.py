@@ -1,4 +1,4 @@
-"""The paper's experiment, small, on synthetic data: a quarter of an hour on two cores.
+"""The paper's experiment, small, on synthetic data.
 
     python -m cryjax.reproduce --config=configs/reproduce_smoke.py --workdir=TABLE
 
@@ -6,10 +6,10 @@ General sounds labelled by kind of event, a large unlabelled set of cries (a fif
 have labels too), and labelled cries for two tasks: injury (one newborn in ten) and triggers. It
 shows that all works; no number is about infants.
 
-Cost: 19 minutes on two cores under other load.
-Number to expect: macro AUC of a probe of triggers with 5 % of the labels 0.664 from scratch, 0.677
-supervised, 0.737 SimCLR, 0.836 and 0.842 adapted; with all labels 0.849, 0.865, 0.903, 0.917,
-0.918. cryjax/evaluation/README.md has the intervals, and where they differ from the paper.
+Cost: 19 to 47 minutes on two cores, the more other load they had.
+Number to expect: macro AUC of a probe of triggers with 5 % of the labels 0.661 from scratch, 0.724
+supervised, 0.753 SimCLR, 0.843 and 0.851 adapted; with all labels 0.840, 0.884, 0.879, 0.914,
+0.923. cryjax/evaluation/README.md has the intervals, and where they differ from the paper.
 Values: pretrain_small.py and finetune.py, shortened; both ways of pre-training see the same number
 of views.
 """

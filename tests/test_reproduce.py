@@ -46,6 +46,11 @@ def test_leaves_what_it_promises(whole):
         for row in ("scratch", "simclr+adapted")
         for method, fraction in (("probe", 0.5), ("probe", 1.0), ("finetune", 1.0))
     }
+    # Each seed has an untrained encoder of its own, with all labels too.
+    found = {path.stem for path in (folder / "embeddings").iterdir()}
+    assert found == {"scratch-injury-0", "scratch-injury-1", "simclr+adapted-injury"}
+    seeds = {(r["row"], r["method"]): r["seeds"] for r in rows if float(r["fraction"]) == 1}
+    assert seeds["scratch", "probe"] == "2" and seeds["simclr+adapted", "probe"] == "1"
     for row in rows:
         if row["metric"] == "macro_auc":
             assert 0 <= float(row["low"]) <= float(row["value"]) <= float(row["high"]) <= 1
