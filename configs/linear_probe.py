@@ -3,10 +3,10 @@
     python -m cryjax.linear_probe --config=configs/linear_probe.py --workdir=PROBE \\
         --config.init=RUN --config.data=DATA
 
-Cost: two cores embedded 3000 spoken digits in 5 s with the encoder below, compilation included; each
-untrained encoder takes as long again.
+Cost: two cores embedded 3000 spoken digits in 5 s with the encoder below, compilation included;
+each untrained encoder takes as long again.
 Number to expect: more than that of the same encoder untrained, printed beside it, the floor that
-any pre-training must beat. On spoken digits of unseen speakers 0.688 against 0.488 (chance 0.100)
+any pre-training must beat. On spoken digits of unseen speakers 0.684 against 0.509 (chance 0.100)
 after 600 steps of configs/pretrain_small.py; cryjax/evaluation/README.md has the commands.
 Values: a closed-form ridge classifier, its penalty chosen within the training subjects; five folds
 and 1000 resamples are customary. Encoder, front end and window are those of the run.

@@ -4,8 +4,8 @@
 
 Cost: 200 steps of 128 clips took 3 minutes on two cores under other load.
 Number to expect: the loss starts at log(2 x 128 - 1) = 5.54, which is guessing, and falls. A probe
-of spoken digits of unseen speakers (chance 0.100) has 0.691 after 200 steps, 0.688 after 600, and
-0.488 with the untrained encoder; cryjax/evaluation/README.md has the commands and intervals.
+of spoken digits of unseen speakers (chance 0.100) has 0.703 after 200 steps, 0.684 after 600, and
+0.509 with untrained encoders; cryjax/evaluation/README.md has the commands and intervals.
 Values: crops, speeds, learning rate and temperature are those of a first try on spoken digits,
 without a search. The views shift pitch and tempo together, add noise and other clips, and hide
 bands and frames; level and colour of the channel need no view, as the front end subtracts them.

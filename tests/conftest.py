@@ -1,6 +1,7 @@
 """Guard rails for every test: a silent rank promotion or a NaN is an error."""
 
 import os
+import signal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of a test's time is compilation: LLVM's optimisation makes it three times longer.
@@ -8,6 +9,10 @@ os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
 )
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # As in a job in the background: the programs that tests start would ignore it, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
 import pytest

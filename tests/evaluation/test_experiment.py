@@ -5,6 +5,7 @@ import json
 import types
 
 import numpy as np
+import pytest
 
 from cryjax.evaluation import bootstrap, experiment, tasks
 from cryjax.evaluation.experiment import Cell, Found
@@ -28,8 +29,8 @@ def test_joined_folds_are_in_the_order_of_their_recordings():
 
 
 def test_rows_are_compared_by_the_seeds_that_both_have():
-    cells = {Cell("scratch", "probe", "a", 1.0, seed): found(range(30)) for seed in (0, 1)}
-    cells |= {Cell("simclr", "probe", "a", 1.0, seed): found(range(30), seed) for seed in (1, 2)}
+    cells = {Cell("scratch", "probe", "a", 0.5, seed): found(range(30)) for seed in (0, 1)}
+    cells |= {Cell("simclr", "probe", "a", 0.5, seed): found(range(30), seed) for seed in (1, 2)}
     scratch, simclr = experiment.lines(experiment.by_seed(cells, {"a": 1}), CONFIG)
     assert (scratch.seeds, simclr.seeds, scratch.difference) == (2, 2, {})
     one = bootstrap.summarise_seeds(
@@ -41,6 +42,15 @@ def test_rows_are_compared_by_the_seeds_that_both_have():
     )  # its spread is that of two: half the gap times the square root of two
     gap = simclr.difference["macro_auc"].value
     assert gap > 0.05 and np.isclose(gap, one["macro_auc"]["spread"] * np.sqrt(2))
+
+
+def test_with_all_labels_a_row_is_compared_with_every_untrained_encoder():
+    cells = {Cell("scratch", "probe", "a", 1.0, seed): found(range(30), seed) for seed in (0, 1)}
+    cells[Cell("simclr", "probe", "a", 1.0, 0)] = found(range(30), 2)
+    scratch, simclr = experiment.lines(experiment.by_seed(cells, {"a": 1}), CONFIG)
+    gap = simclr.metrics["macro_auc"].value - scratch.metrics["macro_auc"].value
+    assert scratch.metrics["macro_auc"].spread > 0.05
+    assert simclr.difference["macro_auc"].value == pytest.approx(gap)
 
 
 def test_what_is_compared_with_scratch_is_not_compared_with_it_twice():
