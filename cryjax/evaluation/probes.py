@@ -229,7 +229,6 @@ def probe(
       UserError: if features, or scores made from them, are not finite.
     """
     metrics.check_finite(features, "embeddings", recordings)
-    features = features.astype(np.float64)  # more features than recordings: ill-conditioned
     _check_enough(labels, subjects)
     classes = classes or [str(number) for number in range(int(labels.max()) + 1)]
     parts, said = _divide(labels, subjects, folds, splits, seed)
