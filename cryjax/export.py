@@ -148,7 +148,7 @@ def check(source: model.Source, meta: dict[str, Any], checks: list[tuple[str, li
         found = verify.differences(wanted, verify.answers(script, arguments, inputs))
         lines += [f"  {name:<28}{value:.1e}" for name, value in found.items()]
         worst = max(found, key=lambda name: found[name])
-        if found[worst] > tolerance:
+        if not found[worst] <= tolerance:  # also for --tolerance=nan
             raise UserError(
                 f"the export differs from the run by {found[worst]:.1e} on {worst}, more than "
                 f"{tolerance:g}; take --weights=float32, or allow it with --tolerance"

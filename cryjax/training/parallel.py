@@ -166,12 +166,13 @@ def together(make: Callable[[], Any]) -> Any:
         made = make()
     except (UserError, Unavailable) as error:
         failed = error
-    kinds = everyone(np.array([isinstance(failed, Unavailable), isinstance(failed, UserError)]))
-    for place, kind in reversed([*enumerate((Unavailable, UserError))]):
+    kinds = UserError, Unavailable
+    everywhere = everyone(np.array([isinstance(failed, kind) for kind in kinds]))
+    for kind, where in zip(kinds, everywhere.T, strict=True):
         if isinstance(failed, kind):
             raise failed
-        if (theirs := np.flatnonzero(kinds[:, place])).size:
-            raise kind(f"process {theirs[0]} of this job cannot go on; its log says why")
+        if where.any():
+            raise kind(f"process {where.argmax()} of this job cannot go on; its log says why")
     return made
 
 
