@@ -8,17 +8,14 @@
 A recording is a file, '-' (standard input), a folder (all audio under it) or a pattern. It is read
 block by block, so its length (up to 24 hours) does not matter, cut as in `prepare`, and scored by
 the mean over its windows. An unusable one becomes a row with the reason, and the exit status is
-then 1.
+then 1. Until all are scored, the rows are in NAME.partial.csv, where an interruption leaves them.
 
 Probabilities apply if classes are as common as in training, where `finetune` balances them by
 default (config.balance): if a class is rarer, its probabilities are too high. They are not a
 patient's risk.
 """
 
-import collections
-import contextlib
 import csv
-import dataclasses
 import glob
 import json
 import os
@@ -26,18 +23,19 @@ import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 from cryjax import load
 from cryjax.command import program, progress
 from cryjax.command.errors import UserError
 from cryjax.command.files import whole
-from cryjax.data import cutting, decode, guard
+from cryjax.data import decode
 from cryjax.interop.model import Model
+from cryjax.interop.scoring import Predictor, Score
 
 PREVALENCE = (
     "probabilities apply if classes are as common as in training, where finetune balances them by "
@@ -67,48 +65,6 @@ _UPSAMPLE = flags.DEFINE_bool(
     "Score recordings below the model's rate too; higher frequencies are missing.",
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Windows per batch.", lower_bound=1)
-
-
-@dataclasses.dataclass
-class Score:
-    """What is known about a recording so far.
-
-    Attributes:
-      name: as it was given.
-      windows: how many were cut from it.
-      starts: in seconds, of the windows that have outputs.
-      probabilities: of those, [classes] each.
-      totals: sums over those, {output name: float64 [n]}.
-      samples: how many were decoded.
-      error: why it cannot be used; '' if it can.
-      read: whether its end was reached.
-      spectrum: log-mel columns, [frames, mels] each, if a figure is wanted.
-    """
-
-    name: str
-    windows: int = 0
-    starts: list[float] = dataclasses.field(default_factory=list)
-    probabilities: list[np.ndarray] = dataclasses.field(default_factory=list)
-    totals: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    samples: int = 0
-    error: str = ""
-    read: bool = False
-    spectrum: list[np.ndarray] = dataclasses.field(default_factory=list)
-
-    @property
-    def complete(self) -> bool:
-        return self.read and len(self.starts) == self.windows
-
-    def add(self, start: float, outputs: dict[str, np.ndarray]) -> None:
-        """Adds a window; only the sum of embeddings is kept, as a recording may be long."""
-        self.starts.append(start)
-        for name, values in outputs.items():
-            self.totals[name] = self.totals.get(name, 0.0) + values.astype(np.float64)
-        if "probabilities" in outputs:
-            self.probabilities.append(outputs["probabilities"])
-
-    def mean(self, output: str) -> np.ndarray:
-        return (self.totals[output] / len(self.starts)).astype(np.float32)
 
 
 def _matches(pattern: str) -> list[str]:
@@ -143,15 +99,28 @@ def recordings(arguments: Sequence[str], folder: pathlib.Path) -> list[tuple[str
     return found
 
 
-class Table:
-    """Writes rows to a .csv or .jsonl file."""
+def partial(path: pathlib.Path) -> pathlib.Path:
+    """Where an output is until it is complete: 'a.csv' -> 'a.partial.csv'."""
+    return path.with_suffix(f".partial{path.suffix}")
 
-    def __init__(self, files: contextlib.ExitStack, path: pathlib.Path, columns: Sequence[str]):
-        """Opens a file, which gets its name, with all rows, when `files` closes."""
+
+class Table:
+    """Writes rows to a .csv or .jsonl file, which gets its name when it is closed.
+
+    Attributes:
+      partial: where the rows are until then.
+    """
+
+    def __init__(self, path: pathlib.Path, columns: Sequence[str]):
+        self._path, self.partial = path, partial(path)
         self._columns = columns
-        # Names of recordings may contain bytes that are not text.
-        how = {"errors": "backslashreplace", "newline": ""}
-        self._file = files.enter_context(whole(path, **how))
+        try:
+            # Rows are written one by one; names of recordings may contain bytes that are not text.
+            self._file = self.partial.open(
+                "w", buffering=1, encoding="utf-8", errors="backslashreplace", newline=""
+            )
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from error
         self._csv = csv.writer(self._file) if path.suffix == ".csv" else None
         if self._csv:
             self._csv.writerow(columns)
@@ -163,90 +132,16 @@ class Table:
             row = dict(zip(self._columns, values, strict=True))
             self._file.write(json.dumps(row) + "\n")
 
+    def close(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self.partial.replace(self._path)
+
 
 def _numbers(values: np.ndarray) -> list[float]:
     """float32 as the shortest decimals that round-trip."""
     return [float(str(value)) for value in values.astype(np.float32)]
-
-
-class Predictor:
-    """Scores recordings one after another, batching windows across them."""
-
-    def __init__(self, model: Model, batch_size: int, *, upsample: bool, spectra: bool):
-        self._model = model
-        self._batch_size = batch_size
-        self._upsample = upsample
-        self._spectra = spectra
-        self._decoder = guard.Decoder()
-        self._pending: list[tuple[Score, float, np.ndarray]] = []
-
-    def _segments(self, path: pathlib.Path, score: Score) -> Iterator[np.ndarray]:
-        rate = self._model.sample_rate
-        lowest = 0 if self._upsample else rate
-
-        def blocks() -> Iterator[np.ndarray]:
-            for block in self._decoder.stream(path, rate, lowest_rate=lowest):
-                score.samples += len(block)
-                yield block
-
-        seconds = self._model.description.segment_seconds
-        shortest = round(cutting.SHORTEST_TAIL_SECONDS * rate)
-        return cutting.segments(blocks(), round(seconds * rate), shortest)
-
-    def scores(self, named: Sequence[tuple[str, pathlib.Path]]) -> Iterator[Score]:
-        """Yields each recording's score, in order, as soon as it is complete."""
-        rate, samples = self._model.sample_rate, self._model.description.window_samples
-        waiting: collections.deque[Score] = collections.deque()
-        for name, path in named:
-            score, place = Score(name), 0
-            waiting.append(score)
-            try:
-                for segment in self._segments(path, score):
-                    starts = place + cutting.window_starts(len(segment), samples)
-                    place += len(segment)
-                    if self._spectra:
-                        score.spectrum.append(spectrum(segment, self._model))
-                    windows = cutting.windows(segment, samples)
-                    score.windows += len(windows)
-                    for start, window in zip(starts, windows, strict=True):
-                        self._pending.append((score, start / rate, window))
-                        if len(self._pending) == self._batch_size:
-                            self._run()
-            except decode.Unusable as error:
-                score.error = str(error)
-            score.read = True
-            while waiting and waiting[0].complete:
-                yield waiting.popleft()
-        self._decoder.close()
-        self._run()
-        yield from waiting
-
-    def _run(self) -> None:
-        if not self._pending:
-            return
-        windows = np.stack([window for _, _, window in self._pending])
-        found = self._model.outputs(windows, self._batch_size)
-        for row, (score, start, _) in enumerate(self._pending):
-            score.add(start, {name: values[row] for name, values in found.items()})
-        self._pending = []
-
-
-def spectrum(segment: np.ndarray, model: Model) -> np.ndarray:
-    """Log-mel columns of a segment for a figure, float16 [columns, mels], about 50 per second."""
-    import jax.numpy as jnp
-
-    from cryjax.audio import frontend
-
-    settings = model.description.front_end
-    full = round(model.description.segment_seconds * settings.sample_rate)
-    padded = np.zeros(full, np.int16)  # of one length, so that it compiles only once
-    padded[: len(segment)] = segment
-    power = np.asarray(frontend.mel_power(jnp.asarray(padded[None]), settings))[0]
-    step = max(1, round(0.02 / settings.hop_seconds))
-    power = power[: settings.frames(len(segment))]
-    starts = np.arange(0, len(power), step)
-    loudest = np.maximum(np.maximum.reduceat(power, starts), frontend.LEAST_POWER)
-    return (10 * np.log10(loudest)).astype(np.float16)
 
 
 def check_replaceable(path: pathlib.Path) -> None:
@@ -267,7 +162,8 @@ def check_places(out: str) -> None:
     for file in filter(None, (out, _WINDOWS.value)):
         if pathlib.Path(file).suffix not in (".csv", ".jsonl"):
             raise UserError(f"{file}: name it .csv or .jsonl")
-        check_replaceable(pathlib.Path(file))
+        for path in (pathlib.Path(file), partial(pathlib.Path(file))):
+            check_replaceable(path)
     if _EMBEDDINGS.value and pathlib.Path(_EMBEDDINGS.value).suffix != ".npy":
         raise UserError(  # perhaps a recording, or the model, after a forgotten file name
             f"--embeddings={_EMBEDDINGS.value}: would be overwritten; name a file that ends in .npy"
@@ -287,6 +183,70 @@ def check_places(out: str) -> None:
             raise UserError(f"{folder}: cannot be written to; give another folder")
 
 
+class Outputs:
+    """The files that the flags ask for.
+
+    Attributes:
+      scored: how many recordings could be used.
+    """
+
+    def __init__(self, model: Model):
+        """Opens the tables."""
+        chances = [f"p({label})" for label in model.labels]
+        self._model = model
+        self._table = Table(pathlib.Path(program.required(_OUT)), [*_COLUMNS, *chances, "error"])
+        self._windows = (
+            Table(pathlib.Path(_WINDOWS.value), [*_WINDOW_COLUMNS, *chances])
+            if _WINDOWS.value
+            else None
+        )
+        self._embeddings: list[np.ndarray] = []
+        self._added = self.scored = 0
+
+    def add(self, score: Score) -> None:
+        """Adds a complete recording."""
+        model, none = self._model, [None] * len(self._model.labels)
+        self._added += 1
+        seconds = round(score.samples / model.sample_rate, 3)
+        if score.error:
+            self._table.add(score.name, seconds, 0, *none, score.error)
+            return
+        self.scored += 1
+        found = _numbers(score.mean("probabilities")) if model.labels else []
+        self._table.add(score.name, seconds, score.windows, *found, "")
+        if self._windows:
+            write_windows(self._windows, score, model)
+        if _EMBEDDINGS.value:
+            self._embeddings.append(score.mean("embedding"))
+        if _FIGURES.value:
+            draw(score, model, pathlib.Path(_FIGURES.value), self._added)
+
+    def _write_embeddings(self) -> pathlib.Path:
+        """Writes [recordings, features] as .npy, under the name of what is incomplete."""
+        none = np.zeros((0, self._model.description.features), np.float32)
+        stacked = np.stack(self._embeddings) if self._embeddings else none
+        path = partial(pathlib.Path(program.required(_EMBEDDINGS)))
+        with whole(path, "wb") as file:
+            np.save(file, stacked, allow_pickle=False)
+        return path
+
+    def close(self) -> None:
+        """Gives the files their names."""
+        self._table.close()
+        if self._windows:
+            self._windows.close()
+        if _EMBEDDINGS.value:
+            self._write_embeddings().replace(program.required(_EMBEDDINGS))
+
+    def leave(self, total: int) -> None:
+        """Keeps what there is, under the names of what is incomplete."""
+        if _EMBEDDINGS.value:
+            self._write_embeddings()
+        logging.warning(
+            "the first %d of %d recordings are in %s", self._added, total, self._table.partial
+        )
+
+
 def main(argv: list[str]) -> None:
     path, out = program.required(_MODEL), program.required(_OUT)
     check_places(out)
@@ -299,42 +259,24 @@ def main(argv: list[str]) -> None:
         raise UserError(
             f"{path} has no classifier, so there are no probabilities; give --embeddings=FILE.npy"
         )
-    chances = [f"p({label})" for label in model.labels]
-    columns = [*_COLUMNS, *chances, "error"]
-    rate, none = model.sample_rate, [None] * len(chances)
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as files:
+    with tempfile.TemporaryDirectory() as folder:
         named = recordings(argv[1:], pathlib.Path(folder))
-        table = Table(files, pathlib.Path(out), columns)
-        each = (
-            Table(files, pathlib.Path(_WINDOWS.value), [*_WINDOW_COLUMNS, *chances])
-            if _WINDOWS.value
-            else None
-        )
+        outputs = Outputs(model)
         predictor = Predictor(
             model, _BATCH_SIZE.value, upsample=_UPSAMPLE.value, spectra=bool(_FIGURES.value)
         )
-        embeddings, broken = [], 0
-        shown = progress.over(predictor.scores(named), "recording", len(named), unit="recordings")
-        for place, score in enumerate(shown):
-            seconds = round(score.samples / rate, 3)
-            if score.error:
-                broken += 1
-                table.add(score.name, seconds, 0, *none, score.error)
-                continue
-            found = _numbers(score.mean("probabilities")) if model.labels else []
-            table.add(score.name, seconds, score.windows, *found, "")
-            if each:
-                write_windows(each, score, model)
-            if _EMBEDDINGS.value:
-                embeddings.append(score.mean("embedding"))
-            if _FIGURES.value:
-                draw(score, model, pathlib.Path(_FIGURES.value), place)
-        if _EMBEDDINGS.value:
-            write_embeddings(pathlib.Path(_EMBEDDINGS.value), embeddings, model)
-    print(f"{out}: {len(named) - broken} of {len(named)} recordings")
+        scores = predictor.scores(named)
+        try:
+            for score in progress.over(scores, "recording", len(named), unit="recordings"):
+                outputs.add(score)
+        except KeyboardInterrupt:
+            outputs.leave(len(named))
+            raise
+        outputs.close()
+    print(f"{out}: {outputs.scored} of {len(named)} recordings")
     if model.labels:
         print(PREVALENCE)
-    if broken:
+    if broken := len(named) - outputs.scored:
         print(f"predict: {broken} recordings cannot be used; see 'error' in {out}", file=sys.stderr)
         sys.exit(1)
 
@@ -348,13 +290,6 @@ def write_windows(table: Table, score: Score, model: Model) -> None:
         table.add(score.name, round(start, 3), round(min(start + length, end), 3), *found)
 
 
-def write_embeddings(path: pathlib.Path, rows: list[np.ndarray], model: Model) -> None:
-    """Writes [recordings, features] as .npy."""
-    stacked = np.stack(rows) if rows else np.zeros((0, model.description.features), np.float32)
-    with whole(path, "wb") as file:
-        np.save(file, stacked, allow_pickle=False)
-
-
 def draw(score: Score, model: Model, folder: pathlib.Path, place: int) -> None:
     """Draws FOLDER/0001-NAME.png."""
     from cryjax.evaluation.figures.spectrograms import scores_figure
@@ -362,7 +297,7 @@ def draw(score: Score, model: Model, folder: pathlib.Path, place: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in pathlib.Path(score.name).stem)
     scores_figure(
-        folder / f"{place + 1:04d}-{stem[:80] or 'recording'}.png",
+        folder / f"{place:04d}-{stem[:80] or 'recording'}.png",
         np.concatenate(score.spectrum),
         seconds=score.samples / model.sample_rate,
         centres=np.array(score.starts) + 0.5 * model.description.window_samples / model.sample_rate,

@@ -162,6 +162,29 @@ def test_a_stopped_export_leaves_nothing(small, tmp_path, number, status):
     assert not list(out.parent.iterdir())
 
 
+def test_what_was_scored_before_an_interruption_is_kept(small, tmp_path):
+    soundfile.write(tmp_path / "one.wav", lively.waveform(16_000)[0], 8_000)
+    for number in range(3000):
+        (tmp_path / "many" / f"{number:04d}.wav").parent.mkdir(exist_ok=True)
+        (tmp_path / "many" / f"{number:04d}.wav").symlink_to(tmp_path / "one.wav")
+    out, rows = tmp_path / "out.csv", tmp_path / "out.partial.csv"
+    places = [f"--out={out}", f"--embeddings={tmp_path / 'e.npy'}"]
+    process = programs.start("predict", f"--model={small}", *places, tmp_path / "many")
+    deadline = time.monotonic() + 120
+    while not (rows.exists() and len(read(rows)) > 9) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    done = programs.finish(process)
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+    kept = read(rows)
+    assert f"the first {len(kept)} of 3000 recordings are in {rows}" in done.stderr
+    assert len(kept) < 3000 and all(len(scores(row)) == 2 for row in kept) and not out.exists()
+    assert len(np.load(tmp_path / "e.partial.npy")) == len(kept)
+    programs.succeed("predict", f"--model={small}", *places, tmp_path / "one.wav")
+    assert len(read(out)) == len(np.load(tmp_path / "e.npy")) == 1
+    assert not list(tmp_path.glob("*.partial.*"))
+
+
 def test_a_folder_is_its_audio_files(tmp_path):
     for name in ("b.FLAC", "a.wav", "._a.wav", "notes.txt", "deeper/c.caf"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
