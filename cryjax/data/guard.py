@@ -11,6 +11,7 @@ import multiprocessing.connection
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,8 +53,9 @@ class Decoder:
         # ffmpeg's own folder: what it leaves there when killed is removed with it.
         self._folder = tempfile.TemporaryDirectory(prefix="cryjax-decoder-")
         with theirs:
+            given = str(theirs.fileno()), str(self._memory), self._folder.name
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno()), str(self._memory)],
+                [sys.executable, "-m", __name__, *given],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -143,12 +145,13 @@ def _serve(pipe: multiprocessing.connection.Connection) -> None:
 
 
 def _main() -> None:
-    file, memory = map(int, sys.argv[1:])
+    file, memory, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     limit = memory if most == resource.RLIM_INFINITY else min(memory, most)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
     with multiprocessing.connection.Connection(file) as pipe:
         _serve(pipe)
+    shutil.rmtree(folder, ignore_errors=True)  # in case the other end, which made it, was killed
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """What a file does to its decoder, it does to itself alone."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 import soundfile
 
+import programs
 import recordings
 from cryjax.data import decode, guard
 
@@ -75,6 +79,28 @@ def test_faults_lose_one_file(files, tmp_path, monkeypatch):
                 decoder.decode(files(name), 8_000)
             assert len(decoder.decode(good, 8_000)) == 20_000
     assert time.monotonic() - start < 40
+
+
+def test_nothing_is_left_when_its_user_is_killed(files, tmp_path):
+    script = """
+import os, pathlib, signal, sys
+from cryjax.data import guard
+decoder = guard.Decoder()
+decoder.decode(pathlib.Path(sys.argv[1]), 8_000)
+print(os.listdir(os.environ["TMPDIR"]), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", script, files("a.wav")],
+        env=programs.environment(TMPDIR=str(folder)), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "cryjax-decoder-" in done.stdout and done.returncode == -signal.SIGKILL, done.stderr
+    deadline = time.monotonic() + 60
+    while list(folder.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not list(folder.iterdir())
 
 
 def test_a_stream_that_is_left_does_not_disturb_the_next(files):
