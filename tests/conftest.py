@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of a test's time is compilation: LLVM's optimisation makes it three times longer.
@@ -44,6 +45,13 @@ def pytest_collection_modifyitems(items):
 def guard_rails():
     with jax.numpy_rank_promotion("raise"), jax.debug_nans(True):
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_temporary_folder(tmp_path_factory):
+    """What libraries and killed programs leave there goes with pytest's own folders."""
+    folder = tmp_path_factory.mktemp("temporary")
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
 
 @pytest.fixture(scope="session")
