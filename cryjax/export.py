@@ -20,6 +20,7 @@ from typing import Any
 
 from absl import flags, logging
 
+from cryjax.command import config as config_lib
 from cryjax.command import program
 from cryjax.command.errors import UserError
 from cryjax.data.records import Prepared, open_prepared
@@ -54,15 +55,12 @@ def recordings(meta: dict[str, Any], sample_rate: int) -> Prepared | None:
         prepared = open_prepared(_DATA.value)
         prepared.require_rate(sample_rate, "the model")
         return prepared
-    own = str(meta["config"].get("data", "")).split(",")[0].rpartition(":")
-    for path in filter(None, (own[0], "".join(own))):
-        try:
-            prepared = open_prepared(path)
-        except UserError:
-            continue
-        if prepared.sample_rate == sample_rate:
-            return prepared
-    return None
+    own, _ = config_lib.datasets(meta["config"].get("data", ""))[0]
+    try:
+        prepared = open_prepared(own)
+    except UserError:
+        return None
+    return prepared if prepared.sample_rate == sample_rate else None
 
 
 def write_safetensors(source: model.Source, path: pathlib.Path, kind: str) -> None:

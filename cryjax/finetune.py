@@ -237,8 +237,9 @@ def pictures_of(
     return functools.partial(
         pictures.of_state,
         workdir=workdir,
-        embedder=Embedder(
-            functools.partial(steps.embed, encoder=parts.encoder, settings=settings),
+        embedder=Embedder.of(
+            parts.encoder,
+            settings,
             round(config.crop.seconds * settings.sample_rate),
             devices=devices,
         ),

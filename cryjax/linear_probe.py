@@ -8,7 +8,6 @@ probe on some subjects, scores others, and writes result.json, predictions.csv a
 """
 
 import dataclasses
-import functools
 import hashlib
 import pathlib
 from typing import Any
@@ -28,7 +27,6 @@ from cryjax.evaluation.embeddings import Embedder, Embeddings
 from cryjax.evaluation.figures import classifier
 from cryjax.evaluation.judge import write_predictions
 from cryjax.models import ENCODERS
-from cryjax.training import steps
 from cryjax.training.trained import Pretrained, load_pretrained, untrained, untrained_like
 from cryjax.training.workdir import Workdir
 
@@ -92,8 +90,9 @@ def embed(
 ) -> tuple[Embeddings, np.ndarray]:
     """Embeds the labelled recordings of all splits, in order of number; also gives their splits."""
     kept = labelled(prepared)
-    embedder = Embedder(
-        functools.partial(steps.embed, encoder=pretrained.encoder, settings=pretrained.settings),
+    embedder = Embedder.of(
+        pretrained.encoder,
+        pretrained.settings,
         pretrained.window_samples,
         batch_size=batch_size,
         devices=devices,

@@ -41,15 +41,16 @@ from cryjax.training.workdir import Workdir
 def open_datasets(config: Any, sample_rate: int) -> list[tuple[Prepared, float]]:
     """The datasets of `config.data` with their weights, at the front end's sample rate."""
     datasets = []
-    for entry in config.data.split(","):
-        folder, _, factor = entry.partition(":")
+    for path, factor in config_lib.datasets(config.data):
         try:
             weight = float(factor or 1.0)
         except ValueError:
             weight = 0.0
         if not 0 < weight < float("inf"):
-            raise UserError(f"config.data={entry!r}: the weight after ':' must be a number above 0")
-        prepared = open_prepared(pathlib.Path(folder))
+            raise UserError(
+                f"config.data: the weight {factor!r} of {path} must be a number above 0"
+            )
+        prepared = open_prepared(path)
         whose = f"config.front_end={config.front_end!r}"
         prepared.require_rate(sample_rate, whose, ", or use another front end")
         datasets.append((prepared, weight))
@@ -316,11 +317,8 @@ def train(
     plan = parts.plan
     lines = [described(config.split, *source) for source in data.sources]
     state, saved = start.begin(config, parts, spread, workdir, lines, examples=data.examples)
-    embedder = Embedder(
-        functools.partial(steps.embed, encoder=parts.encoder, settings=plan.settings),
-        round(config.crop.seconds * plan.settings.sample_rate),
-        devices=devices,
-    )
+    window = round(config.crop.seconds * plan.settings.sample_rate)
+    embedder = Embedder.of(parts.encoder, plan.settings, window, devices=devices)
     picture = Pictures(workdir, viewed, embedder, data.labelled, data.note)
     schedule = loop.Schedule.of(config, plan, config.neighbours.every)
     if workdir.writes and schedule.pictures_every and not int(state.step):

@@ -107,13 +107,16 @@ def test_goes_on_where_the_run_that_it_began_from_is_gone(tuned, pretrained, pre
         done = programs.succeed(
             "finetune", *TINY, f"--workdir={run}", f"--config.init={pretrained}",
             f"--config.data={prepared}", "--config.average_decay=0.5",
-            "--config.evaluate_every=12 steps",
+            "--config.evaluate_every=12 steps", "--config.resamples=300",
         )  # fmt: skip
     finally:
         kept.rename(pretrained)
     assert "resuming from step 12" in done.stderr
     found = result(run)
     assert [found.pop("warnings"), before.pop("warnings")][0][0].endswith("is gone")
+    # Scored anew, by the same model: only the intervals are drawn more often.
+    assert found.pop("resamples") == 300 and before.pop("resamples") < 300
+    del found["intervals"], before["intervals"]
     assert found == before
 
 

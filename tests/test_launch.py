@@ -239,9 +239,9 @@ def test_processes_share_one_work_directory_or_end_alike(tmp_path, folder, statu
 import functools, os
 import ml_collections
 from cryjax.command import files, program
-from cryjax.training import checkpoints, parallel, start, workdir
+from cryjax.training import parallel, start, workdir
 
-checkpoints.PAUSE_SECONDS = 0.1
+parallel.PAUSE_SECONDS = 0.1
 workdir.hold = functools.partial(files.hold, patience=0.0)
 
 def main(argv):

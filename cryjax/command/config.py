@@ -111,6 +111,12 @@ def steps(length: str, *, batch_size: int, examples: int) -> int:
     return max(1, round(count)) if count else 0
 
 
+def datasets(data: str) -> list[tuple[str, str]]:
+    """'A,B:2', as in `config.data` -> [('A', ''), ('B', '2')]: folders, weights as written."""
+    entries = [entry.partition(":") for entry in data.split(",")]
+    return [(folder, weight) for folder, _, weight in entries]
+
+
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in config.items():

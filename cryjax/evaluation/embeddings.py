@@ -4,14 +4,18 @@ Each is the mean over windows of the length that the encoder was trained on.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
+from cryjax.audio.frontend import FrontEnd
 from cryjax.command import progress
 from cryjax.data.cutting import windows
+from cryjax.models.encoders import Encoder
+from cryjax.training import steps
 from cryjax.training.parallel import Parallel
 
 
@@ -60,6 +64,12 @@ class Embedder:
         self._batch_size = batch_size
         self._samples = samples
         self._embed = jax.jit(function)
+
+    @classmethod
+    def of(cls, encoder: Encoder, settings: FrontEnd, samples: int, **how: Any) -> "Embedder":
+        """One that embeds with an encoder; arguments as in `__init__`."""
+        function = functools.partial(steps.embed, encoder=encoder, settings=settings)
+        return cls(function, samples, **how)
 
     def __call__(
         self, variables: Any, source: Any, *, most: int = 0, shown: bool = False

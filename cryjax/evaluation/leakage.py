@@ -6,6 +6,7 @@ import pathlib
 import ml_collections
 import numpy as np
 
+from cryjax.command import config as config_lib
 from cryjax.command.errors import UserError
 from cryjax.data.records import Prepared, open_prepared
 from cryjax.evaluation import folds, tasks
@@ -51,9 +52,9 @@ def heard(run: str, key: str) -> Heard:
         config = ml_collections.ConfigDict(meta["config"])
         if meta["program"] == "import_weights":
             found.unknown.append(f"{run} has imported weights")
-        for entry in filter(None, config.get("data", "").split(",")):
+        for data, _ in config_lib.datasets(config.data) if "data" in config else ():
             try:
-                _add(found, meta["program"], config, open_prepared(entry.partition(":")[0]), key)
+                _add(found, meta["program"], config, open_prepared(data), key)
             except UserError as error:
                 found.unknown.append(str(error))
         run = config.get("init", "")

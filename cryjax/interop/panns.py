@@ -6,6 +6,7 @@ batch norms.
 """
 
 import collections
+import functools
 import pathlib
 import re
 from collections.abc import Mapping
@@ -14,13 +15,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from cryjax.audio import frontend
 from cryjax.command.errors import UserError
 from cryjax.interop import weights
 from cryjax.interop.model import Description
-from cryjax.models.encoders import ENCODERS, make_encoder
+from cryjax.models.encoders import ENCODERS, fresh, make_encoder
 from cryjax.models.heads import Classifier
 from cryjax.training.checkpoints import leaf_shapes
 
@@ -140,14 +140,16 @@ def from_state_dict(
             if leaves:
                 _put(variables[tree], path, leaves)
     width = first.shape[0] / channels[0]
-    made = make_encoder(encoder, width)
+    made, key = make_encoder(encoder, width), jax.random.key(0)
     needs = f"a {encoder} of width {width:g} with this front end"
-    _check_shapes(variables, made, jnp.zeros((1, 64, settings.mels)), needs)
+    wanted = jax.eval_shape(functools.partial(fresh, made, mels=settings.mels), key)
+    _check_shapes(variables, wanted, needs)
     found = {"encoder": variables}
     if f"{_HEAD}.weight" in tensors:
         found["head"] = {"params": {"classifier": _from_weight(tensors, _HEAD)}}
         head = Classifier(len(tensors[f"{_HEAD}.weight"]))
-        _check_shapes(found["head"], head, jnp.zeros((1, made.features)), "its classifier")
+        wanted = jax.eval_shape(head.init, key, jnp.zeros((1, made.features)))
+        _check_shapes(found["head"], wanted, "its classifier")
     return encoder, width, found
 
 
@@ -207,13 +209,10 @@ def _check_filters(tensors: Mapping[str, np.ndarray], settings: frontend.FrontEn
         raise UserError(f"the file's own mel filters are those of another front end; {remedy}")
 
 
-def _check_shapes(
-    variables: Mapping[str, Any], module: nn.Module, inputs: jax.Array, needs: str
-) -> None:
-    """Raises UserError if `variables` are not those of a module, called `needs` in the message."""
-    wanted = jax.eval_shape(module.init, jax.random.key(0), inputs)
+def _check_shapes(variables: Mapping[str, Any], wanted: Mapping[str, Any], needs: str) -> None:
+    """Raises UserError if `variables` lack the shapes that a module, `needs`, wants."""
     found = leaf_shapes(variables)
-    for name, shape in leaf_shapes(dict(wanted)).items():
+    for name, shape in leaf_shapes(wanted).items():
         if found.get(name) != shape:
             raise UserError(
                 f"the file's {name} is {found.get(name, 'missing')}, but {needs} needs {shape}"

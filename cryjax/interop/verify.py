@@ -47,10 +47,21 @@ def waveforms(description: Description, prepared: Prepared | None) -> dict[str, 
 
 
 def expected(source: Source, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The model's own outputs, on the CPU: 'input/output' -> float32 [batch, ...]."""
+    """The model's own outputs, on the CPU: 'input/output' -> float32 [batch, ...].
+
+    Raises:
+      UserError: if JAX may not use the CPU.
+    """
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        raise UserError(
+            "an export is tested on the CPU, which JAX_PLATFORMS leaves out; set "
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')},cpu"
+        ) from error
     function = jax.jit(source.function)
     variables = jax.tree.map(np.asarray, source.variables)
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with jax.default_device(host):
         return {
             f"{name}/{output}": np.asarray(value)
             for name, waveform in inputs.items()

@@ -6,6 +6,8 @@ mean over time, and one dense layer. PANNs' dropout is left out: contrastive tra
 own noise.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -159,6 +161,12 @@ ENCODERS = {
     "cnn10": ((64, 128, 256, 512), 2, 3, 4, 512),
     "cnn14": ((64, 128, 256, 512, 1024, 2048), 2, 3, 5, 2048),
 }
+
+
+def fresh(encoder: Encoder, key: jax.Array, mels: int) -> dict[str, Any]:
+    """Initial {'params', 'batch_stats'} of an encoder for spectrograms of this many bands."""
+    # They do not depend on the number of frames; 64 survive every pooling.
+    return dict(encoder.init(key, jnp.zeros((1, 64, mels))))
 
 
 def make_encoder(name: str, width: float = 1.0, dtype: str = "float32") -> Encoder:

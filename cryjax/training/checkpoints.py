@@ -11,7 +11,6 @@ or the last if none was scored. Another run's model is read from there, if it ex
 """
 
 import pathlib
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,8 +28,6 @@ from cryjax.training.steps import TrainState
 
 FOLDER = "checkpoints"
 BEST = "best"
-# Retries for what only some processes see: a file server may show it to the others later.
-TRIES, PAUSE_SECONDS = 12, 10.0
 _SAVE_SECONDS = 600
 
 
@@ -139,15 +136,14 @@ class Checkpoints:
         Raises:
           Unavailable: if they do not within two minutes.
         """
-        for _ in range(TRIES):
+        for _ in parallel.attempts():
+            self._manager.reload()
             newest = sorted(self._manager.all_steps())[-8:]
             padded = np.full(8, -1, np.int32)
             padded[: len(newest)] = newest
             seen = parallel.everyone(padded)
             if (seen == seen[0]).all():
                 return
-            time.sleep(PAUSE_SECONDS)
-            self._manager.reload()
         raise Unavailable(
             f"{self._folder}: processes of this job see different checkpoints (this one: "
             f"{newest}); give all hosts one file system for --workdir"
@@ -246,7 +242,7 @@ class Checkpoints:
           Unavailable: if only some processes can read it.
         """
         folder, reason = self._folder / str(step), "it was not read"
-        for _ in range(TRIES):
+        for _ in parallel.attempts():
             if reason:
                 restored, reason = _read_items(folder, _items(state), sharding)
             failed = parallel.everyone(np.array(bool(reason)))
@@ -254,7 +250,6 @@ class Checkpoints:
                 return None, reason
             if not failed.any():
                 break
-            time.sleep(PAUSE_SECONDS)  # a file server may show it to them a little later
         else:
             raise Unavailable(
                 f"{folder}: process {', '.join(map(str, np.flatnonzero(failed)))} of this job "

@@ -16,7 +16,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -31,6 +32,7 @@ from cryjax.command.errors import Unavailable, UserError
 
 AXIS = "data"
 CHOICES = ("auto", "jit", "pmap")
+TRIES, PAUSE_SECONDS = 12, 10.0  # of `attempts`
 
 
 def join_processes() -> None:
@@ -113,6 +115,14 @@ def everyone(values: np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
         return values[None]
     return np.asarray(multihost_utils.process_allgather(values))
+
+
+def attempts() -> Iterator[None]:
+    """Yields a few times, over two minutes: a file server may show some processes a file late."""
+    for number in range(TRIES):
+        if number:
+            time.sleep(PAUSE_SECONDS)
+        yield
 
 
 def from_first(value: Any) -> Any:

@@ -9,7 +9,6 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -83,11 +82,10 @@ def _see_one_folder(workdir: Workdir) -> None:
     try:
         if workdir.writes:
             mark.touch()
-        for _ in range(checkpoints.TRIES):
+        for _ in parallel.attempts():
             blind = np.flatnonzero(~parallel.everyone(np.array(mark.exists())))
             if not blind.size:
                 return
-            time.sleep(checkpoints.PAUSE_SECONDS)
     finally:
         if workdir.writes:
             mark.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ import optax
 from flax import linen as nn
 
 from cryjax.audio import augment, frontend
+from cryjax.models import encoders
 from cryjax.training import losses
 
 # 'audio': int16 [batch, samples], 'length': int32 [batch]; with labels, 'target': float32
@@ -76,15 +77,14 @@ def _guarded(
 
 def init_state(
     key: jax.Array,
-    encoder: nn.Module,
+    encoder: encoders.Encoder,
     head: nn.Module,
     optimizer: optax.GradientTransformation,
     mels: int,
 ) -> TrainState:
     """A fresh state. Every leaf is a function of `key` alone, so every process makes the same."""
     encoder_key, head_key = jax.random.split(key)
-    # Parameters do not depend on the number of frames; 64 survive every pooling.
-    variables = encoder.init(encoder_key, jnp.zeros((1, 64, mels)))
+    variables = encoders.fresh(encoder, encoder_key, mels)
     embedding = jnp.zeros((1, encoder.features))
     params = {"encoder": variables["params"], "head": head.init(head_key, embedding)["params"]}
     return TrainState(

@@ -1,6 +1,7 @@
 """Trained encoders and classifiers of runs, with all that is needed to use them."""
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from cryjax.audio.frontend import FrontEnd
 from cryjax.command.errors import UserError
+from cryjax.models import encoders
 from cryjax.models.encoders import Encoder, make_encoder
 from cryjax.models.heads import Classifier
 from cryjax.training.checkpoints import meta_of, newest, read_meta, restore_item
@@ -57,10 +59,9 @@ def _untrained_shapes(
 ) -> Pretrained:
     """Same as `untrained`, with shapes for variables: drawing them takes a compilation."""
     made = make_encoder(**encoder)
-    shapes = jax.eval_shape(made.init, jax.random.key(0), jnp.zeros((1, 64, settings.mels)))
-    return Pretrained(
-        made, dict(shapes), settings, round(window_seconds * settings.sample_rate), False
-    )
+    draw = functools.partial(encoders.fresh, made, mels=settings.mels)
+    shapes = jax.eval_shape(draw, jax.random.key(0))
+    return Pretrained(made, shapes, settings, round(window_seconds * settings.sample_rate), False)
 
 
 def untrained(
@@ -75,9 +76,8 @@ def untrained(
       seed: for the initialisation.
     """
     made = _untrained_shapes(encoder, settings, window_seconds)
-    init = jax.jit(made.encoder.init)
-    variables = init(jax.random.key(seed), jnp.zeros((1, 64, settings.mels)))
-    return dataclasses.replace(made, variables=dict(variables))
+    draw = jax.jit(functools.partial(encoders.fresh, made.encoder, mels=settings.mels))
+    return dataclasses.replace(made, variables=draw(jax.random.key(seed)))
 
 
 def untrained_like(run: str, seed: int) -> Pretrained:

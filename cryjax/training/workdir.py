@@ -20,7 +20,7 @@ from cryjax.command import config as config_lib
 from cryjax.command.errors import Unavailable, UserError
 from cryjax.command.files import hold, whole, write_json
 
-# Fields that may change on resume: they affect how a run is watched, not what it computes.
+# Fields that may change on resume: they affect how a run is watched or scored, not what it trains.
 MAY_CHANGE = (
     "checkpoint_every",
     "log_every",
@@ -29,6 +29,7 @@ MAY_CHANGE = (
     "loader.",
     "nonfinite",
     "parallel",
+    "resamples",
 )
 
 PROJECTOR = "projector"  # embeddings for TensorBoard, one folder per step
@@ -54,8 +55,10 @@ def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with the folders of `data` in one spelling: 'DATA/:2' becomes 'DATA:2'."""
     if not isinstance(config.get("data"), str):
         return dict(config)
-    entries = [entry.partition(":") for entry in config["data"].split(",")]
-    spelt = [os.path.normpath(folder) + "".join(rest) for folder, *rest in entries]
+    spelt = [
+        os.path.normpath(folder) + f":{weight}" * bool(weight)
+        for folder, weight in config_lib.datasets(config["data"])
+    ]
     return {**config, "data": ",".join(spelt)}
 
 

@@ -1,8 +1,10 @@
 """An export that says something else than the run is not let through."""
 
+import jax
 import numpy as np
 import pytest
 
+import lively
 from cryjax.command.errors import UserError
 from cryjax.interop import verify
 
@@ -26,3 +28,13 @@ def test_a_process_that_fails_or_hangs_is_told(monkeypatch):
     monkeypatch.setattr(verify, "_SECONDS", 0.2)
     with pytest.raises(UserError, match="took longer"):
         verify.answers("import time; time.sleep(60)", [], {})
+
+
+def test_the_processor_is_needed(monkeypatch):
+    def no_backend(backend):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", no_backend)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(UserError, match="set JAX_PLATFORMS=cuda,cpu"):
+        verify.expected(lively.source("cnn6"), {})

@@ -172,7 +172,7 @@ class Processes:
     def __init__(self, monkeypatch, *answers):
         self._answers = list(answers)
         monkeypatch.setattr(parallel, "everyone", self.everyone)
-        monkeypatch.setattr(checkpoints, "PAUSE_SECONDS", 0.0)
+        monkeypatch.setattr(parallel, "PAUSE_SECONDS", 0.0)
 
     def everyone(self, mine):
         other = self._answers.pop(0) if self._answers else None
