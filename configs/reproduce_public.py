@@ -11,8 +11,8 @@ Each may be a download instead, as `--config.general="--corpus=fsd50k --corpus_d
 identity, so there is one task. The labels of donateacry are its uploaders' guesses, 84 %
 of them 'hungry'; its subjects are app installations.
 
-Cost: 28 minutes on two cores under other load.
-Number to expect: chance, a macro AUC of 0.40 to 0.51 in every row; cryjax/evaluation/README.md has
+Cost: 19 minutes on two cores under other load.
+Number to expect: chance, a macro AUC of 0.42 to 0.51 in every row; cryjax/evaluation/README.md has
 the table.
 Values: pretrain_small.py and finetune.py, shortened.
 """
