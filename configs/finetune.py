@@ -87,7 +87,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Decay of a moving average of the weights, which is then scored and kept; 0 keeps none.
     config.average_decay = 0.0
 
-    # Without init: 'cnn6', 'cnn10' or 'cnn14' of PANNs; width multiplies the channels.
+    # Without init: 'cnn6', 'cnn10' or 'cnn14' of PANNs; width multiplies the channels. `dtype` is
+    # that of the computation, 'float32' or 'bfloat16', whatever the encoder was trained in.
     config.encoder = ml_collections.ConfigDict({"name": "cnn6", "width": 0.25, "dtype": "float32"})
     # Without init: named settings of the log-mel front end, in cryjax/audio/frontend.py.
     config.front_end = "small_8k"

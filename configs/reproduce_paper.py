@@ -8,9 +8,10 @@
         --config.tasks.triggers.data="--manifest=CLINIC/labelled.csv --label_column=trigger"
 
 Cost: for eight GPUs on one host; never run at this scale, so time and results are unknown.
-Values: the paper's own hyper-parameters are not public as text. Front end, crops and masks are
-those of zhepeiw/cssl_sound, a co-author's SimCLR with CNN14 on VGGSound; the rest is
-configs/pretrain.py and configs/finetune.py, shortened.
+Values: the paper's own hyper-parameters are not public as text. Front end, crops and kinds of masks
+are those of zhepeiw/cssl_sound, a co-author's SimCLR with CNN14 on VGGSound (whose masks are
+smaller: up to 10 bands and 10 frames); the rest is configs/pretrain.py and configs/finetune.py,
+shortened.
 """
 
 import pathlib

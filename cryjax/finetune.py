@@ -78,10 +78,13 @@ def as_trained(config: Any, meta: dict[str, Any] | None) -> Any:
         if meta is None:
             config.encoder_rate = config.layer_decay = 1.0
             return config
-        config.encoder.update(meta["config"]["encoder"])
+        for field in ("name", "width"):
+            config.encoder[field] = meta["config"]["encoder"][field]
         config.front_end = meta["config"]["front_end"]
         config.crop.seconds = meta["config"]["crop"]["seconds"]
-        config.clip_seconds = max(config.clip_seconds, config.crop.seconds)
+        # Longer than a view at the highest speed, or it would be repeated to fill it.
+        longest = config.crop.seconds * config.crop.speed[1]
+        config.clip_seconds = max(config.clip_seconds, longest)
     return config
 
 

@@ -206,10 +206,14 @@ def test_a_recipe_of_whole_numbers_takes_what_the_encoder_was_trained_with():
     with config.ignore_type():
         config.update({"init": "RUN", "encoder_rate": 1, "encoder": {"width": 1}})
         config.crop.seconds = config.clip_seconds = 1
-    encoder = {"name": "cnn6", "width": 0.25, "dtype": "float32"}
+    encoder = {"name": "cnn6", "width": 0.25, "dtype": "bfloat16"}
     meta = {"config": {"encoder": encoder, "front_end": "small_8k", "crop": {"seconds": 0.8}}}
     found = finetune.as_trained(config, meta)
     assert (found.encoder.width, found.crop.seconds) == (0.25, 0.8)
+    assert found.encoder.dtype == "float32"  # how to compute is the recipe's choice
+    assert found.clip_seconds == 1
+    meta["config"]["crop"]["seconds"] = 4.0  # of which a view at the highest speed takes more
+    assert finetune.as_trained(config, meta).clip_seconds == pytest.approx(4.2)
     config.init = ""
     assert finetune.as_trained(config, None).encoder_rate == 1.0
 

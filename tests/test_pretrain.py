@@ -238,7 +238,8 @@ def test_no_picture_of_a_recording_unless_wanted(prepared, tmp_path):
         (["--confg=x"], 1, "confg"),
         (["--workdir=gs://bucket/run"], 1, "--workdir=gs://bucket/run is an address"),
         (["more.csv"], 1, "unexpected argument 'more.csv'"),
-        (["--config.crop.seconds=2.0"], 1, "config.crop.seconds=2.0 is more than"),
+        (["--config.crop.seconds=2.0"], 1, "config.crop.seconds=2.0 at speeds of up to 1.33"),
+        (["--config.crop.seconds=0.9"], 1, "use a clip of 1.197 seconds"),  # for the fastest
         (["--config.total=0"], 1, "config.total='0'"),
     ],
 )

@@ -137,6 +137,13 @@ def _keep_compiled() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
+def _check_precision() -> None:
+    """Raises UserError if JAX would make some arrays float64, which no checkpoint expects."""
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.config.jax_enable_x64:
+        raise UserError("JAX_ENABLE_X64 is set, but cryjax computes in float32; unset it")
+
+
 def _one_of_several() -> bool:
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized()
@@ -164,6 +171,7 @@ def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
     def logged(argv: list[str]) -> None:
         _set_up_logging(name)
         _keep_compiled()
+        _check_precision()
         if argv[1:] and not positional:
             raise UserError(
                 f"unexpected argument {argv[1]!r}; write flags as --flag=value, without spaces, "

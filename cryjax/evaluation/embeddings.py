@@ -63,7 +63,7 @@ class Embedder:
         self._parallel = Parallel("jit", devices or jax.local_devices())
         self._batch_size = batch_size
         self._samples = samples
-        self._embed = jax.jit(function)
+        self._embed = self._parallel.map(function)
 
     @classmethod
     def of(cls, encoder: Encoder, settings: FrontEnd, samples: int, **how: Any) -> "Embedder":

@@ -1,12 +1,15 @@
 """SGD, AdamW and LARS with warm-up, cosine decay and the usual exclusions."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 NAMES = ("sgd", "adamw", "lars")
 SCALINGS = ("none", "linear", "sqrt")
+_MOMENT_DECAYS = (0.9, 0.999)  # of AdamW's first and second moment
 
 
 def base_rate(learning_rate: float, batch_size: int, scaling: str) -> float:
@@ -52,7 +55,7 @@ def make_optimizer(
             optax.sgd(rate, momentum=momentum),
         )
     if name == "adamw":
-        return optax.adamw(rate, weight_decay=weight_decay, mask=weights_only)
+        return optax.adamw(rate, *_MOMENT_DECAYS, weight_decay=weight_decay, mask=weights_only)
     if name == "lars":
         return optax.lars(
             rate,
@@ -65,32 +68,63 @@ def make_optimizer(
     raise ValueError(f"optimizer.name={name!r}: use one of {', '.join(NAMES)}")
 
 
-def rate_scales(
-    params: Any, *, encoder: float = 1.0, layer_decay: float = 1.0, blocks: int = 0, frozen: int = 0
-) -> Any:
-    """Factors for the updates of each leaf, for rates that differ by layer.
+def by_layer(
+    optimizer: optax.GradientTransformation,
+    *,
+    encoder: float = 1.0,
+    layer_decay: float = 1.0,
+    blocks: int = 0,
+    frozen: int = 0,
+    thawed: Mapping[int, int] = {},
+) -> optax.GradientTransformation:
+    """An optimizer whose updates differ by layer; `init` is that of `optimizer`.
+
+    A block's depth is its number; the input's batch norm belongs to the first block, and the dense
+    layer is one deeper than the last.
 
     Args:
-      params: {'encoder', 'head'} as in a classifier's state.
+      optimizer: for parameters {'encoder', 'head'} as in a classifier's state.
       encoder: rate of the encoder's last layer relative to the head's.
       layer_decay: further factor for each layer below that one (Clark et al., 2020).
       blocks: number of encoder blocks.
-      frozen: this many blocks, from the first, do not change: their scale is 0.
-
-    Returns:
-      A tree like `params`, of numbers. A block's depth is its number; the input's batch norm
-      belongs to the first block, and the dense layer is one deeper than the last.
+      frozen: this many blocks, from the first, do not change: the optimizer sees neither them nor
+        their gradients.
+      thawed: depth -> steps that it was frozen for; only for AdamW, which corrects the bias of its
+        moments by the count of all steps. A block's are empty when it thaws: for hundreds of steps
+        its updates would be up to six times too large.
     """
 
-    def of_layer(name: str) -> float:
-        depth = {"norm0": 1, "dense": blocks + 1}.get(name) or int(name.removeprefix("block"))
-        return 0.0 if depth <= frozen else encoder * layer_decay ** (blocks + 1 - depth)
+    def depth(path: Any) -> int | None:
+        """That of a parameter; None in the head."""
+        part, layer = path[0].key, path[1].key
+        if part == "head":
+            return None
+        return {"norm0": 1, "dense": blocks + 1}.get(layer) or int(layer.removeprefix("block"))
 
-    def filled(tree: Any, scale: float) -> Any:
-        return jax.tree.map(lambda _: scale, tree)
+    def live(tree: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x: jnp.zeros_like(x) if (depth(path) or frozen + 1) <= frozen else x, tree
+        )
 
-    layers = params["encoder"].items()
-    return {
-        "encoder": {name: filled(leaves, of_layer(name)) for name, leaves in layers},
-        "head": filled(params["head"], 1.0),
-    }
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = optimizer.update(live(gradients), state, live(params))
+
+        def scaled(path: Any, x: jax.Array) -> jax.Array:
+            place = depth(path)
+            if place is None:
+                return x
+            scale: Any = encoder * layer_decay ** (blocks + 1 - place) if place > frozen else 0.0
+            if place > frozen and (before := thawed.get(place, 0)):
+                count = optax.tree.get_all_with_path(state, "count")[0][1]
+                scale *= _correction(count - before) / _correction(count)
+            return scale * x
+
+        return jax.tree_util.tree_map_with_path(scaled, updates), state
+
+    return optax.GradientTransformation(optimizer.init, update)
+
+
+def _correction(steps: jax.Array) -> jax.Array:
+    """What AdamW's bias correction multiplies an update by after these steps."""
+    first, second = (1.0 - decay ** steps.astype(jnp.float32) for decay in _MOMENT_DECAYS)
+    return jnp.sqrt(second) / first

@@ -257,6 +257,22 @@ class Parallel:
         )
         return jax.jit(sharded, donate_argnums=0)
 
+    def map(self, function: Callable) -> jax.stages.Wrapped:
+        """`(variables, batch) -> result` compiled so that each device computes its share.
+
+        Left to XLA, every device would transform all waveforms.
+        """
+        if self.devices == 1:
+            return jax.jit(function)
+        sharded = jax.shard_map(
+            function,
+            mesh=self._mesh,
+            in_specs=(P(), P(AXIS)),
+            out_specs=P(AXIS),
+            check_vma=False,
+        )
+        return jax.jit(sharded)
+
     def abstract(self, state: Any, batch: Any, key: Any) -> tuple[Any, Any, Any]:
         """A step's arguments as shapes with shardings, as `wrap(step).lower` takes them."""
 

@@ -150,10 +150,12 @@ def plan(config: Any, examples: int) -> Plan:
             f"config.optimizer.warmup={config.optimizer.warmup!r} is {warmup} steps, but the run "
             f"has {total} (config.total={config.total!r}); use a shorter warm-up"
         )
-    if config.crop.seconds > config.clip_seconds:
+    longest = config.crop.seconds * max(config.crop.speed[1], 1.0)
+    if longest > config.clip_seconds + 1e-9:
         raise UserError(
-            f"config.crop.seconds={config.crop.seconds} is more than config.clip_seconds="
-            f"{config.clip_seconds}, from which views are cropped; use a longer clip"
+            f"config.crop.seconds={config.crop.seconds} at speeds of up to {config.crop.speed[1]} "
+            f"is more than config.clip_seconds={config.clip_seconds}, from which views are "
+            f"cropped; use a clip of {longest:g} seconds"
         )
     settings = frontend.resolve(config.front_end)
     learning_rate = optimizers.schedule(

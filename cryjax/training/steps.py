@@ -238,21 +238,6 @@ def _accuracy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.mean(hits)
 
 
-def _scaled_updates(
-    optimizer: optax.GradientTransformation, gradients: Any, state: TrainState, scales: Any
-) -> tuple[Any, optax.OptState]:
-    """The optimizer's updates times `scales`, a tree of numbers like the parameters; its new state.
-
-    Where a scale is 0, the optimizer sees neither parameter nor gradient.
-    """
-
-    def live(tree: Any) -> Any:
-        return jax.tree.map(lambda x, scale: x if scale else jnp.zeros_like(x), tree, scales)
-
-    updates, opt_state = optimizer.update(live(gradients), state.opt_state, live(state.params))
-    return jax.tree.map(lambda x, scale: scale * x, updates, scales), opt_state
-
-
 def _averaged(state: TrainState, decay: float) -> TrainState:
     """The state with its moving average, if kept, moved towards its present values.
 
@@ -277,7 +262,6 @@ def supervised_step(
     optimizer: optax.GradientTransformation,
     recipe: dict[str, Any],
     loss: Callable[[jax.Array, jax.Array], jax.Array],
-    scales: Callable[[Any], Any],
     mixup: float = 0.0,
     dropout: float = 0.0,
     decay: float = 0.0,
@@ -291,11 +275,9 @@ def supervised_step(
       key: the run's base key.
       encoder: [batch, frames, mels] -> [batch, features]; `frozen` of its blocks do not learn.
       head: [batch, features] -> logits [batch, classes].
-      optimizer: from optax.
+      optimizer: from optax; `optimizers.by_layer` for rates that differ by layer.
       recipe: for the view: 'settings', 'crop' and 'transforms' of `augment.view`.
       loss: (logits, targets) -> [batch], such as `losses.classification`.
-      scales: parameters -> a tree like theirs of numbers that multiply their updates; where one is
-        0 they do not change, and the optimizer sees neither them nor their gradients.
       mixup: alpha of its Beta distribution; 0 mixes nothing.
       dropout: share of the embedding's features that are zeroed.
       decay: of the moving average in `state.average`, if kept; lower in the first steps, so that
@@ -334,7 +316,7 @@ def supervised_step(
     metrics = {"loss": value, "batch_accuracy": _accuracy(logits, targets)}
     if axis_name is not None:
         gradients, metrics = jax.lax.pmean((gradients, metrics), axis_name)
-    updates, opt_state = _scaled_updates(optimizer, gradients, state, scales(state.params))
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     updated = state.replace(
         params=optax.apply_updates(state.params, updates),
         batch_stats={"encoder": batch_stats},
@@ -351,9 +333,14 @@ def embed(
     encoder: nn.Module,
     settings: frontend.FrontEnd,
 ) -> jax.Array:
-    """Embeds windows in eval mode: [batch, samples] -> float32 [batch, features]."""
+    """Embeds windows in eval mode: [batch, samples] -> float32 [batch, features].
+
+    Unlike in training, a float32 encoder has float32's precision on accelerators too, whose default
+    is TF32 or bfloat16.
+    """
     spectrogram = frontend.log_mel(audio, settings)
-    embedding: Any = encoder.apply(variables, spectrogram, train=False)
+    with jax.default_matmul_precision("highest"):
+        embedding: Any = encoder.apply(variables, spectrogram, train=False)
     return embedding
 
 
@@ -366,7 +353,7 @@ def outputs(
     head: nn.Module | None = None,
     multi_label: bool = False,
 ) -> dict[str, jax.Array]:
-    """All outputs of a model for windows, in eval mode.
+    """All outputs of a model for windows, in eval mode, as precise as `embed`.
 
     Args:
       variables: {'encoder': {'params', 'batch_stats'}, 'head': {'params'}}.
@@ -382,7 +369,8 @@ def outputs(
     embedding = embed(variables["encoder"], audio, encoder=encoder, settings=settings)
     if head is None:
         return {"embedding": embedding}
-    logits: Any = head.apply(variables["head"], embedding)
+    with jax.default_matmul_precision("highest"):
+        logits: Any = head.apply(variables["head"], embedding)
     probabilities = nn.sigmoid(logits) if multi_label else nn.softmax(logits)
     return {"embedding": embedding, "probabilities": probabilities}
 

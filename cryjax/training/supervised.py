@@ -123,21 +123,26 @@ def build(config: Any, targets: np.ndarray, *, multi_label: bool) -> Supervised:
         """Number of blocks frozen in a step, counted from 1."""
         return max(config.freeze.blocks - ((step - 1) // thaw if thaw else 0), 0)
 
+    thawed = {}
+    if thaw and config.optimizer.name == "adamw":
+        depths = range(1, config.freeze.blocks + 1)
+        thawed = {depth: (config.freeze.blocks + 1 - depth) * thaw for depth in depths}
+
     def step_of(blocks_frozen: int) -> steps.StepFunction:
         return functools.partial(
             steps.supervised_step,
             encoder=encoder.clone(frozen=blocks_frozen),
             head=head,
-            optimizer=plan.optimizer,
-            recipe=recipe.view_recipe(config),
-            loss=loss,
-            scales=functools.partial(
-                optimizers.rate_scales,
+            optimizer=optimizers.by_layer(
+                plan.optimizer,
                 encoder=config.encoder_rate,
                 layer_decay=config.layer_decay,
                 blocks=blocks,
                 frozen=blocks_frozen,
+                thawed=thawed,
             ),
+            recipe=recipe.view_recipe(config),
+            loss=loss,
             mixup=config.mixup,
             dropout=config.dropout,
             decay=config.average_decay,

@@ -85,6 +85,12 @@ def test_an_interrupted_program_says_only_that():
     assert "Traceback" in ended("fail(ValueError('a bug'))").stderr
 
 
+def test_float64_is_refused():
+    done = ended("print('ran')", first="import jax", JAX_ENABLE_X64="1")
+    assert done.returncode == 2 and done.stderr.startswith("some: error: JAX_ENABLE_X64 is set")
+    assert not done.stdout
+
+
 def test_home_is_found_in_every_value(tmp_path):
     given = ["--some=~/a,~/b,c~/d,~e", "~/f", "--", "--x"]
     done = ended("print(*flags.FLAGS.some, *argv[1:])", *given, HOME=str(tmp_path))

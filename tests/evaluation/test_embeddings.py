@@ -1,15 +1,19 @@
 """Embeddings of recordings: segments are averaged, batches do not matter."""
 
 import functools
+import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 
+import programs
 from cryjax.audio import frontend
 from cryjax.data.cutting import windows
 from cryjax.evaluation.embeddings import Embedder
-from cryjax.models import make_encoder
+from cryjax.models import Classifier, encoders, make_encoder
 from cryjax.training import steps
 
 
@@ -66,3 +70,51 @@ def test_most_spreads_over_the_split(model):
     function, variables = model
     found = Embedder(function, 4000)(variables, Dataset(), most=2)
     assert found.subjects.tolist() == ["s1", "s3"]  # the first and the last row
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_float32_has_its_full_precision_on_accelerators(platform):
+    """Their default would be TF32, or bfloat16."""
+    encoder, head = make_encoder("cnn6", 1 / 16), Classifier(3)
+    shapes = jax.eval_shape(functools.partial(encoders.fresh, encoder, mels=40), jax.random.key(0))
+    embedding = jax.ShapeDtypeStruct((1, encoder.features), np.float32)
+    of_head = {"params": jax.eval_shape(head.init, jax.random.key(0), embedding)["params"]}
+    function = functools.partial(
+        steps.outputs, encoder=encoder, head=head, settings=frontend.PRESETS["small_8k"]
+    )
+    audio = jax.ShapeDtypeStruct((2, 4000), np.int16)
+    traced = jax.jit(function).trace({"encoder": shapes, "head": of_head}, audio)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    products = [x for x in text.splitlines() if "dot_general" in x or ".convolution" in x]
+    assert len(products) > 5
+    assert all("HIGHEST" in line and "DEFAULT" not in line for line in products), products
+
+
+def test_several_devices_share_all_of_the_work():
+    """The same numbers as one device's, without any device having another's waveforms."""
+    script = """
+import functools, jax, numpy as np
+from cryjax.audio import frontend
+from cryjax.evaluation.embeddings import Embedder
+from cryjax.models import encoders
+from test_embeddings import Dataset
+encoder, settings = encoders.make_encoder("cnn6", 1 / 16), frontend.PRESETS["small_8k"]
+draw = jax.jit(functools.partial(encoders.fresh, encoder, mels=settings.mels))
+variables = draw(jax.random.key(0))
+found = [
+    Embedder.of(encoder, settings, 4000, devices=jax.devices()[:count])
+    for count in (1, 4)
+]
+one, four = (embedder(variables, Dataset()).features for embedder in found)
+np.testing.assert_allclose(one, four, atol=1e-5)
+spread = found[1]._parallel
+batch = spread.shard({"audio": np.zeros((8, 4000), np.int16)})["audio"]
+text = found[1]._embed.lower(spread.replicate(variables), batch).compile().as_text()
+assert "all-gather" not in text and "all-reduce" not in text
+"""
+    flags = f"{programs.XLA_FLAGS} --xla_force_host_platform_device_count=4"
+    path = f"{programs.ROOT}:{programs.ROOT / 'tests'}"
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, cwd=pathlib.Path(__file__).parent,
+        env=programs.environment(XLA_FLAGS=flags, PYTHONPATH=path),
+    )  # fmt: skip

@@ -62,16 +62,13 @@ def supervised(encoder, head, optimizer, params):
         steps.supervised_step,
         encoder=encoder.clone(frozen=1),
         head=head,
-        optimizer=optimizer,
+        optimizer=optimizers.by_layer(optimizer, encoder=0.5, layer_decay=0.8, blocks=2, frozen=1),
         recipe=RECIPE,
         loss=functools.partial(
             losses.classification,
             multi_label=False,
             class_weights=np.array([0.5, 1.0, 1.5], np.float32),
             smoothing=0.1,
-        ),
-        scales=functools.partial(
-            optimizers.rate_scales, encoder=0.5, layer_decay=0.8, blocks=2, frozen=1
         ),
         mixup=0.4,
         dropout=0.3,

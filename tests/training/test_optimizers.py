@@ -69,10 +69,42 @@ def test_unknown_name_lists_the_known():
 
 def test_rates_fall_with_depth_and_frozen_blocks_stay(params):
     whole = {"encoder": params, "head": {"classifier": {"kernel": jnp.ones((3, 2))}}}
-    scales = optimizers.rate_scales(whole, encoder=0.5, layer_decay=0.1, blocks=4, frozen=2)
-    assert jax.tree.structure(scales) == jax.tree.structure(whole)
-    of = {name: set(jax.tree.leaves(leaves)) for name, leaves in scales["encoder"].items()}
-    assert of["norm0"] == of["block1"] == of["block2"] == {0.0}
-    assert of["block3"] == {0.5 * 0.1**2}
-    assert of["block4"] == {0.5 * 0.1} and of["dense"] == {0.5}
-    assert set(jax.tree.leaves(scales["head"])) == {1.0}
+    optimizer = optimizers.by_layer(
+        optax.sgd(1.0), encoder=0.5, layer_decay=0.1, blocks=4, frozen=2
+    )
+    ones = jax.tree.map(jnp.ones_like, whole)
+    updates, _ = optimizer.update(ones, optimizer.init(whole), whole)
+    assert jax.tree.structure(updates) == jax.tree.structure(whole)
+    of = {
+        name: {round(float(n), 6) for x in jax.tree.leaves(leaves) for n in np.unique(-x)}
+        for name, leaves in {**updates["encoder"], "head": updates["head"]}.items()
+    }
+    assert of["norm0"] == of["block1"] == of["block2"] == {0.0} and of["head"] == {1.0}
+    wanted = {"block3": 0.5 * 0.1**2, "block4": 0.5 * 0.1, "dense": 0.5}
+    for name, rate in wanted.items():
+        assert of[name] == {round(rate, 6)}, name
+
+
+@pytest.mark.parametrize("frozen_for", [5, 200])
+def test_a_block_that_thaws_learns_as_if_the_run_began_then(frozen_for):
+    """AdamW that never saw the block before is the oracle."""
+    layer = {"kernel": jnp.ones((3, 2))}
+    whole = {"encoder": {"block1": layer, "block2": layer}, "head": {"classifier": layer}}
+    rng = np.random.default_rng(0)
+    adamw = optimizers.make_optimizer("adamw", 0.1, weight_decay=0.0)
+
+    def optimizer(frozen):
+        return optimizers.by_layer(adamw, blocks=2, frozen=frozen, thawed={1: frozen_for})
+
+    state, fresh = optimizer(1).init(whole), adamw.init(layer)
+    steps = {frozen: jax.jit(optimizer(frozen).update) for frozen in (0, 1)}
+    for step in range(1, frozen_for + 30):
+        gradients = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) + 1), whole)
+        thawed = step > frozen_for
+        updates, state = steps[0 if thawed else 1](gradients, state, whole)
+        if not thawed:
+            assert not np.any(updates["encoder"]["block1"]["kernel"])
+            continue
+        wanted, fresh = adamw.update(gradients["encoder"]["block1"], fresh, layer)
+        found = updates["encoder"]["block1"]["kernel"]
+        np.testing.assert_allclose(found, wanted["kernel"], rtol=1e-3)

@@ -178,12 +178,12 @@ def test_supervised_step_is_plain_gradient_descent_with_an_average(batch):
     targets = np.eye(3, dtype=np.float32)[np.arange(16) % 3]
     weights = np.array([0.5, 1.0, 2.0], np.float32)
     recipe = RECIPE | {"transforms": []}
-    scales = optimizers.rate_scales(state.params, encoder=0.5, blocks=4, frozen=1)
     step = functools.partial(
         steps.supervised_step,
-        encoder=encoder.clone(frozen=1), head=head, optimizer=optimizer, recipe=recipe,
+        encoder=encoder.clone(frozen=1), head=head, recipe=recipe,
+        optimizer=optimizers.by_layer(optimizer, encoder=0.5, blocks=4, frozen=1),
         loss=functools.partial(losses.classification, multi_label=False, class_weights=weights),
-        scales=lambda _: scales, decay=0.99,
+        decay=0.99,
     )  # fmt: skip
     after, metrics = jax.jit(step)(state, batch | {"target": targets}, jax.random.key(1))
     step_key = jax.random.fold_in(jax.random.key(1), 5)
@@ -203,7 +203,15 @@ def test_supervised_step_is_plain_gradient_descent_with_an_average(batch):
 
     (value, stats), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params)
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
-    expected = jax.tree.map(lambda p, g, s: p - 0.1 * s * g, state.params, gradients, scales)
+    of_layer = {"norm0": 0.0, "block1": 0.0}
+    rates = {
+        "encoder": {name: 0.1 * of_layer.get(name, 0.5) for name in state.params["encoder"]},
+        "head": 0.1,
+    }
+    expected = jax.tree.map(
+        lambda rate, *trees: jax.tree.map(lambda p, g: p - rate * g, *trees),
+        rates, state.params, gradients,
+    )  # fmt: skip
     live = {"params": expected, "batch_stats": {"encoder": stats}}
     average = jax.tree.map(lambda old, new: 0.4 * old + 0.6 * new, state.live, live)  # 6 / (9 + 6)
     for found, wanted in ((after.live, live), (after.average, average)):
@@ -224,7 +232,6 @@ def test_an_update_that_is_not_finite_is_not_made(batch):
             steps.supervised_step,
             encoder=encoder, head=head, optimizer=optimizer, loss=loss, decay=0.9,
             recipe=RECIPE | {"transforms": []},
-            scales=functools.partial(jax.tree.map, lambda _: 1.0),
         )  # fmt: skip
         return jax.jit(made)(state, batch | {"target": targets}, jax.random.key(1))
 
@@ -257,7 +264,6 @@ def test_dropout_keeps_the_expected_embedding_and_draws_for_each_example(batch):
         functools.partial(
             steps.supervised_step, encoder=encoder, head=head, optimizer=optimizer,
             recipe=RECIPE | {"transforms": []}, loss=lambda logits, _: logits[:, 0],
-            scales=functools.partial(jax.tree.map, lambda _: 0.0),
         ),
         static_argnames="dropout",
     )  # fmt: skip
