@@ -217,7 +217,7 @@ def run(
     recipe.check_devices(config, spread.devices, grouped=mixing)
     targets = tasks.targets_of(division.train.labels, task.classes)
     parts = supervised.build(config, targets, multi_label=task.multi_label)
-    workdir = start.open_workdir(workdir_path, config, task.prepared.fingerprint, spread)
+    workdir = start.open_workdir(workdir_path, config, leakage.content([task.prepared]), spread)
     judge = Judge(task, parts, config, devices, tasks.learnt(task, division))
     best_step = train(config, data, parts, spread, workdir, judge, devices, stop)
     found = judge.of_run(workdir_path, division.scored)

@@ -32,7 +32,7 @@ from absl import flags, logging
 from cryjax import load
 from cryjax.command import program, progress
 from cryjax.command.errors import UserError
-from cryjax.command.files import whole
+from cryjax.command.files import claim, whole
 from cryjax.data import decode
 from cryjax.interop.model import Model
 from cryjax.interop.scoring import Predictor, Score
@@ -82,17 +82,21 @@ def recordings(arguments: Sequence[str], folder: pathlib.Path) -> list[tuple[str
     found = []
     for argument in arguments:
         path = pathlib.Path(argument)
+        if not argument:
+            raise UserError("an empty recording: '' would be the current folder; give '.' for that")
         if argument == "-":
+            if sys.stdin is None:
+                raise UserError("'-' is standard input, which is closed")
             kept = folder / "standard-input"
             with kept.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
             found.append(("-", kept))
-        elif path.is_dir():
+        elif os.path.isdir(path):  # noqa: PTH112 (a name may be too long for a file)
             audio = sorted(filter(decode.is_audio, path.rglob("*")))
             if not audio:
                 raise UserError(f"{argument}: no audio files under it")
             found += [(str(p), p) for p in audio]
-        elif not path.exists() and (matches := _matches(argument)):
+        elif not os.path.lexists(path) and (matches := _matches(argument)):
             found += [(match, pathlib.Path(match)) for match in matches]
         else:
             found.append((argument, path))
@@ -116,9 +120,7 @@ class Table:
         self._columns = columns
         try:
             # Rows are written one by one; names of recordings may contain bytes that are not text.
-            self._file = self.partial.open(
-                "w", buffering=1, encoding="utf-8", errors="backslashreplace", newline=""
-            )
+            self._file = claim(self.partial, buffering=1, errors="backslashreplace", newline="")
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from error
         self._csv = csv.writer(self._file) if path.suffix == ".csv" else None
@@ -135,8 +137,8 @@ class Table:
     def close(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._file.close()
         self.partial.replace(self._path)
+        self._file.close()
 
 
 def _numbers(values: np.ndarray) -> list[float]:

@@ -25,7 +25,7 @@ from cryjax.command.errors import UserError
 from cryjax.data import loader
 from cryjax.data.records import Prepared, open_prepared
 from cryjax.data.subjects import check_one_key
-from cryjax.evaluation import pictures
+from cryjax.evaluation import leakage, pictures
 from cryjax.evaluation.embeddings import Embedder
 from cryjax.evaluation.figures.spectrograms import views_figure
 from cryjax.evaluation.figures.style import Place
@@ -288,7 +288,7 @@ def run(
         simclr.check_neighbours(config, datasets[0][0])  # now, not in the middle of the run
     parts = simclr.build(config, data.examples)
     # With who is left out: a manifest or dataset that config.exclude_subjects names may change.
-    written = "".join([prepared.fingerprint for prepared, _ in datasets] + sorted(excluded))
+    written = leakage.content([prepared for prepared, _ in datasets], excluded)
     workdir = start.open_workdir(workdir_path, config, written, spread)
     clips = loader.Clips(data.weighted, samples=parts.plan.clip_samples, seed=config.seed)
     viewed = Viewed(clips, config, jax.random.key(config.seed))

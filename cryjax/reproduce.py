@@ -285,7 +285,9 @@ def assemble(study: Study, cells: Mapping[Cell, Found]) -> results.Experiment:
             known = task.prepared.cautions  # already in the datasets' notes
             notes |= dict.fromkeys(f"{name}: {warning}" for warning in told if warning not in known)
     first = {key: next(iter(found.values())) for key, found in seeds.items() if key[3] == 1}
-    runs = sorted((folder / "runs").glob("*"))
+    # Not those of rows that an earlier command had.
+    needed = {name for row in config.rows for name in (row, row.removesuffix("+adapted"))}
+    runs = [run for run in sorted((folder / "runs").glob("*")) if run.name in needed]
     return results.Experiment(
         title=config.title,
         synthetic=any(prepared.synthetic for prepared in study.data.used.values()),

@@ -165,6 +165,10 @@ def test_mistakes_get_one_line(tmp_path):
     run = f"--workdir={tmp_path / 'run'}"
     for change, says in (
         ("--config.tune.front_end=panns_16k", "config.pretrain.front_end and config.tune"),
+        (
+            "--config.adapt.exclude_subjects=Ann",
+            "config.adapt.exclude_subjects: an experiment sets",
+        ),
         ("--config.tune.dropout=2", "config.tune.dropout=2"),
         ("--config.rows=('best',)", "config.rows"),
         ("--config.finetune.seeds=()", "config.finetune.seeds=()"),

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from absl import logging
 
-from cryjax.command.errors import Unavailable
+from cryjax.command.errors import Unavailable, UserError
 
 
 class Hold:
@@ -72,6 +72,38 @@ def hold(folder: pathlib.Path, *, patience: float = 120.0) -> Hold | None:
     _HELD[folder] = held = Hold()
     weakref.finalize(held, file.close)  # which releases the lock
     return held
+
+
+def claim(path: pathlib.Path, what: str = "", **how: Any) -> IO[str]:
+    """Opens a text file for writing, emptied, which no other process may claim until it is closed.
+
+    Args:
+      path: of the file, in an existing folder.
+      what: is being written, for the message; the path if ''.
+      **how: other arguments of `open`.
+
+    Raises:
+      UserError: if another process has claimed it.
+      OSError: if it cannot be written to.
+    """
+    while True:
+        file = path.open("a", encoding="utf-8", **how)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise UserError(
+                f"{what or path}: another process is writing it; wait for its end, or give another "
+                "place"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        # Since it was opened, whoever had it may have renamed or deleted it.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.truncate(0)
+                return file
+        file.close()
 
 
 @contextlib.contextmanager

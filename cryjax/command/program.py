@@ -112,6 +112,16 @@ def _no_space(error: BaseException | None) -> str:
     return ""
 
 
+def _denied(error: BaseException) -> str:
+    """What to say of a path that the system does not let be used; '' for any other error."""
+    kinds = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS)
+    if not isinstance(error, OSError) or error.errno not in kinds or not error.filename:
+        return ""
+    path = os.fsdecode(error.filename)
+    shown = path if len(path) <= 200 else f"{path[:200]}..."
+    return f"{shown}: cannot be used ({error.strerror}); give another path"
+
+
 def _keep_compiled() -> None:
     """Caches compiled programs for the next start, in JAX_COMPILATION_CACHE_DIR if set.
 
@@ -158,10 +168,10 @@ def _left_alone(error: BaseException) -> bool:
 def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
     """Runs `main(argv)` as an absl program; rejects positional arguments unless `positional`.
 
-    A `UserError`, during flag parsing or later, or a full disk becomes one line on standard error
-    and exit status 2; an `Unavailable`, or the end of another process of the job, one line and
-    status 1; Ctrl-C, where a program does not handle it itself, one line and status 130. Any other
-    exception is a bug and keeps its traceback.
+    A `UserError`, during flag parsing or later, a full disk or a path that the system refuses
+    becomes one line on standard error and exit status 2; an `Unavailable`, or the end of another
+    process of the job, one line and status 1; Ctrl-C, where a program does not handle it itself,
+    one line and status 130. Any other exception is a bug and keeps its traceback.
     """
     # Quiets XLA and gRPC too, which log from C++; set it to 0 to see all.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -193,8 +203,13 @@ def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
             sys.stderr.flush()
             # Threads that still try to write would report it again, at length.
             os._exit(2)
+        status = 1
         if isinstance(error, KeyboardInterrupt):
             print(f"{name}: interrupted", file=sys.stderr)
+            status = 130  # as shells give to what SIGINT ended
+        elif denied := _denied(error):
+            print(f"{name}: error: {denied}", file=sys.stderr)
+            status = 2
         elif not _one_of_several():
             raise
         elif _left_alone(error):
@@ -207,8 +222,6 @@ def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
             )
         else:
             traceback.print_exc()
-        # Shells give 130 to what SIGINT ended.
-        status = 130 if isinstance(error, KeyboardInterrupt) else 1
     if _one_of_several():
         # On exit JAX would wait five minutes for the others, and they wait for this one. The
         # launcher sees the failure, and can stop them, only when this one has ended.

@@ -14,7 +14,7 @@ from array_record.python import array_record_module
 from tensorflow_datasets.core import hashing
 from tensorflow_datasets.core.utils import shard_utils
 
-from cryjax.command import progress
+from cryjax.command import files, progress
 from cryjax.command.errors import UserError
 from cryjax.data.records import FEATURES, INFO_FILE, Source
 
@@ -150,9 +150,12 @@ class Writer:
         self.partial = self.directory.with_name(f".{self.directory.name}.partial")
 
     def __enter__(self) -> "Writer":
-        shutil.rmtree(self.partial, ignore_errors=True)
+        lock = self.directory.with_name(f".{self.directory.name}.lock")
         try:
-            self.partial.mkdir(parents=True)
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = files.claim(lock, str(self.directory))
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self.partial.mkdir()
         except OSError as error:
             raise UserError(
                 f"{self.directory} cannot be created ({error.strerror}); give another --out"
@@ -242,3 +245,5 @@ class Writer:
 
     def __exit__(self, *_: Any) -> None:
         shutil.rmtree(self.partial, ignore_errors=True)
+        pathlib.Path(self._lock.name).unlink()
+        self._lock.close()

@@ -2,6 +2,8 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Iterable
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -10,6 +12,7 @@ from cryjax.command import config as config_lib
 from cryjax.command.errors import UserError
 from cryjax.data.records import Prepared, open_prepared
 from cryjax.evaluation import folds, tasks
+from cryjax.training import start
 from cryjax.training.checkpoints import read_meta
 
 
@@ -52,28 +55,48 @@ def heard(run: str, key: str) -> Heard:
         config = ml_collections.ConfigDict(meta["config"])
         if meta["program"] == "import_weights":
             found.unknown.append(f"{run} has imported weights")
-        for data, _ in config_lib.datasets(config.data) if "data" in config else ():
-            try:
-                _add(found, meta["program"], config, open_prepared(data), key)
-            except UserError as error:
-                found.unknown.append(str(error))
+        try:
+            _add(found, meta, config, key)
+        except UserError as error:
+            found.unknown.append(str(error))
         run = config.get("init", "")
     return found
 
 
-def _add(found: Heard, program: str, config: ml_collections.ConfigDict, prepared: Prepared,
-         key: str) -> None:  # fmt: skip
-    """Adds the subjects of a dataset that a run with this config used."""
-    if prepared.subject_key != key:
-        raise UserError(f"{prepared.directory} names subjects with another key")
-    if program == "finetune":
-        index = prepared.index()
-        division = tasks.divide(index[index.labels != ""], config)
-        for part in (division.train, division.validation):
-            found.labelled |= set(part.subjects)
-    else:
-        excluded = folds.subjects_of(config.exclude_subjects)
-        found.unlabelled |= set(prepared.index(config.split).subjects) - excluded
+def content(datasets: Iterable[Prepared], excluded: Iterable[str] = ()) -> str:
+    """What a run is trained on, as text: its datasets, and the subjects of theirs left out."""
+    return "".join([*(prepared.fingerprint for prepared in datasets), *sorted(excluded)])
+
+
+def _add(found: Heard, meta: dict[str, Any], config: ml_collections.ConfigDict, key: str) -> None:
+    """Adds the subjects of a run's datasets, if these are still what it was trained on.
+
+    Raises:
+      UserError: if they are not, or name subjects with another key.
+    """
+    folders = config_lib.datasets(config.data) if "data" in config else []
+    datasets = []
+    for folder, _ in folders:
+        try:
+            datasets.append(open_prepared(folder))
+        except UserError as error:
+            found.unknown.append(str(error))
+    held = {subject for prepared in datasets for subject in prepared.index().subjects}
+    excluded = folds.subjects_of(config.get("exclude_subjects", "")) & held
+    now = start.digest(content(datasets, excluded))
+    # Of some of them nobody can tell.
+    if len(datasets) == len(folders) and meta.get("inputs", {}).get("data", now) != now:
+        raise UserError(f"{config.data} is no longer what it was trained on")
+    for prepared in datasets:
+        if prepared.subject_key != key:
+            raise UserError(f"{prepared.directory} names subjects with another key")
+        if meta["program"] == "finetune":
+            index = prepared.index()
+            division = tasks.divide(index[index.labels != ""], config)
+            for part in (division.train, division.validation):
+                found.labelled |= set(part.subjects)
+        else:
+            found.unlabelled |= set(prepared.index(config.split).subjects) - excluded
 
 
 def check(run: str, prepared: Prepared, scored: np.ndarray) -> list[str]:

@@ -61,6 +61,11 @@ def check(config: Any) -> None:
             recipe.data = "given by the experiment"
         with part_of_config(name):
             config_lib.validate(recipe, rules)
+        if recipe.get("exclude_subjects"):
+            raise UserError(
+                f"config.{name}.exclude_subjects: an experiment sets it, to all test subjects; to "
+                "leave out others, give prepare --exclude"
+            )
     rest = {name: value for name, value in config.items() if name not in (*RECIPES, "tasks")}
     config_lib.validate(rest, RULES)
     if not any(config[method].fractions for method in METHODS):

@@ -99,6 +99,24 @@ def _from_weight(tensors: Mapping[str, np.ndarray], name: str) -> dict[str, np.n
     return {"kernel": kernel} | ({} if bias is None else {"bias": bias})
 
 
+def _width(encoder: str, tensors: Mapping[str, np.ndarray]) -> float:
+    """A width that gives a file's numbers of channels; the first block's if none does.
+
+    They are rounded: of 6 and 13 channels, 6 / 64 would give 6 and 12, and 13 / 128 both.
+    """
+    channels, *_ = ENCODERS[encoder]
+    names = [f"conv_block{block}.conv1.weight" for block in range(1, len(channels) + 1)]
+    found = [len(tensors.get(name, ())) for name in names]
+    pairs = [*zip(found, channels, strict=True)]
+    of_blocks = [n / full for n, full in pairs]
+    # The middle of all that are rounded to these numbers; no block has fewer than one channel.
+    lowest = max((n - 0.5 if n > 1 else 0.0) / full for n, full in pairs)
+    highest = min((n + 0.5) / full for n, full in pairs)
+    widths = [width for width in (*of_blocks, (lowest + highest) / 2) if width > 0]
+    fits = (x for x in widths if [*make_encoder(encoder, x).channels] == found)
+    return next(fits, of_blocks[0])
+
+
 def from_state_dict(
     tensors: Mapping[str, np.ndarray], settings: frontend.FrontEnd
 ) -> tuple[str, float, dict[str, Any]]:
@@ -139,7 +157,7 @@ def from_state_dict(
         for tree, leaves in (("params", layer), ("batch_stats", running)):
             if leaves:
                 _put(variables[tree], path, leaves)
-    width = first.shape[0] / channels[0]
+    width = _width(encoder, tensors)
     made, key = make_encoder(encoder, width), jax.random.key(0)
     needs = f"a {encoder} of width {width:g} with this front end"
     wanted = jax.eval_shape(functools.partial(fresh, made, mels=settings.mels), key)

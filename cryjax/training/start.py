@@ -27,11 +27,16 @@ from cryjax.training.supervised import Supervised
 from cryjax.training.workdir import Workdir
 
 
+def digest(text: str) -> str:
+    """Identifies a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def inputs_of(data: str) -> dict[str, str]:
     """What a run's numbers depend on besides its config: versions and text digests, by name.
 
     Args:
-      data: what the datasets are made of and hold, from `Prepared.fingerprint`.
+      data: what the run is trained on, from `leakage.content`.
     """
     home = pathlib.Path(__file__).parents[1]
     sources = {
@@ -40,9 +45,7 @@ def inputs_of(data: str) -> dict[str, str]:
     }
     texts = {"cryjax": json.dumps(sources), "data": data}
     versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
-    return versions | {
-        name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()
-    }
+    return versions | {name: digest(text) for name, text in texts.items()}
 
 
 def open_workdir(path: str, config: Any, data: str, spread: Parallel) -> Workdir:

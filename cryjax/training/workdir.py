@@ -88,10 +88,13 @@ class Workdir:
           left: glob patterns of files that show that a run has begun.
 
         Raises:
-          UserError: if it holds a run with a different config, or cannot be written to.
+          UserError: if it holds a dataset, or a run with a different config, or cannot be written
+            to.
           Unavailable: if another process works in it, or its file server is away.
         """
         self.path = pathlib.Path(path)
+        if (self.path / "prepared.json").exists():  # whoever deletes one would lose both
+            raise UserError(f"{self.path}: holds a prepared dataset; use another --workdir")
         self.inputs = dict(inputs)
         self.writes = writes
         if writes:

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from cryjax.command.errors import Unavailable
-from cryjax.command.files import hold, whole, write_json
+from cryjax.command.errors import Unavailable, UserError
+from cryjax.command.files import claim, hold, whole, write_json
 
 
 @pytest.mark.parametrize(("mode", "old", "new"), [("w", "before", "é\n"), ("wb", b"before", b"\0")])
@@ -84,3 +84,21 @@ def test_a_folder_is_given_back_when_nothing_needs_it(tmp_path):
     command = [sys.executable, "-c", HOLDER.replace("60", "0"), tmp_path]
     del first
     assert subprocess.run(command, check=True, timeout=60, capture_output=True).stdout == b"held\n"
+
+
+def test_what_one_process_writes_no_other_does(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("of before")
+    first = claim(path)
+    first.write("mine")
+    first.flush()
+    with pytest.raises(UserError, match=r"rows\.csv: another process is writing it"):
+        claim(path)
+    assert path.read_text() == "mine"
+    path.rename(tmp_path / "done.csv")  # as when it is complete
+    second = claim(path)
+    second.write("yours")
+    first.close()
+    second.close()
+    assert (tmp_path / "done.csv").read_text() == "mine" and path.read_text() == "yours"
+    assert not claim(path).close() and not path.read_text()

@@ -85,6 +85,16 @@ def test_an_interrupted_program_says_only_that():
     assert "Traceback" in ended("fail(ValueError('a bug'))").stderr
 
 
+@pytest.mark.parametrize("path", ["x" * 300, "/proc/1/mem"])
+def test_a_path_that_the_system_refuses_is_told(path):
+    reason = "File name too long" if "x" in path else "Permission denied"
+    error = OSError(errno.ENAMETOOLONG if "x" in path else errno.EACCES, reason, path)
+    done = ended(f"fail(OSError({error.errno}, {reason!r}, {path!r}))")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"({reason}); give another path" in done.stderr and path[:200] in done.stderr
+    assert "Traceback" in ended("fail(FileNotFoundError(2, 'No such file', 'a bug'))").stderr
+
+
 def test_float64_is_refused():
     done = ended("print('ran')", first="import jax", JAX_ENABLE_X64="1")
     assert done.returncode == 2 and done.stderr.startswith("some: error: JAX_ENABLE_X64 is set")

@@ -16,7 +16,7 @@ import soundfile
 import tensorflow_datasets as tfds
 
 from cryjax.command.errors import UserError
-from cryjax.data import preparing, records
+from cryjax.data import preparing, records, writing
 from cryjax.data.manifest import Row
 from cryjax.data.recording import Recording
 from cryjax.data.synthetic.clips import of_cries
@@ -226,6 +226,18 @@ def test_no_temporary_folder_is_left_behind(tmp_path, monkeypatch):
     run(tmp_path / "data")
     read(records.open_prepared(tmp_path / "data"), "test")
     assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_two_at_once_do_not_write_one_dataset(tmp_path):
+    with writing.Writer(tmp_path / "data") as first:
+        (first.partial / "record").touch()
+        with (
+            pytest.raises(UserError, match="data: another process is writing it"),
+            writing.Writer(tmp_path / "data"),
+        ):
+            pass
+        assert (first.partial / "record").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_place_that_cannot_be_made_is_named(tmp_path):

@@ -7,6 +7,7 @@ from cryjax.command import config as config_lib
 from cryjax.command.errors import UserError
 from cryjax.data.records import open_prepared
 from cryjax.evaluation import leakage, tasks
+from cryjax.training import start
 
 
 @pytest.fixture
@@ -52,6 +53,22 @@ def test_who_was_heard_without_labels_is_told_and_so_is_what_is_gone(prepared, r
     assert "was trained on scored subjects: /gone is not a prepared dataset" in gone
     (gone,) = leakage.check("adapted", data, subjects[:1])  # who was left out
     assert "cannot tell whether" in gone
+
+
+@pytest.mark.parametrize("name", ["adapted", "tuned"])
+def test_a_dataset_that_was_prepared_again_is_told_and_not_believed(prepared, runs, name):
+    data = open_prepared(prepared)
+    excluded = {str(data.index().subjects[0])} if name == "adapted" else set()
+    trained = leakage.content([data], excluded)
+    meta = leakage.read_meta(name)
+    meta["inputs"] = {"data": start.digest(trained)}
+    found = leakage.heard(name, data.subject_key)
+    assert found.labelled or name != "tuned"
+    assert not any("no longer" in line for line in found.unknown)
+    meta["inputs"] = {"data": start.digest(trained + "another")}
+    found = leakage.heard(name, data.subject_key)
+    assert not found.labelled
+    assert f"{prepared} is no longer what it was trained on" in found.unknown
 
 
 def test_a_run_whose_folder_its_origin_has_now_is_told_and_not_followed_for_ever(

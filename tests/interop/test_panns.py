@@ -1,6 +1,7 @@
 """PANNs' and speechbrain's weights say here what they say in PyTorch, and come back bit for bit."""
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -13,7 +14,7 @@ from cryjax.audio import frontend
 from cryjax.command.errors import UserError
 from cryjax.interop import panns, run
 from cryjax.interop.model import read_run
-from cryjax.models import ENCODERS
+from cryjax.models import ENCODERS, encoders, make_encoder
 
 REFERENCE = pathlib.Path(__file__).with_name("reference.npz")
 CLASSES = 5
@@ -44,6 +45,19 @@ def torch_weights(encoder: str, front_end: str) -> dict[str, np.ndarray]:
             parts["bias"] = shape[:1]
         found |= {f"{name}.{part}": lively.tensor(f"{name}.{part}", s) for part, s in parts.items()}
     return found
+
+
+@pytest.mark.parametrize("width", [0.02, 0.1, 1 / 3, 0.412, 1.37])
+def test_numbers_of_channels_tell_the_width_however_they_were_rounded(width):
+    encoder = make_encoder("cnn6", width)
+    draw = functools.partial(encoders.fresh, encoder, mels=64)
+    shapes = jax.eval_shape(draw, jax.random.key(0))
+    variables = {"encoder": jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)}
+    settings = frontend.PRESETS["panns_32k"]
+    tensors = panns.to_state_dict(variables, "cnn6", settings)
+    _, found, back = panns.from_state_dict(tensors, settings)
+    assert make_encoder("cnn6", found) == encoder
+    assert jax.tree.map(np.shape, back["encoder"]) == jax.tree.map(np.shape, shapes)
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,13 @@ def test_another_spelling_of_a_folder_is_no_other_config(tmp_path, spelling):
             Workdir(tmp_path, {"data": other})
 
 
+def test_a_dataset_is_no_work_directory(tmp_path):
+    (tmp_path / "prepared.json").touch()
+    with pytest.raises(UserError, match="holds a prepared dataset"):
+        Workdir(tmp_path, {})
+    assert not (tmp_path / "config.json").exists()
+
+
 def test_other_processes_write_nothing(tmp_path):
     workdir = Workdir(tmp_path / "run", {}, writes=False)
     workdir.log(1, {"loss": 1.0})
