@@ -6,6 +6,7 @@ import pathlib
 import runpy
 import signal
 import time
+import types
 
 import jax
 import numpy as np
@@ -15,6 +16,11 @@ from matplotlib import image
 
 import programs
 from cryjax import finetune
+from cryjax.command import config as config_lib
+from cryjax.command.errors import UserError
+from cryjax.data.records import Index
+from cryjax.evaluation import tasks
+from cryjax.evaluation.embeddings import Embeddings
 from cryjax.training import best
 
 TINY = (
@@ -206,16 +212,88 @@ def test_a_recipe_of_whole_numbers_takes_what_the_encoder_was_trained_with():
     with config.ignore_type():
         config.update({"init": "RUN", "encoder_rate": 1, "encoder": {"width": 1}})
         config.crop.seconds = config.clip_seconds = 1
+        config.front_end = "panns_16k"
     encoder = {"name": "cnn6", "width": 0.25, "dtype": "bfloat16"}
     meta = {"config": {"encoder": encoder, "front_end": "small_8k", "crop": {"seconds": 0.8}}}
     found = finetune.as_trained(config, meta)
     assert (found.encoder.width, found.crop.seconds) == (0.25, 0.8)
     assert found.encoder.dtype == "float32"  # how to compute is the recipe's choice
-    assert found.clip_seconds == 1
+    assert found.clip_seconds == 1 and found.front_end == "small_8k"
     meta["config"]["crop"]["seconds"] = 4.0  # of which a view at the highest speed takes more
     assert finetune.as_trained(config, meta).clip_seconds == pytest.approx(4.2)
+    config.init, config.encoder_rate, config.layer_decay = "", 0.1, 0.5
+    found = finetune.as_trained(config, None)
+    assert found.encoder_rate == found.layer_decay == 1.0
+
+
+def labelled(**fields):
+    """Stands for a prepared dataset: 48 subjects of a recording each, one in four unlabelled."""
+    place = np.arange(48)
+    labels = np.array(["ill", "well", "", "well"])[place % 4]
+    splits = np.array(["train", "validation", "test"])[place // 4 % 3]
+    whole = Index(splits, place, place, labels, np.char.mod("s%d", place))
+    return types.SimpleNamespace(
+        label_names=("ill", "well"), directory="DATA", synthetic=False, cautions=(),
+        require_rate=lambda *_: None, index=lambda: whole, at=lambda index: index,
+    )  # fmt: skip
+
+
+def test_who_is_scored_is_looked_for_in_what_it_began_from(monkeypatch):
+    """And audio that was synthesised for that is in this, too."""
+    monkeypatch.setattr(finetune, "open_prepared", lambda path: labelled())
+    asked = []
+    monkeypatch.setattr(
+        finetune.leakage, "check", lambda *what: asked.append((what[0], {*what[2]})) or ["heard"]
+    )
+    config = config_lib.load(programs.ROOT / "configs" / "finetune.py")
+    config.update({"data": "DATA", "init": "RUN"})
+    for synthetic in (True, False):
+        data = finetune.open_data(config, {"synthetic": synthetic})
+        assert data.synthetic is synthetic and data.warnings == ["heard"]
+    whole = labelled().index()
+    scored = {*whole.subjects[(whole.splits == "test") & (whole.labels != "")]}
+    assert asked == [("RUN", scored)] * 2 and len(data.division.train) == 12
     config.init = ""
-    assert finetune.as_trained(config, None).encoder_rate == 1.0
+    assert finetune.open_data(config, None).warnings == [] and len(asked) == 2
+    # A step cannot be chosen, and patience cannot end, where nobody is held out.
+    config.update({"patience": 2, "validation": 0.0, "folds": 3})
+    with pytest.raises(UserError, match=r"config\.patience=2 needs validation scores"):
+        finetune.open_data(config, None)
+
+
+def test_sampling_draws_each_class_that_there_is_equally_often():
+    train = labelled().index()
+    classes = ("hurt", "ill", "well")
+    sources = finetune.training_sources(labelled(), train, classes, "sampling")
+    assert [weight for _, weight in sources] == [1.0, 1.0]
+    assert [len(source) for source, _ in sources] == [12, 24]
+    for (source, _), name in zip(sources, classes[1:], strict=True):
+        assert set(source._source.labels) == {name}
+    for balance in ("weights", "none"):
+        ((source, _),) = finetune.training_sources(labelled(), train, classes, balance)
+        assert len(source) == len(train)
+
+
+def test_a_result_counts_people_and_a_class_that_was_not_learnt_has_no_score(monkeypatch, tmp_path):
+    person = np.repeat(np.arange(6), 2)
+    labels = np.array(["ill", "well"])[person % 2]
+    whole = Index(labels, np.arange(12), np.arange(12), labels, person.astype(str))
+    task = tasks.Task(types.SimpleNamespace(), ("hurt", "ill", "well"), False)
+    data = finetune.Data(task, tasks.Division(whole, whole[:0], whole), False, [])
+    features = np.column_stack([np.zeros(12), labels == "ill", labels == "well"]).astype(float)
+    found = Embeddings(features, whole.recordings, labels, whole.subjects)
+    config = types.SimpleNamespace(resamples=20, seed=0, init="")
+    result_ = finetune.result_of(config, data, found, 4)
+    assert (result_["n_train"], result_["n_train_subjects"]) == (12, 6)
+    assert result_["learnt"] == ["ill", "well"] and result_["scored"] == "test"
+    for module, name in ((finetune, "training_figure"), (finetune.classifier, "draw")):
+        monkeypatch.setattr(module, name, lambda *_, **__: None)
+    workdir = types.SimpleNamespace(
+        path=tmp_path, result=lambda result: None, figure=lambda name: None, metrics=list
+    )
+    finetune.report(workdir, result_, found, task)
+    rows = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert rows[1].endswith("ill,nan,1,0") and len(rows) == 13
 
 
 def test_the_best_step_is_the_first_best_and_patience_ends():

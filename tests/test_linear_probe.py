@@ -1,6 +1,7 @@
 """The probe program: honest numbers, an encoder left untouched, clear errors."""
 
 import csv
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -116,15 +117,44 @@ def embedder(*arguments, **options):
 
 
 def test_splits_are_those_of_the_recordings(monkeypatch):
-    monkeypatch.setattr(linear_probe, "Embedder", embedder)
+    monkeypatch.setattr(linear_probe.Embedder, "of", embedder)
     found, splits = linear_probe.embed(encoder("trained", 3.0), of_recordings(("train", "test")), 8)
     expected = np.where(found.recordings % 30 % 2 == 0, "train", "test")
     np.testing.assert_array_equal(splits, expected)
 
 
+def test_who_is_scored_is_who_must_not_have_been_learnt_from():
+    def scored(splits, folds):
+        config = types.SimpleNamespace(folds=folds)
+        return set(linear_probe.scored_subjects(of_recordings(splits), config))
+
+    everybody = {f"s{n}" for n in range(30)}
+    assert scored(("train", "test"), 0) == {f"s{n}" for n in range(1, 30, 2)}
+    assert scored(("train", "test"), 5) == scored(("fold1", "fold2"), 0) == everybody
+
+
+def test_an_untrained_encoder_like_another_is_drawn_by_the_seed(monkeypatch):
+    monkeypatch.setattr(linear_probe, "untrained_like", lambda *how: how)
+    config = types.SimpleNamespace(init="random", like="RUN", seed=5)
+    assert linear_probe.load_encoder(config) == ("RUN", 5)
+
+
+def test_a_digest_is_of_the_values():
+    ours, theirs = {"a": np.arange(3.0)}, {"a": np.array([0.0, 1.0, 2.5])}
+    assert linear_probe.digest(ours) == linear_probe.digest({"a": np.arange(3.0)})
+    assert linear_probe.digest(ours) != linear_probe.digest(theirs)
+
+
+def test_recordings_without_a_label_are_not_used():
+    data = of_recordings()
+    data.index().labels[data.index().recordings < 50] = ""
+    found = linear_probe.labelled(data)
+    assert set(found.recordings) == set(range(50, 120)) and "" not in found.labels
+
+
 def test_result_holds_what_it_was_made_by(monkeypatch, tmp_path, capsys):
     """The positive class is as named; the floor is of untrained encoders."""
-    monkeypatch.setattr(linear_probe, "Embedder", embedder)
+    monkeypatch.setattr(linear_probe.Embedder, "of", embedder)
     monkeypatch.setattr(linear_probe, "open_prepared", lambda path: of_recordings())
     monkeypatch.setattr(linear_probe.leakage, "check", lambda *_: ["heard"])
     monkeypatch.setattr(linear_probe, "load_encoder", lambda config: encoder("trained", 3.0))
@@ -166,6 +196,67 @@ def test_result_holds_what_it_was_made_by(monkeypatch, tmp_path, capsys):
     assert "average_precision (chance: 0.333) and sensitivity are for 'ill'" in said
     grouped = result["by_subject"]
     assert f"one mean score per subject: accuracy {grouped['accuracy']:.3f} [" in said
+
+
+@pytest.fixture
+def probed(monkeypatch, tmp_path):
+    """Probes a stand-in for a dataset: its result, its predictions, and who was asked about."""
+
+    def probe(data, trained, **fields):
+        asked = []
+        monkeypatch.setattr(linear_probe.Embedder, "of", embedder)
+        monkeypatch.setattr(linear_probe, "open_prepared", lambda path: data)
+        monkeypatch.setattr(
+            linear_probe.leakage, "check", lambda run, of, scored: asked.extend(set(scored)) or []
+        )
+        monkeypatch.setattr(linear_probe, "load_encoder", lambda config: trained)
+        monkeypatch.setattr(linear_probe.classifier, "draw", lambda *_: None)
+        config = config_lib.load(programs.ROOT / "configs" / "linear_probe.py")
+        config.update({"init": "RUN", "data": "DATA", "resamples": 10, "floor": 0, **fields})
+        folder = tmp_path / str(len([*tmp_path.iterdir()]))
+        linear_probe.main(config, str(folder))
+        with (folder / "predictions.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return json.loads((folder / "result.json").read_text()), rows, set(asked)
+
+    return probe
+
+
+def test_own_splits_are_scored_by_their_test_part_alone(probed):
+    result, rows, asked = probed(of_recordings(("train", "test")), encoder("RUN", 3.0), folds=0)
+    tested = {f"s{n}" for n in range(1, 30, 2)}
+    assert asked == {row["subject"] for row in rows} == tested and len(rows) == 60
+    assert all(row["subject"] == f"s{int(row['recording']) % 30}" for row in rows)
+    assert result["n_recordings"] == 60 and result["n_train_subjects"] == 15
+    assert result["synthetic"] is False
+
+
+def test_every_choice_of_a_probe_makes_other_scores(probed):
+    half = {"label_fraction": 0.5, "folds": 2}
+    ways = ({}, {"seed": 1}, {"label_seed": 1}, {"classifier": "logistic"})
+    made = [
+        probed(of_recordings(people=12, each=2), encoder("RUN", 1.0), **(half | way))[1]
+        for way in ways
+    ]
+    assert len({json.dumps(rows) for rows in made}) == len(ways)
+
+
+def test_what_the_encoder_was_made_of_and_what_became_of_it_is_in_the_result(probed, monkeypatch):
+    trained = encoder("RUN", 3.0)
+    trained.synthetic = True
+    result, _, _ = probed(of_recordings(people=12, each=2), trained, folds=2)
+    digests = result["encoder_sha256"]
+    assert result["synthetic"] is True and digests["before"] == digests["after"]
+    plain = linear_probe.probes.probe
+
+    def probe(*given, **how):
+        trained.variables["weight"] += 1.0
+        return dataclasses.replace(plain(*given, **how), warnings=["few"])
+
+    monkeypatch.setattr(linear_probe.probes, "probe", probe)
+    result, _, _ = probed(of_recordings(people=12, each=2), trained, folds=2)
+    digests = result["encoder_sha256"]
+    assert digests["before"] != digests["after"] and "few" in result["warnings"]
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,28 @@ def test_short_clip_is_repeated():
     np.testing.assert_array_equal(np.sort(crop[:7]), np.arange(1, 8))
 
 
+def test_a_crop_may_be_the_last_of_a_clip():
+    crops = jax.vmap(lambda key: augment.random_crop(key, jnp.arange(9, dtype=jnp.int16), 9, 8))
+    assert set(np.asarray(crops(keys(50)))[:, 0] * 32768) == {0, 1}
+
+
+def test_a_crop_at_another_speed_is_a_stretch_of_the_clip_too():
+    """Between samples by interpolation, never into the padding, and as often fast as slow."""
+
+    @jax.jit
+    def crops_of(clip, length):
+        crop = lambda key: augment.random_crop(key, clip, length, 300, (0.5, 2.0))  # noqa: E731
+        return jax.vmap(crop)(keys(200)) * 32768
+
+    crops = np.asarray(crops_of(np.arange(1000, dtype=np.int16), 900))
+    steps = np.diff(crops)
+    np.testing.assert_allclose(steps, steps[:, :1].repeat(299, 1), atol=1e-2)
+    assert crops.min() >= 0 and crops.max() < 900 and 0.5 <= steps.min() < steps.max() <= 2.01
+    assert abs(np.median(np.log(steps[:, 0]))) < 0.12
+    short = np.where(np.arange(1000) < 7, 1000, 0).astype(np.int16)
+    np.testing.assert_allclose(crops_of(short, 7), 1000, rtol=1e-5)
+
+
 @pytest.mark.parametrize("speed", [0.75, 1.0, 1.3])
 def test_speed_moves_the_pitch(speed):
     time = np.arange(2 * RATE) / RATE
@@ -96,6 +118,9 @@ def test_mix_ratio_and_partner():
     added = augment.mix(jax.random.key(0), waveform, background, snr_decibels=(5.0, 5.0)) - waveform
     assert abs(decibels(np.mean(waveform**2) / np.mean(np.square(added))) - 5) < 1e-2
 
+    silence = augment.mix(jax.random.key(0), waveform, 0 * background, snr_decibels=(5.0, 5.0))
+    np.testing.assert_array_equal(silence, waveform)
+
     batch = np.arange(16, dtype=np.float32)[:, None]
     seen = set()
     for seed in range(20):
@@ -125,6 +150,15 @@ def test_band_pass_leaves_the_middle():
         np.testing.assert_allclose(change, np.broadcast_to(change[:1], change.shape), atol=1e-5)
         np.testing.assert_allclose(change[:, 10:30], 0.0, atol=1e-5)
         assert change.max() < 1e-5 and change.min() >= -60.001
+
+
+def test_band_pass_cuts_both_ends_each_by_itself_and_by_60_decibels_at_most():
+    log_mel = noise(1, 40)
+    cut = jax.vmap(lambda key: augment.band_pass(key, log_mel, low=0.25, high=0.25, slope=30.0))
+    change = np.asarray(cut(keys(100)))[:, 0] - log_mel
+    below, above = change[:, :10].sum(axis=1), change[:, 30:].sum(axis=1)
+    assert below.min() < -300 and above.min() < -300 and change.min() >= -60.001
+    assert abs(np.corrcoef(below, above)[0, 1]) < 0.5
 
 
 def test_equalise_is_smooth_and_constant_in_time():
@@ -251,6 +285,24 @@ def test_probability_leaves_the_rest_alone():
     )
     share = np.mean(np.any(np.asarray(changed != x), axis=1))
     assert 0.22 < share < 0.38
+
+
+def test_whether_and_how_an_example_is_changed_are_drawn_apart_and_anew_in_each_place():
+    x = jnp.ones((400, 2))
+    how = {"decibels": (-6.0, 6.0), "probability": 0.5}
+    first, second = (
+        np.asarray(augment._apply("gain", place, how, keys(400), x))[:, 0] for place in (1, 2)
+    )
+    assert abs(np.mean(20 * np.log10(first[first != 1]))) < 1.0
+    both = (first != 1) & (second != 1)
+    assert 60 < both.sum() < 140 and not np.any(first[both] == second[both])
+
+
+def test_what_is_mixed_in_is_another_of_the_batch():
+    x = jnp.eye(8)
+    mix = jax.jit(lambda x: augment._apply("mix", 1, {"snr_decibels": (0.0, 0.0)}, keys(8), x))
+    mixed = np.asarray(mix(x))
+    np.testing.assert_array_equal((mixed > 0.5).sum(axis=1), 2)
 
 
 def test_mixup_mixes_targets_as_it_mixes_clips():

@@ -73,6 +73,25 @@ def test_a_disk_that_answers_again_loses_nothing(monkeypatch):
         take(loader.Clips([(source, 1.0)], samples=8, seed=1), 1, batch_size=10)
 
 
+@pytest.mark.parametrize("error", [OSError, RuntimeError])
+def test_a_disk_that_is_away_for_a_while_changes_no_share(monkeypatch, error):
+    waited = []
+
+    class Ill(Source):
+        def __getitem__(self, i):
+            if sum(waited) < 25:
+                raise error("Stale file handle")
+            return super().__getitem__(i)
+
+    monkeypatch.setattr(loader.time, "sleep", waited.append)
+    share = {"batch_size": 10, "process": 1, "processes": 2, "threads": 0, "buffer": 0}
+    ours, theirs = (
+        take(loader.Clips([(source, 1.0)], samples=8, seed=1), 1, **share)[0]["audio"]
+        for source in (Ill(10), Source(10))
+    )
+    np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_the_global_batch(clips, processes):
     whole = take(clips, 4, batch_size=8, start=1)

@@ -78,6 +78,9 @@ def test_case_and_blanks_divide_no_subject(read, refused):
     rows = read("Path,Subject , LABEL\na.wav,bob,cry\nb.wav,bob ,cry \n")
     assert [(row.subject, row.label) for row in rows] == [("bob", "cry")] * 2
     assert "repeats './a.wav'" in refused("path\na.wav\n./a.wav\n")
+    assert "repeats 'a.wav'" in refused("path\n./a.wav\na.wav\n")
+    # But capitals do: they are two people until somebody says otherwise.
+    assert [row.subject for row in read("path,subject\na,Bob\nb,bob\n")] == ["Bob", "bob"]
 
 
 def test_relative_to_the_manifest_not_to_where_it_is_read(tmp_path, read, monkeypatch):
@@ -95,6 +98,23 @@ def test_absolute_paths_stay(tmp_path, read):
     assert row.path == there and row.name == str(there)
     # Wherever it is read.
     assert row == Row(pathlib.Path("/"), str(there), "", str(there), "", alone=True)
+
+
+def test_no_file_outside_the_folders_allowed_is_read_links_included(tmp_path):
+    for name in ("here", "here-too", "allowed"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "here" / "link.wav").symlink_to(tmp_path / "here-too" / "a.wav")
+    path, allowed = tmp_path / "here" / "m.csv", [str(tmp_path / "allowed")]
+
+    def check(name):
+        path.write_text(f"path\n{name}\n")
+        manifest.check_inside(read_manifest(path), path, allowed)
+
+    for name in ("a.wav", "deeper/a.wav", "../here/a.wav", "../allowed/a.wav"):
+        check(name)
+    for name in ("../here-too/a.wav", "link.wav", "/etc/passwd"):
+        with pytest.raises(UserError, match=r"outside the manifest's folder; .* --allow_dir="):
+            check(name)
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])

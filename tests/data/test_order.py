@@ -103,6 +103,13 @@ def test_each_source_has_its_share_of_every_window_and_epochs_of_its_own(lengths
         assert max(turns) - min(turns) <= 1
 
 
+def test_a_share_is_rounded_to_the_nearest_from_the_first_example_on():
+    """Rounded otherwise, the order would change, and no run could go on as it began."""
+    order = Order([5, 9], [1, 2], seed=0)
+    for count in range(50):
+        assert abs(order._taken(count)[0] - count / 3) < 0.5
+
+
 def test_shares_are_exact_after_any_time():
     far = 10**10
     taken = Order([5, 9, 4], [0.1, 0.2, 0.7], seed=0)._taken(far)

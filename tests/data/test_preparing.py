@@ -4,6 +4,7 @@ import collections
 import csv
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -293,6 +294,18 @@ def test_a_fingerprint_changes_with_anything_that_matters(tmp_path, rows):
     prints.add(preparing.fingerprint(rows))
     assert len(prints) == 1 + len(changed) + 2
     assert preparing.fingerprint([Row(tmp_path, "nul\0", "", "", "")]) not in prints
+    # A file of another time, or only of another size, may hold something else.
+    path, before = rows[1].path, preparing.fingerprint(rows)
+    time = path.stat().st_mtime_ns
+    os.utime(path, ns=(time, time + 1))
+    touched = preparing.fingerprint(rows)
+    os.truncate(path, 999)
+    os.utime(path, ns=(time, time + 1))
+    assert len({before, touched, preparing.fingerprint(rows)}) == 3
+    # One file under two names is two recordings.
+    os.link(path, tmp_path / "link.wav")
+    linked = dataclasses.replace(rows[1], name="link.wav")
+    assert preparing.fingerprint([linked]) != preparing.fingerprint(rows[1:2])
 
 
 def test_a_dataset_is_known_by_what_it_holds(directory, tmp_path):
@@ -307,7 +320,15 @@ def test_a_dataset_is_known_by_what_it_holds(directory, tmp_path):
         *RECORDINGS["train"][1:2],
         dataclasses.replace(RECORDINGS["train"][2], subject="ä"),
     ]
-    for name, changed in (("audio", others[:1]), ("subjects", swapped)):
+    relabelled = [
+        dataclasses.replace(one, label=label)
+        for one, label in zip(
+            RECORDINGS["train"][:3], ("hunger", "pain;hunger", "pain"), strict=True
+        )
+    ]
+    for name, changed in (
+        ("audio", others[:1]), ("subjects", swapped), ("labels", relabelled),
+    ):  # fmt: skip
         kept = RECORDINGS["train"][len(changed) :]
         run(tmp_path / name, RECORDINGS | {"train": [*changed, *kept]})
         other = records.open_prepared(tmp_path / name)
@@ -396,3 +417,21 @@ print(*(name for name in ("tensorflow", "torch") if name in sys.modules))
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+def test_recordings_that_change_splits_make_another_dataset(tmp_path):
+    """Of the same counts: who is tested now was trained on before."""
+    made = []
+    for order in (1, -1):
+        pair = [Recording(n, audio(2_000, n), "x", f"s{n}") for n in range(2)][::order]
+        run(tmp_path / str(order), {"train": pair[:1], "test": pair[1:]})
+        made.append(records.open_prepared(tmp_path / str(order)))
+    assert made[0].counts == made[1].counts and made[0].fingerprint != made[1].fingerprint
+
+
+def test_only_recordings_that_are_used_count_as_of_unknown_subjects(tmp_path):
+    stream = [
+        Recording(0, audio(2_000), "x", "0.wav", alone=True),
+        Recording(1, None, "x", "1.wav", "silent", alone=True),
+    ]
+    assert run(tmp_path / "data", {"train": stream})["alone"] == 1

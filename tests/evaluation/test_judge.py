@@ -9,6 +9,7 @@ import pytest
 from cryjax.command.errors import UserError
 from cryjax.evaluation import judge, tasks
 from cryjax.evaluation.embeddings import Embeddings
+from cryjax.training.steps import TrainState
 
 CONFIG = types.SimpleNamespace(resamples=20, seed=0)
 TASK = tasks.Task(types.SimpleNamespace(), ("ill", "well"), False)
@@ -57,3 +58,61 @@ def test_subjects_of_one_label_are_counted_too():
     assert with_third["calibration_error"] == result["calibration_error"]
     found.labels[0] = "well"
     assert "by_subject" not in judge.summarise(found, TASK, CONFIG, LEARNT)
+
+
+def judged(monkeypatch, task, live, average=None, learnt=LEARNT):
+    """Validation metrics of a state whose head's parameters are its probabilities."""
+    made = []
+
+    def embedder(function, samples, devices):
+        made.append((function.keywords["multi_label"], samples))
+        return lambda variables, found, shown: dataclasses.replace(
+            found, features=variables["head"]["params"]
+        )
+
+    monkeypatch.setattr(judge, "Embedder", embedder)
+    task = dataclasses.replace(task, prepared=types.SimpleNamespace(at=lambda found: found))
+    plan = types.SimpleNamespace(settings=types.SimpleNamespace(sample_rate=8000))
+    parts = types.SimpleNamespace(encoder=None, head=None, plan=plan)
+    config = types.SimpleNamespace(crop=types.SimpleNamespace(seconds=0.5))
+    one = judge.Judge(task, parts, config, None, learnt)
+    assert made == [(task.multi_label, 4000)]
+    states = [
+        {"params": {"encoder": {}, "head": scores}, "batch_stats": {"encoder": {}}}
+        for scores in (live, average)
+    ]
+    state = TrainState(
+        0, **states[0], opt_state=(), average=average if average is None else states[1]
+    )
+    return one.metrics(state, classified())
+
+
+def test_validation_scores_are_those_of_the_average_which_is_what_is_kept(monkeypatch):
+    right = np.eye(2)[np.repeat(np.arange(12), 3) % 2]
+    found = judged(monkeypatch, TASK, right)
+    assert found["validation_macro_auc"] == found["validation_accuracy"] == 1.0
+    assert found["validation_calibration_error"] == 0.0
+    assert judged(monkeypatch, TASK, right, 1 - right)["validation_macro_auc"] == 0.0
+
+
+def test_validation_leaves_out_a_class_that_was_not_learnt(monkeypatch):
+    true = np.repeat(np.arange(12), 3) % 2
+    third = tasks.Task(TASK.prepared, ("ill", "well", "hurt"), False)
+    scores = np.column_stack([np.eye(2)[true], np.full(36, 2.0)])
+    learnt = np.array([True, True, False])
+    found = judged(monkeypatch, third, scores, learnt=learnt)
+    assert found["validation_accuracy"] == 1.0
+    alike = dataclasses.replace(classified(), features=scores)
+    assert judge.summarise(alike, third, CONFIG, learnt)["accuracy"] == 1.0
+
+
+def test_one_of_several_labels_is_judged_by_itself(monkeypatch):
+    several = tasks.Task(TASK.prepared, TASK.classes, True)
+    right = np.eye(2)[np.repeat(np.arange(12), 3) % 2]
+    assert judged(monkeypatch, several, right)["validation_macro_auc"] == 1.0
+
+
+def test_intervals_are_drawn_as_often_and_by_the_seed_as_the_config_says():
+    ways = [types.SimpleNamespace(resamples=n, seed=s) for n, s in ((20, 0), (200, 0), (20, 1))]
+    found = [judge.summarise(classified(), TASK, way, LEARNT) for way in ways]
+    assert len({tuple(one["intervals"]["macro_auc"]) for one in found}) == 3

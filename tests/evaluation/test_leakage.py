@@ -1,11 +1,14 @@
 """Whom an encoder has heard in training: told, and refused where labels were learnt."""
 
+import types
+
+import numpy as np
 import pytest
 
 import programs
 from cryjax.command import config as config_lib
 from cryjax.command.errors import UserError
-from cryjax.data.records import open_prepared
+from cryjax.data.records import Index, open_prepared
 from cryjax.evaluation import leakage, tasks
 from cryjax.training import start
 
@@ -96,3 +99,57 @@ def test_names_by_another_key_cannot_be_compared(prepared, runs):
     found = leakage.heard("tuned", "another")
     assert not found.labelled | found.unlabelled
     assert sum("with another key" in why for why in found.unknown) == 2
+
+
+def dataset(name, subjects, splits, labels=""):
+    """Stands for a prepared dataset of one recording a subject."""
+    place = np.arange(len(subjects))
+    whole = Index(
+        np.broadcast_to(splits, place.shape), place, place,
+        np.broadcast_to(labels, place.shape), np.array(subjects),
+    )  # fmt: skip
+    return types.SimpleNamespace(
+        directory=name, subject_key="key", fingerprint=name,
+        index=lambda split="": whole[whole.splits == split] if split else whole,
+    )  # fmt: skip
+
+
+def test_who_is_heard_is_who_is_in_the_splits_of_all_datasets_of_all_runs(monkeypatch):
+    data = {
+        "A": dataset("A", ["ann", "bob"], ["extra", "test"]),
+        "B": dataset("B", ["cid"], "extra"),
+        "C": dataset("C", ["dan"], "train"),
+    }
+    config = config_lib.load(programs.ROOT / "configs" / "pretrain_small.py")
+    config.update({"data": "A,B:2", "split": "extra", "init": "before"})
+    before = config_lib.load(programs.ROOT / "configs" / "pretrain_small.py")
+    before.update({"data": "C", "init": "gone"})
+    metas = {
+        name: {"program": "pretrain", "config": config_lib.to_dict(one)}
+        for name, one in (("run", config), ("before", before))
+    }
+
+    def read_meta(run):
+        if run not in metas:
+            raise UserError(f"{run}: holds no checkpoints")
+        return metas[run]
+
+    monkeypatch.setattr(leakage, "read_meta", read_meta)
+    monkeypatch.setattr(leakage, "open_prepared", data.__getitem__)
+    found = leakage.heard("run", "key")
+    assert found.unlabelled == {"ann", "cid", "dan"} and found.unknown == ["gone is gone"]
+
+
+def test_who_has_no_label_does_not_move_the_folds_of_those_who_have(monkeypatch):
+    """As in fine-tuning, which leaves them out before it divides."""
+    people = [f"s{n}" for n in range(40)]
+    labels = np.array(["ill", "well", "", ""])[np.arange(40) % 4]
+    data = dataset("A", people, "train", labels)
+    config = config_lib.load(programs.ROOT / "configs" / "finetune.py")
+    config.update({"data": "A", "folds": 4})
+    meta = {"program": "finetune", "config": config_lib.to_dict(config)}
+    monkeypatch.setattr(leakage, "read_meta", lambda run: meta)
+    monkeypatch.setattr(leakage, "open_prepared", lambda entry: data)
+    division = tasks.divide(data.index()[labels != ""], config)
+    found = leakage.heard("run", "key").labelled
+    assert found == {*division.train.subjects, *division.validation.subjects}

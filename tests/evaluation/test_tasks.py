@@ -116,3 +116,49 @@ def test_classes_that_a_part_lacks_are_told():
     assert any("have only one class" in line for line in tasks.missing(task, one))
     with pytest.raises(TooFewLabels, match="1 of the 3 classes"):
         tasks.missing(task, tasks.Division(ill["train"], found.validation, found.test))
+
+
+def test_several_labels_are_all_targets_and_a_task_may_be_said_to_have_several():
+    held = types.SimpleNamespace(labels=np.array(["ill;well", "", "well"]))
+    several = tasks.open_task(recipe(), held, labelled("ill", "well"))
+    assert several.true(held.labels).tolist() == [[True, True], [False, False], [False, True]]
+    one = types.SimpleNamespace(labels=np.array(["ill", "well"]))
+    found = {
+        kind: tasks.open_task(recipe(task=kind), one, labelled("ill", "well")).multi_label
+        for kind in ("auto", "single", "multi")
+    }
+    assert found == {"auto": False, "single": False, "multi": True}
+
+
+def test_what_is_scored_is_the_test_part_if_there_is_one():
+    found = tasks.divide(index(("train", "validation", "test")), recipe())
+    assert found.scored is found.test
+    # Without one, who is held out is scored in the end: no evaluation before that is needed.
+    found = tasks.divide(index(("train",)), recipe(evaluate_every="0"))
+    assert not len(found.test) and len(found.validation) and found.scored is found.validation
+    fewer = tasks.divide(index(("train",)), recipe(evaluate_every="0", label_fraction=0.5))
+    assert len(fewer.train) < len(found.train) and len(fewer.validation) < len(found.validation)
+
+
+@pytest.mark.parametrize(
+    "pair", [("train", "test"), ("validation", "test"), ("train", "validation")]
+)
+def test_a_subject_in_two_of_three_splits_is_refused(pair):
+    whole = index(("train", "validation", "test"))
+    whole.splits[:10] = np.repeat(pair, (4, 6))
+    with pytest.raises(UserError, match="such as 's00', are in more than one split"):
+        tasks.divide(whole, recipe())
+
+
+@pytest.mark.parametrize(("fraction", "held"), [(0.5, 0.0), (1.0, 0.2)])
+def test_other_labels_to_learn_from_are_scored_on_the_same_subjects(fraction, held):
+    """Also where the dataset's own folds are not wanted."""
+    whole = index(("fold1", "fold2", "fold3"))
+    fields = {"folds": 4, "label_fraction": fraction, "validation": held}
+    one, other = (tasks.divide(whole, recipe(label_seed=n, **fields)) for n in (0, 1))
+    np.testing.assert_array_equal(one.test.recordings, other.test.recordings)
+    assert len(set(one.test.splits)) > 1
+    assert set(one.train.subjects) != set(other.train.subjects)
+    # And other folds hold out others.
+    moved = tasks.divide(whole, recipe(fold_seed=1, **fields))
+    assert set(moved.test.subjects) != set(one.test.subjects)

@@ -251,6 +251,59 @@ def test_checksums_see_any_one_value(values, data):
     assert checkpoints.checksums({"a": {"b": changed}}) != sums
 
 
+def test_checksums_see_values_that_changed_places():
+    values = np.arange(6, dtype=np.float32)
+    orders = [values, values[::-1].copy(), np.roll(values, 1), values[[1, 0, 2, 3, 4, 5]]]
+    assert len({checkpoints.checksums({"a": order})["a"] for order in orders}) == 4
+
+
+def test_what_was_saved_after_a_step_is_dropped_and_the_step_itself_is_not(run):
+    for step in (3, 2):
+        checkpoints.Checkpoints(run).rewind(step)
+        assert checkpoints.Checkpoints(run).latest == step
+
+
+def test_a_step_is_saved_once(run, states):
+    """A run that stops right after a periodic save has nothing to add."""
+    saved = checkpoints.Checkpoints(run)
+    for save in (saved.save, saved.save_model):
+        save(states[0], 3, META)
+        saved.wait()
+    assert_equal(saved.restore(states[0], parallel.Parallel().replicated).params, states[2].params)
+
+
+def test_a_moving_average_comes_back_and_is_what_a_model_is(states, tmp_path):
+    ours = states[0].replace(average=states[1].live)
+    saved, best = (
+        checkpoints.Checkpoints(tmp_path, folder=name) for name in ("checkpoints", "best")
+    )
+    saved.save(ours, 1, META)
+    best.save_model(ours, 1, META)
+    for one in (saved, best):
+        one.wait()
+    restored = saved.restore(jax.eval_shape(lambda: ours), parallel.Parallel().replicated)
+    assert_equal(restored.average, states[1].live)
+    assert_equal(restored.params, states[0].params)
+    assert_equal(load_pretrained(str(tmp_path)).variables["params"], states[1].params["encoder"])
+
+
+def test_the_newest_model_is_the_best_or_else_of_the_highest_step(tmp_path):
+    for name in ("checkpoints/9", "checkpoints/10", "best/2"):
+        assert not (tmp_path / name).exists()
+        (tmp_path / name).mkdir(parents=True)
+        assert checkpoints.newest(str(tmp_path)) == tmp_path / name
+
+
+def test_a_checkpoint_damaged_again_is_set_aside_again(run, states):
+    for aside in ("damaged-3", "damaged-3-again"):
+        hurt(run / "checkpoints" / "3", "zeros")
+        saved = checkpoints.Checkpoints(run)
+        assert int(saved.restore(states[0], parallel.Parallel().replicated).step) == 2
+        assert (run / "checkpoints" / aside).is_dir()
+        saved.save(states[2].replace(step=jax.numpy.int32(3)), 3, META)
+        saved.close()
+
+
 def test_an_unfinished_checkpoint_is_not_one(run, states):
     (run / "checkpoints" / "9.orbax-checkpoint-tmp-0").mkdir()
     assert checkpoints.Checkpoints(run).latest == 3

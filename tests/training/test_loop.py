@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ class Recorder:
             raise OSError(28, "No space left on device")
 
     def wait(self):
-        pass
+        self.complete = self.latest
 
 
 @jax.jit
@@ -50,30 +51,31 @@ def step_function(state, batch, key):
 
 
 def run(tmp_path, losses, *, start=0, before=None, evaluate=None, enough=None, skip=False,
-        saved=None, stop=None, pictures=None, **schedule):  # fmt: skip
+        saved=None, stop=None, pictures=None, step_at=None, key=None, meta=None,
+        **schedule):  # fmt: skip
     """Trains over batches that are their own loss; `before(n)` runs as batch n has its step."""
 
     def batches():
         for n in range(start, 10_000):
             yield {"loss": np.full(2, losses(n), np.float32)}
 
-    def step_at(step):
+    def step_of(step):
         if before:
             before(step - 1)
-        return step_function
+        return step_at(step) if step_at else step_function
 
     workdir, saved = Workdir(tmp_path, {}), saved or Recorder()
     options = {"total": 10, "log_every": 2, "checkpoint_every": 4} | schedule
     state = loop.train(
-        step_at,
+        step_of,
         TrainState(jnp.int32(start), {}, {}, {}),
         batches(),
-        key=jax.random.key(0),
+        key=jax.random.key(0) if key is None else key,
         schedule=loop.Schedule(**options),
         parallel=Parallel("jit", jax.devices()[:1]),
         checkpoints=saved,
         workdir=workdir,
-        meta={},
+        meta=meta or {},
         learning_rate=lambda n: n / 10,
         batch_size=2,
         evaluate=evaluate,
@@ -88,7 +90,7 @@ def run(tmp_path, losses, *, start=0, before=None, evaluate=None, enough=None, s
 
 def test_logs_means_over_the_steps_since_the_last_line(tmp_path):
     state, workdir, saved = run(tmp_path, float)
-    assert int(state.step) == 10 and saved.steps == [4, 8, 10]
+    assert int(state.step) == 10 and saved.steps == [4, 8, 10] and saved.complete == 10
     lines = workdir.metrics()
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10]
     # Batch n, counted from 0, is step n + 1.
@@ -144,6 +146,35 @@ def test_goes_on_from_a_step(tmp_path):
     assert int(state.step) == 10 and saved.steps == [8, 10]
     # Line for line those of the run that was never stopped.
     assert [(line["step"], line["loss"]) for line in workdir.metrics()] == [(8, 6.5), (10, 8.5)]
+
+
+def test_a_line_of_steps_before_and_after_a_stop_is_their_mean(tmp_path):
+    """As of a run that was never stopped; the last line may be of fewer steps than others."""
+    saved = Recorder()
+    options = {"log_every": 4, "checkpoint_every": 0, "saved": saved}
+    before = lambda n: n == 5 and signal.raise_signal(signal.SIGTERM)  # noqa: E731
+    with pytest.raises(stopping.Stopped):
+        run(tmp_path, float, before=before, meta={"program": "of glass"}, **options)
+    assert saved.steps == [6] == [saved.complete] and saved.meta["program"] == "of glass"
+    _, workdir, _ = run(tmp_path, float, start=6, **options)
+    lines = [(line["step"], line["loss"]) for line in workdir.metrics()]
+    assert lines == [(4, 1.5), (8, 5.5), (10, 8.5)]
+
+
+def test_the_key_reaches_the_step(tmp_path):
+    def told(state, batch, key):
+        seen.append(key)
+        return step_function(state, batch, key)
+
+    seen = []
+    run(tmp_path, float, start=9, step_at=lambda step: told, key=jax.random.key(7))
+    assert seen == [jax.random.key(7)]
+
+
+def test_never_logging_is_logging_every_step():
+    plan = types.SimpleNamespace(total=10, in_steps=int)
+    config = types.SimpleNamespace(log_every="0", checkpoint_every="4", pictures_every="0")
+    assert loop.Schedule.of(config, plan, "5") == loop.Schedule(10, 1, 4, 5, 0)
 
 
 def test_evaluates_now_and_then(tmp_path):
@@ -207,7 +238,15 @@ def test_updates_that_are_never_finite_again_end_the_run_and_replace_no_checkpoi
         pytest.raises(UserError, match=r"last 21 updates, up to step 27, .* is of step 8"),
     ):
         run(tmp_path, lambda n: np.nan if n > 5 else 1.0, skip=True, saved=saved, total=40)
-    assert saved.steps == [4, 8]
+    assert saved.steps == [4, 8] and saved.complete == 8  # which the message names
+
+
+def test_a_stop_saves_whatever_was_skipped_before_it(tmp_path):
+    saved = Recorder()
+    before = lambda n: n == 6 and signal.raise_signal(signal.SIGTERM)  # noqa: E731
+    with jax.debug_nans(False), pytest.raises(stopping.Stopped):
+        run(tmp_path, lambda n: np.nan if n > 2 else 1.0, skip=True, saved=saved, before=before)
+    assert saved.steps[-1] == 7
 
 
 def test_a_save_that_failed_ends_the_run_at_the_next_step(tmp_path):
@@ -242,9 +281,11 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
         if n == 5:
             os.kill(os.getpid(), number)
 
+    drawn = []  # the machine may be gone before they are
+    pictures = {"pictures": lambda *_: drawn.append(True), "pictures_every": 6}
     with pytest.raises(stopping.Stopped) as stopped:
-        run(tmp_path, float, before=before, saved=saved)
-    assert stopped.value.code == 75 and saved.steps == [4, 6]
+        run(tmp_path, float, before=before, saved=saved, **pictures)
+    assert stopped.value.code == 75 and saved.steps == [4, 6] and not drawn
     assert signal.getsignal(number) is old
 
 
@@ -327,6 +368,16 @@ def test_a_collapse_is_named():
     assert "on a line" in loop.collapsed({"uniformity": -2.0, "effective_rank": 1.05})
     assert not loop.collapsed({"uniformity": -2.0, "effective_rank": 20.0})
     assert not loop.collapsed({"loss": 1.0})
+
+
+def test_a_collapse_is_warned_of_once_and_not_while_nothing_is_learnt(tmp_path, caplog):
+    def collapsing(state, batch, key):
+        state, metrics = step_function(state, batch, key)
+        return state, metrics | {"uniformity": jnp.float32(0.0)}
+
+    run(tmp_path, float, step_at=lambda step: collapsing, total=20)
+    said = [one.message for one in caplog.records if "may have collapsed" in one.message]
+    assert len(said) == 1 and said[0].startswith("step 4:")
 
 
 def test_a_damaged_recording_is_the_users_to_mend():

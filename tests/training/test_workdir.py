@@ -1,5 +1,6 @@
 """A work directory keeps its metrics straight over a resumption, and its config."""
 
+import errno
 import io
 import json
 
@@ -7,7 +8,9 @@ import pytest
 from PIL import Image
 
 import programs
-from cryjax.command.errors import UserError
+from cryjax.command import config as config_lib
+from cryjax.command.errors import Unavailable, UserError
+from cryjax.training import workdir as workdir_lib
 from cryjax.training.workdir import PROJECTOR, Workdir
 
 
@@ -139,3 +142,53 @@ def test_other_processes_write_nothing(tmp_path):
     workdir.result({"a": 1})
     workdir.rewind(0)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("left", ["checkpoints/7", "metrics.jsonl", "result.json"])
+def test_anything_that_a_run_leaves_keeps_its_config(tmp_path, left):
+    Workdir(tmp_path, {"a": 1})
+    (tmp_path / left).mkdir(parents=True)
+    with pytest.raises(UserError, match="a: 1 -> 2"):
+        Workdir(tmp_path, {"a": 2})
+
+
+def test_what_computes_the_numbers_may_not_change(tmp_path):
+    for program in ("pretrain_small", "finetune"):
+        config = config_lib.to_dict(config_lib.load(programs.ROOT / "configs" / f"{program}.py"))
+        Workdir(tmp_path / program, config).log(1, {"loss": 1.0})
+        watched = {"checkpoint_every": "9 steps", "log_every": "9 steps", "nonfinite": "skip"}
+        watched["loader"] = {**config["loader"], "threads": 9}
+        Workdir(tmp_path / program, config | watched)
+        for changed in (
+            {"optimizer": {**config["optimizer"], "learning_rate": 9.0}},
+            {"seed": 9}, {"batch_size": 9}, {"total": "9 steps"}, {"data": "other"},
+            {"evaluate_every": "9 steps"}, {"label_fraction": 0.25}, {"clip_seconds": 9.0},
+        ):  # fmt: skip
+            if changed.keys() <= config.keys():
+                with pytest.raises(UserError, match="a different config"):
+                    Workdir(tmp_path / program, config | changed)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.ESTALE, Unavailable), (errno.EIO, Unavailable), (errno.EACCES, UserError)],
+)
+def test_a_file_server_that_is_away_is_tried_again_and_a_mistake_is_not(
+    tmp_path, monkeypatch, number, kind
+):
+    def fail(folder):
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(workdir_lib, "hold", fail)
+    with pytest.raises(kind, match="cannot be written to"):
+        Workdir(tmp_path, {})
+
+
+def test_events_are_there_at_once_and_say_where_they_go_on(tmp_path):
+    """A killed run closes no file; TensorBoard drops what an earlier one logged after that step."""
+    workdir = Workdir(tmp_path, {})
+    for step in (7, 8):
+        workdir.log(step, {"loss": 0.5})
+        told = [*programs.events(tmp_path)]
+        assert (told[-1].step, len(told[-1].summary.value)) == (step, 1)
+    assert [event.step for event in told if event.HasField("session_log")] == [7]
