@@ -41,7 +41,7 @@ RULES = {
     "label_fraction": number(above=0, high=1),
     "seed": integer(),
     "label_seed": integer(),
-    "resamples": integer(1),
+    "resamples": integer(20),  # with fewer, an interval says nothing
     "batch_size": integer(1),
     "encoder.name": one_of(*ENCODERS),
     "encoder.width": number(above=0),

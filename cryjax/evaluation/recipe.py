@@ -36,7 +36,7 @@ RULES = {
     ),
     "folds": config_lib.FOLDS,
     "fold_seed": integer(),
-    "resamples": integer(1),
+    "resamples": integer(20),  # with fewer, an interval says nothing
     **{f"{method}.fractions": _FRACTIONS for method in METHODS},
     **{f"{method}.seeds": _SEEDS for method in METHODS},
     "probe.classifier": one_of("ridge", "logistic"),

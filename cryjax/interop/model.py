@@ -59,6 +59,10 @@ class Description:
     multi_label: bool
     synthetic: bool
 
+    def __post_init__(self) -> None:
+        if min(self.features, self.window_samples, self.least_samples, self.segment_seconds) <= 0:
+            raise ValueError(f"not the description of a model: {self}")
+
     @property
     def sample_rate(self) -> int:
         return self.front_end.sample_rate

@@ -36,7 +36,7 @@ RULES = recipe.RULES | {
     "evaluate_every": config_lib.LENGTH,
     "select": one_of("macro_auc", "average_precision", "accuracy", "balanced_accuracy"),
     "patience": integer(),
-    "resamples": integer(1),
+    "resamples": integer(20),  # with fewer, an interval says nothing
 }
 
 
