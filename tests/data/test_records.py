@@ -64,10 +64,12 @@ def test_a_damaged_index_is_made_anew(copied, content):
         np.testing.assert_array_equal(kept["labels"], whole.labels)
 
 
-@pytest.mark.parametrize("content", ["", '{"a": 1}', "[]", "\xff", "splits"])
+@pytest.mark.parametrize("content", ["", '{"a": 1}', "[]", "\xff", "splits", "labels"])
 def test_a_damaged_description_is_named(copied, content):
     if content == "splits":
         content = json.dumps(read_info(copied) | {"splits": {"train": 1}})
+    elif content == "labels":
+        content = json.dumps({**read_info(copied), "labels": None})
     (copied / "prepared.json").write_text(content, encoding="latin-1")
     with pytest.raises(UserError, match=r"copied/prepared\.json: damaged \(.*\); prepare .* again"):
         open_prepared(copied)
