@@ -21,6 +21,7 @@ have cryjax installed.
 import collections
 import csv
 import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Iterable
@@ -33,6 +34,7 @@ from cryjax.command.errors import UserError
 from cryjax.data import (
     catalogue,
     corpora,
+    decode,
     excluding,
     preparing,
     remarks,
@@ -60,7 +62,7 @@ _SYNTHETIC = flags.DEFINE_enum(
     "synthetic", None, sorted(synthetic.CORPORA), "A corpus that is generated, not recorded."
 )
 _OUT = flags.DEFINE_string("out", None, "Folder to create for the prepared dataset.")
-_SAMPLE_RATE = flags.DEFINE_integer("sample_rate", 16_000, "Hertz.", lower_bound=1000)
+_SAMPLE_RATE = flags.DEFINE_integer("sample_rate", 16_000, "Hertz.", *decode.RATES_HZ)
 _SEGMENT = flags.DEFINE_float("segment_seconds", 10.0, "Longest segment.", lower_bound=0.1)
 _LABEL_COLUMN = flags.DEFINE_string("label_column", "label", "Manifest column with the labels.")
 _SUBJECT_COLUMN = flags.DEFINE_string(
@@ -291,6 +293,11 @@ def check_flags() -> None:
         )
     if _BEAM_OPTIONS.value and not _BEAM_RUNNER.value:
         raise UserError("--beam_options needs a --beam_runner; name one")
+    if not math.isfinite(_SEGMENT.value):
+        raise UserError(
+            f"--segment_seconds={_SEGMENT.value} is not a length; 86400 never cuts: no recording "
+            f"is longer than {decode.MAXIMUM_HOURS:g} hours"
+        )
 
 
 def report(out: pathlib.Path, info: dict[str, Any], rows: list[Row]) -> None:

@@ -413,6 +413,15 @@ def test_beam_where_it_is_missing(folder, tmp_path, monkeypatch):
         (["--out=OUT", "--synthetic=cries", "--examples=10", "--splits=a=0.5,b=0.5"], "1 subject"),
         (["--out=OUT", "--synthetic=cries", "--split_seed=-1"], "split_seed"),
         (["--out=OUT", "--synthetic=cries", "--shards=0"], "shards"),
+        (
+            ["--out=OUT", "--synthetic=cries", "--segment_seconds=nan"],
+            "=nan is not a length; 86400",
+        ),
+        (
+            ["--out=OUT", "--synthetic=cries", "--segment_seconds=inf"],
+            "=inf is not a length; 86400",
+        ),
+        (["--out=OUT", "--synthetic=cries", "--sample_rate=768001"], "768000"),
         (["--out=OUT", "--synthetic=cries", "--beam_options=a=b"], "--beam_runner"),
         (["--out=OUT", "--tfds=any", "--beam_runner=DirectRunner"], "--beam_runner"),
     ],

@@ -6,10 +6,12 @@ import math
 import pathlib
 import re
 import runpy
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
+from absl import flags
 
 from cryjax.command.errors import UserError
 
@@ -160,6 +162,34 @@ def load(path: pathlib.Path) -> ml_collections.ConfigDict:
     return runpy.run_path(str(path))["get_config"]()
 
 
+def not_loaded(error: BaseException | None) -> UserError | None:
+    """What to say of an error inside a recipe, with its line; None for an error elsewhere.
+
+    Args:
+      error: raised while flags were parsed, possibly again as another.
+    """
+    found = None
+    while error is not None:
+        path, lines = "", []
+        for frame, line in traceback.walk_tb(error.__traceback__):
+            code, module = frame.f_code, str(frame.f_globals.get("__name__"))
+            if code.co_name == "parse" and module.startswith("ml_collections.config_flags"):
+                path = str(frame.f_locals.get("path", ""))
+            elif code.co_filename == path.partition(":")[0]:
+                lines.append(line)
+        if isinstance(error, SyntaxError) and error.filename == path.partition(":")[0]:
+            lines.append(error.lineno or 0)
+        if path:  # the innermost: ml_collections raises some again
+            said = error.msg if isinstance(error, SyntaxError) else str(error)
+            if isinstance(error, OSError):  # ml_collections lists where it looked
+                said = said.splitlines()[-1]
+            why = " ".join(f"{type(error).__name__}: {said}".split())
+            where = f" (line {lines[-1]})" if lines else ""
+            found = UserError(f"--config={path} cannot be loaded: {why}{where}")
+        error = error.__cause__ or error.__context__
+    return found
+
+
 def checked(
     config: ml_collections.ConfigDict | None,
     rules: Mapping[str, Rule] | None,
@@ -175,13 +205,17 @@ def checked(
     Raises:
       UserError: if it is wrong or missing.
     """
-    if config is None:
+    if config is None and not ("config" in flags.FLAGS and flags.FLAGS["config"].present):
         raise UserError(f"--config is missing: {recipe}")
     try:
-        config.items()
+        getattr(config, "items", None)
     except OSError as error:  # ml_collections defers it until the config is used
-        why = str(error).splitlines()[-1].strip()
-        raise UserError(f"--config: the recipe cannot be loaded: {why}") from error
+        raise not_loaded(error) or UserError(f"--config cannot be loaded: {error}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(
+            f"--config cannot be loaded: its get_config returns {type(config).__name__}, not "
+            "ConfigDict"
+        )
     if rules is not None:
         validate(config, rules)
     return config

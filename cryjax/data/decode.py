@@ -163,6 +163,8 @@ def stream(
     samples, sound = 0, False
     try:
         if not path.is_file():
+            if path.exists():
+                raise Unusable("not a file")
             windows = "; write '/' between folders, not '\\'" if "\\" in path.name else ""
             if re.search(r"(^|/)[A-Za-z]:[\\/]", str(path)):
                 windows = "; a Windows path: write it relative to the manifest's folder, with '/'"

@@ -6,6 +6,7 @@ import itertools
 import os
 import pathlib
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import TextIO
 
@@ -135,8 +136,8 @@ def read_manifest(path: str | pathlib.Path, columns: Columns = Columns()) -> lis
 
     Raises:
       UserError: for a missing file, a missing or duplicate column, no rows, too many or too long
-        rows, quotation marks that do not match, a row with more cells than the header, an empty or
-        repeated path, or a subject in two splits.
+        rows, quotation marks that do not match, a row with more cells than the header, a control
+        character, an empty or repeated path, or a subject in two splits.
     """
     columns = Columns(*map(_column, dataclasses.astuple(columns)))
     path = pathlib.Path(path)
@@ -187,7 +188,7 @@ def _read(
         # A row may be short, and a column missing.
         values += [""] * (len(header) + 1 - len(values))
         name, label, subject, split = (values[place].strip() for place in places)
-        check.lengths(number, name, label, subject, split)
+        check.values(number, name, label, subject, split)
         # Stripped: 'bob ' and 'bob' are one subject. Each label once, or it would count as several.
         # Interned: many rows share values.
         labels = dict.fromkeys(filter(None, map(str.strip, label.split(";"))))
@@ -239,12 +240,18 @@ class _Check:
         self._split_of: dict[str, str] = {}
         self._split: bool | None = None  # whether rows have one
 
-    def lengths(self, number: int, *values: str) -> None:
+    def values(self, number: int, *values: str) -> None:
         for column, value in zip(_KEPT, values, strict=True):
             if len(value) > VALUE_CHARACTERS:
                 raise UserError(
                     f"{self._path}: line {number} has a {column} of {len(value)} characters; "
                     f"shorten it to at most {VALUE_CHARACTERS}"
+                )
+            # No file has a NUL in its name; others break tables and terminals.
+            if not value.isprintable() and "Cc" in map(unicodedata.category, value):
+                raise UserError(
+                    f"{self._path}: line {number} has a control character in its {column}, such "
+                    "as a tab or line break; delete it"
                 )
 
     def cells(self, number: int, values: list[str], columns: int) -> None:

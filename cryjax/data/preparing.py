@@ -27,6 +27,7 @@ from cryjax.data.synthetic import Clip
 
 _AHEAD = 4  # files in flight per worker
 _SHOWN = 6  # labels per split
+_SHOWN_CHARACTERS = 40  # of each
 
 
 class NoneUsable(UserError):
@@ -295,12 +296,16 @@ def already_done(directory: pathlib.Path, inputs: Mapping[str, Any]) -> dict[str
     return info
 
 
+def _short(label: str) -> str:
+    return label if len(label) <= _SHOWN_CHARACTERS else f"{label[: _SHOWN_CHARACTERS - 3]}..."
+
+
 def summary_table(info: Mapping[str, Any]) -> str:
     """A dataset's contents as a readable table."""
     lines = [f"{'split':<12}{'recordings':>11}{'examples':>10}{'subjects':>10}{'hours':>8}  labels"]
     for split, counts in info["splits"].items():
         labels = sorted(counts["labels"].items(), key=lambda item: -item[1])
-        shown = ", ".join(f"{name} {count}" for name, count in labels[:_SHOWN])
+        shown = ", ".join(f"{_short(name)} {count}" for name, count in labels[:_SHOWN])
         more = f", and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
         lines.append(
             f"{split:<12}{counts['recordings']:>11}{counts['examples']:>10}"

@@ -8,8 +8,11 @@ TensorFlow and reads twenty times slower. `prepared.json` lies beside TFDS's own
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import uuid
+import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +24,7 @@ from cryjax.command.errors import UserError
 from cryjax.data import remarks, tf_example
 
 INFO_FILE = "prepared.json"
+_BLOCK = 1 << 16  # ArrayRecord pads files to whole ones
 
 FEATURES = tfds.features.FeaturesDict(
     {
@@ -64,12 +68,33 @@ class Index:
         return self[np.unique(self.recordings, return_index=True)[1]]
 
 
+def _damaged(what: str | pathlib.Path, error: object) -> UserError:
+    said = " ".join(str(error).split())[:200]
+    return UserError(f"{what}: damaged ({said}); prepare the dataset again")
+
+
 class Source:
-    """Random access to the examples of a split; text is `str`, and audio is read-only."""
+    """Random access to the examples of a split; text is `str`, and audio is read-only.
+
+    Raises UserError if one of its files is missing or cut short.
+    """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         self._records = builder.as_data_source(split=split, deserialize_method=raw)
+        first = 0
+        for shard in builder.info.splits[split].file_instructions:
+            try:
+                size = pathlib.Path(shard.filename).stat().st_size
+            except FileNotFoundError:
+                size = 0
+            # Opened only if its size is suspicious: there may be thousands.
+            if not size or size % _BLOCK:
+                try:
+                    self._records[first]
+                except RuntimeError as error:
+                    raise _damaged(shard.filename, error) from error
+            first += shard.examples_in_shard
 
     def __len__(self) -> int:
         return len(self._records)
@@ -85,6 +110,17 @@ class Source:
             "recording": found["recording"],
             "segment": found["segment"],
         }
+
+
+def _kept(file: pathlib.Path) -> Index | None:
+    """A cached index, or None if there is none that can be read."""
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            index = Index(**kept)
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error):
+        return None
+    lengths = {np.shape(part) for part in vars(index).values()}
+    return index if lengths == {(len(index.rows),)} else None
 
 
 def _described(example: dict[str, Any]) -> tuple[int, str, str]:
@@ -153,7 +189,13 @@ class Prepared:
             raise UserError(
                 f"{self.directory} has no split {split!r}; it has {', '.join(self.splits)}"
             )
-        return Source(tfds.builder_from_directory(str(self.directory)), split)
+        try:
+            builder = tfds.builder_from_directory(str(self.directory))
+        except OSError:
+            raise
+        except Exception as error:  # of TFDS, JSON or protobuf, which have no class in common
+            raise _damaged(self.directory, error) from error
+        return Source(builder, split)
 
     def index(self, *splits: str) -> Index:
         """Indexes all examples of the given splits, or of all.
@@ -171,15 +213,16 @@ class Prepared:
     def _index(self, split: str) -> Index:
         source = self.source(split)
         file = self.directory / f"index-{split}.npz"
-        if file.is_file():
-            with np.load(file, allow_pickle=False) as kept:
-                if len(kept["rows"]) == len(source):
-                    return Index(**kept)
+        if (kept := _kept(file)) is not None and len(kept) == len(source):
+            return kept
         rows = np.arange(len(source))
-        found = [
-            _described(source[int(row)])
-            for row in progress.over(rows, "index", unit="segments", stays=False)
-        ]
+        try:
+            found = [
+                _described(source[int(row)])
+                for row in progress.over(rows, "index", unit="segments", stays=False)
+            ]
+        except RuntimeError as error:  # ArrayRecord's
+            raise _damaged(self.directory, error) from error
         index = Index(
             np.full(len(rows), split),
             rows,
@@ -189,6 +232,8 @@ class Prepared:
         with contextlib.suppress(OSError):
             with partial.open("wb") as stream:
                 np.savez_compressed(stream, **dataclasses.asdict(index))
+                stream.flush()
+                os.fsync(stream.fileno())  # or a crash of the machine may leave a file of zeros
             partial.replace(file)
         return index
 
@@ -208,13 +253,21 @@ class Prepared:
 
 
 def read_info(directory: pathlib.Path) -> dict[str, Any] | None:
-    """A folder's `prepared.json`, or None."""
+    """A folder's `prepared.json`, or None. Raises UserError if it is damaged."""
     file = directory / INFO_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        info = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(file, error) from error
+    if not isinstance(info, dict) or not {"inputs", "splits"} <= info.keys():
+        raise _damaged(file, "no description of a dataset")
+    return info
 
 
 def open_prepared(directory: str | pathlib.Path) -> Prepared:
-    """Opens a prepared dataset. Raises UserError if the folder is not one."""
+    """Opens a prepared dataset. Raises UserError if the folder is not one, or damaged."""
     directory = pathlib.Path(directory)
     info = read_info(directory)
     if info is None:
@@ -222,14 +275,17 @@ def open_prepared(directory: str | pathlib.Path) -> Prepared:
             f"{directory} is not a prepared dataset; make one with "
             f"python -m cryjax.prepare --manifest=FILE.csv --out={directory}"
         )
-    return Prepared(
-        directory,
-        info["sample_rate"],
-        info["segment_seconds"],
-        tuple(info["labels"]),
-        {split: counts["examples"] for split, counts in info["splits"].items()},
-        info["synthetic"],
-        info["splits"],
-        info.get("subject_key", ""),
-        tuple(remarks.cautions(info)),
-    )
+    try:
+        return Prepared(
+            directory,
+            info["sample_rate"],
+            info["segment_seconds"],
+            tuple(info["labels"]),
+            {split: counts["examples"] for split, counts in info["splits"].items()},
+            info["synthetic"],
+            info["splits"],
+            info.get("subject_key", ""),
+            tuple(remarks.cautions(info)),
+        )
+    except (AttributeError, KeyError, TypeError) as error:
+        raise _damaged(directory / INFO_FILE, repr(error)) from error

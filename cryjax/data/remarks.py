@@ -18,12 +18,15 @@ _NO_LABELS = {
 _OTHER_SPLITS = {"val", "valid", "dev", "testing", "training", "eval"}  # no program reads these
 # A long number as a spreadsheet shows it, such as 4.91757E+12; '3E7' may be a real name.
 _SHORTENED = re.compile(r"\d([.,]\d+E\+?|E\+)\d+", re.IGNORECASE)
-_SPELLING = "capitals, blanks, hyphens, leading zeros or a trailing '.0'"
+_SPELLING = "capitals, blanks, invisible characters, hyphens, leading zeros or a trailing '.0'"
 
 
 def _spelling(name: str) -> str:
     """A key shared by names that read as one: '007', '7' and '7.0', 'Pain' and 'pain '."""
-    plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    if not plain.isprintable():  # rare, and slow to remove: such as zero-width spaces
+        plain = "".join(c for c in plain if unicodedata.category(c) != "Cf")
+    plain = re.sub(r"[\s_-]+", " ", plain).strip()
     plain = re.sub(r"(?<![0-9.,])0+(?=[0-9])", "", plain)
     return re.sub(r"^([0-9]+)[.,]0+$", r"\1", plain)
 
@@ -31,8 +34,9 @@ def _spelling(name: str) -> str:
 def alike(names: Iterable[str]) -> list[list[str]]:
     """Groups of names that differ in spelling only, each sorted.
 
-    Spelling means capitals, blanks, hyphens, underscores, leading zeros or, of a number, a trailing
-    '.0'. There may be millions of names, so most of them take only one entry in a table.
+    Spelling means capitals, blanks, invisible characters, hyphens, underscores, leading zeros or,
+    of a number, a trailing '.0'. There may be millions of names, so most of them take only one
+    entry in a table.
     """
     first: dict[str, str] = {}
     groups: dict[str, set[str]] = {}

@@ -106,10 +106,16 @@ def divide(index: Index, config: Any) -> Division:
             if config.folds
             else folds.own_split(of.subjects, of.splits)
         )
+        found = f"{len(of)} recordings of {len(set(of.subjects))} subjects"
+        if not parts:
+            raise TooFewLabels(
+                f"config.folds={config.folds}: {found} allow no folds, which need two subjects and "
+                "two recordings of a class; add some, or use config.folds=0 and splits of your own"
+            )
         if config.fold >= len(parts):
             raise TooFewLabels(
-                f"config.fold={config.fold}: {len(of)} recordings of {len(set(of.subjects))} "
-                f"subjects allow {len(parts)} folds, counted from 0"
+                f"config.fold={config.fold}: {found} allow {len(parts)} folds; use one from 0 to "
+                f"{len(parts) - 1}"
             )
         train, test = parts[config.fold]
     else:

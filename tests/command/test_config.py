@@ -1,5 +1,8 @@
 """Configs are refused by field, value and remedy; lengths become steps in one place."""
 
+import re
+import sys
+
 import ml_collections
 import pytest
 from absl import flags
@@ -103,9 +106,47 @@ def test_differences():
     ]
 
 
-def test_a_recipe_that_is_not_there_is_named():
+def parsed(path):
+    sys.modules.pop("config_config", None)  # else a recipe would have what others had
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "", flag_values=values)
-    values(["program", "--config=nowhere.py"])
-    with pytest.raises(UserError, match=r"cannot be loaded.*'nowhere\.py'"):
-        config_lib.checked(values.config, None)
+    values(["program", f"--config={path}"])
+    return values.config
+
+
+def test_a_recipe_that_is_not_there_is_named():
+    with pytest.raises(UserError, match=r"--config=nowhere\.py cannot be loaded.*'nowhere\.py'"):
+        config_lib.checked(parsed("nowhere.py"), None)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("x = 1\ndef get_config(:", r"SyntaxError: .* \(line 2\)"),
+        ("x = 1\n\ny = z", r"NameError: name 'z' is not defined \(line 3\)"),
+        ("import not_installed", r"ModuleNotFoundError: .*'not_installed' \(line 1\)"),
+        ("import pathlib\n\npathlib.Path('/none').read_text()", r"OSError: .*'/none'"),
+        ("def get_config():\n    return int('a')", r"ValueError: invalid literal.* \(line 2\)"),
+        ("def get_config(which):\n    return 1", r"TypeError: get_config\(\) missing .*'which'"),
+        ("x = 1", "AttributeError: .* no attribute 'get_config'"),
+    ],
+)
+def test_a_recipe_that_fails_is_named_with_its_line(tmp_path, content, said):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(content)
+    with pytest.raises(Exception) as caught:
+        config_lib.checked(parsed(recipe), None)
+    error = caught.value if isinstance(caught.value, UserError) else None
+    error = error or config_lib.not_loaded(caught.value)
+    assert re.fullmatch(rf"--config={recipe} cannot be loaded: {said}", str(error))
+
+
+def test_an_error_outside_a_recipe_is_not_of_it():
+    assert config_lib.not_loaded(ValueError("x")) is None
+
+
+@pytest.mark.parametrize("returned", ["3", "{}", "print"])
+def test_a_recipe_that_returns_no_config_is_refused(tmp_path, returned):
+    (tmp_path / "recipe.py").write_text(f"def get_config():\n    return {returned}")
+    with pytest.raises(UserError, match=r"its get_config returns \w+, not ConfigDict"):
+        config_lib.checked(parsed(tmp_path / "recipe.py"), None)

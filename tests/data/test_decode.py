@@ -1,5 +1,6 @@
 """What is decoded is what was recorded, or a reason in one line; nothing else is ever made up."""
 
+import os
 import subprocess
 
 import numpy as np
@@ -187,7 +188,9 @@ def test_reasons_of_paths(tmp_path):
     assert unusable(tmp_path / "cries\\a.wav") == (
         "no such file; write '/' between folders, not '\\'"
     )
-    assert unusable(tmp_path) == "no such file"
+    assert unusable(tmp_path) == "not a file"
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert unusable(tmp_path / "pipe.wav") == "not a file"
     assert unusable(tmp_path / "nul\0.wav") == "no such file"
     assert "too long" in unusable(tmp_path / ("a" * 300))
     (tmp_path / "empty.wav").touch()

@@ -119,9 +119,9 @@ def test_no_file_outside_the_folders_allowed_is_read_links_included(tmp_path):
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 def test_what_spreadsheets_write(tmp_path, read, ending):
-    lines = ["path,label", '"a, b.wav","say ""hi"""', '"two\r\nlines.wav",x', ""]
+    lines = ["path,label,note", '"a, b.wav","say ""hi"""', 'b.wav,x,"two\r\nlines"', ""]
     rows = read(b"\xef\xbb\xbf" + ending.join(lines).encode())
-    assert [row.name for row in rows] == ["a, b.wav", "two\r\nlines.wav"]
+    assert [row.name for row in rows] == ["a, b.wav", "b.wav"]
     assert [row.label for row in rows] == ['say "hi"', "x"]
     assert rows[0].path == tmp_path / "a, b.wav"
 
@@ -188,6 +188,10 @@ def test_splits_that_programs_look_for_are_found_in_any_case(read):
         ("path\n" + "a" * 200_000 + "\n", "the row on line 2: field larger", "export it as CSV"),
         ("path\n" + "a" * 5_000 + "\n", "line 2 has a path of 5000 characters", "at most 4096"),
         ("path,label\na," + "a;" * 3_000, "line 2 has a label of 6000 characters", "shorten"),
+        ("path\na\0b.wav\n", "line 2 has a control character in its path", "delete it"),
+        ('path,label\na,x\nb,"so\nso"\n', "line 4 has a control character in its label", "delete"),
+        ("path,subject\na,\x1b[2Jx\n", "line 2 has a control character in its subject", "delete"),
+        ("path,split\na,tr\x85ain\n", "line 2 has a control character in its split", "delete"),
         # One row, of as many short fields and lines as there is file.
         ('path,x\n"' + '\n","' * 300_000, "a row of more than 1000000", "export it as CSV"),
         ("x," * 300_000 + "\n", "no column 'path' (found: x, x,", "add one"),
@@ -201,10 +205,9 @@ def test_mistakes_are_named_with_their_remedy(refused, content, fault, remedy):
 @pytest.mark.parametrize("mark", [",", ";"])
 @pytest.mark.parametrize("stray", [2, 40])
 def test_a_stray_quotation_mark_swallows_no_rows(read, refused, mark, stray):
-    lines = [f"path{mark}label", *(f'{i}.wav{mark}"x{mark} y\nz"' for i in range(50))]
-    assert [row.label for row in read("\n".join(lines))] == [
-        f"x{mark} y\nz".replace("; ", ";")
-    ] * 50
+    lines = [f"path{mark}label{mark}note"]
+    lines += [f'{i}.wav{mark}"x{mark} y"{mark}"y\nz"' for i in range(50)]
+    assert [row.label for row in read("\n".join(lines))] == [f"x{mark} y".replace("; ", ";")] * 50
     # Before a value, with or without another further down; after one; and doubled.
     for faults in ({stray: '"pain'}, {stray: '"pain', 45: '"pain'}, {stray: '"pain"x'}):
         broken = [f"{i}.wav{mark}{faults.get(i, 'pain')}" for i in range(2, 50)]
@@ -219,7 +222,7 @@ def test_a_stray_quotation_mark_swallows_no_rows(read, refused, mark, stray):
 
 def test_the_line_named_is_the_line_of_the_file(refused):
     # As an editor counts: blank lines and line ends in quotes too.
-    assert "line 6" in refused('path,label\n\n"a.wav","x\ny"\n\n,z\n')
+    assert "line 6" in refused('path,note\n\n"a.wav","x\ny"\n\n,z\n')
     assert "line 4" in refused("sep=;\npath;label\na.wav;x\n;z\n")
 
 

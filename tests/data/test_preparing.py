@@ -123,6 +123,13 @@ def test_counts_are_true(directory, prepared):
     assert json.loads((directory / "prepared.json").read_text("utf-8"))["skipped"] == 2
 
 
+def test_a_table_shows_the_start_of_a_long_label():
+    counts = {"recordings": 2, "examples": 2, "subjects": 1, "hours": 0.1}
+    counts["labels"] = {"x" * 3_000: 1, "y" * 40: 1}
+    row = preparing.summary_table({"splits": {"train": counts}}).splitlines()[1]
+    assert row.endswith(f"  {'x' * 37}... 1, {'y' * 40} 1")
+
+
 def test_what_was_skipped_is_listed(directory):
     with (directory / "skipped.csv").open(encoding="utf-8", newline="") as file:
         header, *listed = csv.reader(file)

@@ -38,6 +38,13 @@ def test_names_that_a_spreadsheet_or_a_hand_spelt_in_two_ways():
     assert "'007', '7'; 'B02', 'b2'" in said and "spell them alike" in said
 
 
+@pytest.mark.parametrize("invisible", ["\u200b", "\ufeff", "\u00ad", "\u200e"])
+def test_invisible_characters_make_no_other_name(invisible):
+    assert remarks.alike(["s1", f"s{invisible}1", "s2"]) == [["s1", f"s{invisible}1"]]
+    said = "\n".join(remarks.of_dataset(with_labels(pain=4, **{f"{invisible}pain": 3})))
+    assert "differ only in capitals, blanks, invisible characters" in said
+
+
 def test_numbers_that_a_program_wrote_as_decimals():
     groups = remarks.alike(
         ["7", "7.0", "007.00", "8,0", "8", "9.5", "9.50", "10", "100", "0", "0.0"]

@@ -50,6 +50,15 @@ def test_folds_are_tested_once_each():
     ]  # fmt: skip
 
 
+def test_folds_that_are_not_there_are_refused_with_a_remedy():
+    with pytest.raises(TooFewLabels, match=r"fold=7: .* allow 4 folds; use one from 0 to 3"):
+        tasks.divide(index(("train",)), recipe(folds=4, fold=7))
+    each = np.arange(2)
+    few = Index(np.full(2, "train"), each, each, np.array(["ill", "well"]), np.array(["a", "b"]))
+    with pytest.raises(TooFewLabels, match=r"folds=2: 2 recordings of 2 .* no folds.*folds=0 and"):
+        tasks.divide(few, recipe(folds=2))
+
+
 def test_fewer_labels_are_some_of_more_to_train_on_and_to_choose_by():
     whole = index(("train", "test"))
     before = tasks.divide(whole, recipe(label_fraction=0.1))
