@@ -47,6 +47,15 @@ def _parse(argv: list[str]) -> list[str]:
         print(usage.text(sys.modules["__main__"].__doc__ or "", argv))
         sys.exit(0)
     try:
+        return _parsed(argv)
+    except Exception as error:
+        if (refused := config_lib.not_loaded(error)) is not None:
+            raise refused from error
+        raise
+
+
+def _parsed(argv: list[str]) -> list[str]:
+    try:
         return flags.FLAGS(argv)
     except flags.Error as error:
         given = any(argument.split("=")[0] in ("--config", "-config") for argument in argv)

@@ -247,8 +247,9 @@ class _Check:
                     f"{self._path}: line {number} has a {column} of {len(value)} characters; "
                     f"shorten it to at most {VALUE_CHARACTERS}"
                 )
-            # No file has a NUL in its name; others break tables and terminals.
-            if not value.isprintable() and "Cc" in map(unicodedata.category, value):
+            # A file may have any but NUL in its name; elsewhere they break tables and terminals.
+            odd = "\0" in value or (column != "path" and "Cc" in map(unicodedata.category, value))
+            if not value.isprintable() and odd:
                 raise UserError(
                     f"{self._path}: line {number} has a control character in its {column}, such "
                     "as a tab or line break; delete it"

@@ -119,9 +119,9 @@ def test_no_file_outside_the_folders_allowed_is_read_links_included(tmp_path):
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 def test_what_spreadsheets_write(tmp_path, read, ending):
-    lines = ["path,label,note", '"a, b.wav","say ""hi"""', 'b.wav,x,"two\r\nlines"', ""]
+    lines = ["path,label", '"a, b.wav","say ""hi"""', '"two\r\nlines.wav",x', ""]
     rows = read(b"\xef\xbb\xbf" + ending.join(lines).encode())
-    assert [row.name for row in rows] == ["a, b.wav", "b.wav"]
+    assert [row.name for row in rows] == ["a, b.wav", "two\r\nlines.wav"]
     assert [row.label for row in rows] == ['say "hi"', "x"]
     assert rows[0].path == tmp_path / "a, b.wav"
 
