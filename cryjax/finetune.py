@@ -83,7 +83,7 @@ def as_trained(config: Any, meta: dict[str, Any] | None) -> Any:
         config.front_end = meta["config"]["front_end"]
         config.crop.seconds = meta["config"]["crop"]["seconds"]
         # Longer than a view at the highest speed, or it would be repeated to fill it.
-        longest = config.crop.seconds * config.crop.speed[1]
+        longest = config.crop.seconds * max(config.crop.speed[1], 1.0)
         config.clip_seconds = max(config.clip_seconds, longest)
     return config
 

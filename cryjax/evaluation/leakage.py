@@ -72,7 +72,7 @@ def _add(found: Heard, meta: dict[str, Any], config: ml_collections.ConfigDict, 
     """Adds the subjects of a run's datasets, if these are still what it was trained on.
 
     Raises:
-      UserError: if they are not, or name subjects with another key.
+      UserError: if they are not.
     """
     folders = config_lib.datasets(config.data) if "data" in config else []
     datasets = []
@@ -89,7 +89,8 @@ def _add(found: Heard, meta: dict[str, Any], config: ml_collections.ConfigDict, 
         raise UserError(f"{config.data} is no longer what it was trained on")
     for prepared in datasets:
         if prepared.subject_key != key:
-            raise UserError(f"{prepared.directory} names subjects with another key")
+            found.unknown.append(f"{prepared.directory} names subjects with another key")
+            continue
         if meta["program"] == "finetune":
             index = prepared.index()
             division = tasks.divide(index[index.labels != ""], config)
