@@ -32,7 +32,7 @@ from absl import flags, logging
 from cryjax import load
 from cryjax.command import program, progress
 from cryjax.command.errors import UserError
-from cryjax.command.files import claim, whole
+from cryjax.command.files import claim, complete, whole
 from cryjax.data import decode
 from cryjax.interop.model import Model
 from cryjax.interop.scoring import Predictor, Score
@@ -135,9 +135,7 @@ class Table:
             self._file.write(json.dumps(row) + "\n")
 
     def close(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self.partial.replace(self._path)
+        complete(self._file, self._path)
         self._file.close()
 
 

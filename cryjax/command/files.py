@@ -106,6 +106,13 @@ def claim(path: pathlib.Path, what: str = "", **how: Any) -> IO[str]:
         file.close()
 
 
+def complete(file: IO[Any], path: pathlib.Path) -> None:
+    """Gives a file that was written under another name its own, once all of it is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())  # or a crash of the machine may leave a file of zeros
+    pathlib.Path(file.name).replace(path)
+
+
 @contextlib.contextmanager
 def whole(path: pathlib.Path, mode: str = "w", **how: Any) -> Iterator[IO[Any]]:
     """Opens a file for writing that replaces `path` once it is complete.
@@ -122,9 +129,7 @@ def whole(path: pathlib.Path, mode: str = "w", **how: Any) -> Iterator[IO[Any]]:
     try:
         with partial.open(mode, encoding=None if "b" in mode else "utf-8", **how) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())  # or a crash of the machine may leave a file of zeros
-        partial.replace(path)
+            complete(file, path)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -8,7 +8,6 @@ TensorFlow and reads twenty times slower. `prepared.json` lies beside TFDS's own
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import uuid
 import zipfile
@@ -21,6 +20,7 @@ import tensorflow_datasets as tfds
 
 from cryjax.command import progress
 from cryjax.command.errors import UserError
+from cryjax.command.files import complete
 from cryjax.data import remarks, tf_example
 
 INFO_FILE = "prepared.json"
@@ -74,16 +74,17 @@ def _damaged(what: str | pathlib.Path, error: object) -> UserError:
 
 
 class Source:
-    """Random access to the examples of a split; text is `str`, and audio is read-only.
-
-    Raises UserError if one of its files is missing or cut short.
-    """
+    """Random access to the examples of a split; text is `str`, and audio is read-only."""
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         self._records = builder.as_data_source(split=split, deserialize_method=raw)
+        self._shards = builder.info.splits[split].file_instructions
+
+    def check(self) -> None:
+        """Raises UserError if one of its files is missing or cut short."""
         first = 0
-        for shard in builder.info.splits[split].file_instructions:
+        for shard in self._shards:
             try:
                 size = pathlib.Path(shard.filename).stat().st_size
             except FileNotFoundError:
@@ -168,6 +169,8 @@ class Prepared:
     counts: dict[str, Any]
     subject_key: str
     cautions: tuple[str, ...]
+    # Splits whose files were found whole: there may be thousands, on a file server.
+    _checked: set[str] = dataclasses.field(default_factory=set, repr=False, compare=False)
 
     def require_rate(self, rate: int, of: str, otherwise: str = "") -> None:
         """Raises UserError if the dataset has another sample rate than it must have.
@@ -195,7 +198,11 @@ class Prepared:
             raise
         except Exception as error:  # of TFDS, JSON or protobuf, which have no class in common
             raise _damaged(self.directory, error) from error
-        return Source(builder, split)
+        source = Source(builder, split)
+        if split not in self._checked:
+            source.check()
+            self._checked.add(split)
+        return source
 
     def index(self, *splits: str) -> Index:
         """Indexes all examples of the given splits, or of all.
@@ -229,12 +236,9 @@ class Prepared:
             *map(np.array, zip(*found, strict=True)),
         )
         partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-        with contextlib.suppress(OSError):
-            with partial.open("wb") as stream:
-                np.savez_compressed(stream, **dataclasses.asdict(index))
-                stream.flush()
-                os.fsync(stream.fileno())  # or a crash of the machine may leave a file of zeros
-            partial.replace(file)
+        with contextlib.suppress(OSError), partial.open("wb") as stream:
+            np.savez_compressed(stream, **dataclasses.asdict(index))
+            complete(stream, file)
         return index
 
     @property

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import os
 import pathlib
 import shutil
@@ -237,8 +236,7 @@ class Writer:
 
     def finish(self, written: pathlib.Path, info: Mapping[str, Any]) -> None:
         """Adds `prepared.json`, and moves the dataset to its final place."""
-        text = json.dumps(info, indent=2, sort_keys=True) + "\n"
-        (written / INFO_FILE).write_text(text, encoding="utf-8")
+        files.write_json(written / INFO_FILE, info)
         if self.directory.exists():
             self.directory.rmdir()  # fails unless empty
         written.rename(self.directory)

@@ -81,8 +81,9 @@ def _add(found: Heard, meta: dict[str, Any], config: ml_collections.ConfigDict, 
             datasets.append(open_prepared(folder))
         except UserError as error:
             found.unknown.append(str(error))
-    held = {subject for prepared in datasets for subject in prepared.index().subjects}
-    excluded = folds.subjects_of(config.get("exclude_subjects", "")) & held
+    excluded = folds.subjects_of(config.get("exclude_subjects", ""))
+    if excluded:
+        excluded &= set().union(*(prepared.index().subjects for prepared in datasets))
     now = start.digest(content(datasets, excluded))
     # Of some of them nobody can tell.
     if len(datasets) == len(folders) and meta.get("inputs", {}).get("data", now) != now:

@@ -101,9 +101,13 @@ def by_layer(
             return None
         return {"norm0": 1, "dense": blocks + 1}.get(layer) or int(layer.removeprefix("block"))
 
+    def stays(path: Any) -> bool:
+        place = depth(path)
+        return place is not None and place <= frozen
+
     def live(tree: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda path, x: jnp.zeros_like(x) if (depth(path) or frozen + 1) <= frozen else x, tree
+            lambda path, x: jnp.zeros_like(x) if stays(path) else x, tree
         )
 
     def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -113,8 +117,10 @@ def by_layer(
             place = depth(path)
             if place is None:
                 return x
-            scale: Any = encoder * layer_decay ** (blocks + 1 - place) if place > frozen else 0.0
-            if place > frozen and (before := thawed.get(place, 0)):
+            if stays(path):
+                return jnp.zeros_like(x)
+            scale: Any = encoder * layer_decay ** (blocks + 1 - place)
+            if before := thawed.get(place, 0):
                 count = optax.tree.get_all_with_path(state, "count")[0][1]
                 scale *= _correction(count - before) / _correction(count)
             return scale * x
