@@ -19,7 +19,6 @@ import jax
 import numpy as np
 from absl import logging
 
-from cryjax import __version__
 from cryjax.audio import frontend
 from cryjax.command import config as config_lib
 from cryjax.command import program
@@ -266,27 +265,27 @@ def train(
     """Trains from the work directory's state, as in `run`; returns the best step."""
     task, division, plan = data.task, data.division, parts.plan
     lines, averaged = described(config, data), config.average_decay > 0
-    state, saved = start.begin(
-        config, parts, spread, workdir, lines, examples=len(division.train), averaged=averaged
+    meta = start.describe(
+        "finetune",
+        workdir,
+        plan.settings,
+        segment_seconds=task.prepared.segment_seconds,
+        synthetic=data.synthetic,
+        labels=task.classes,
+        multi_label=task.multi_label,
     )
-    meta = {
-        "program": "finetune",
-        "version": __version__,
-        "inputs": workdir.inputs,
-        "config": config_lib.to_dict(config),
-        "front_end": dataclasses.asdict(plan.settings),
-        "labels": list(task.classes),
-        "multi_label": task.multi_label,
-        "segment_seconds": task.prepared.segment_seconds,
-        "synthetic": data.synthetic,
-    }
-    best = Best(workdir, config, int(state.step), meta)
-    picture = pictures_of(config, data, parts, workdir, devices)
-    schedule = loop.Schedule.of(
-        config, plan, config.evaluate_every if len(division.validation) else "0"
+    state, begun = start.begin(
+        config,
+        parts,
+        spread,
+        workdir,
+        lines,
+        meta=meta,
+        examples=len(division.train),
+        evaluate_every=config.evaluate_every if len(division.validation) else "0",
+        averaged=averaged,
     )
-    if workdir.writes and schedule.pictures_every and not int(state.step):
-        picture(state, 0)
+    best = Best(begun, config, int(state.step))
 
     @functools.cache
     def step_of(frozen: int) -> steps.StepFunction:
@@ -295,40 +294,19 @@ def train(
     sources = training_sources(task.prepared, division.train, task.classes, config.balance)
     clips = loader.Clips(sources, samples=plan.clip_samples, seed=config.seed)
     state = loop.train(
+        begun,
         lambda step: step_of(parts.frozen(step)),
         state,
-        loader.batches(
-            clips,
-            batch_size=config.batch_size,
-            start=int(state.step),
-            process=jax.process_index(),
-            processes=jax.process_count(),
-            **config.loader,
-        ),
-        key=jax.random.key(config.seed),
-        schedule=schedule,
-        parallel=spread,
-        checkpoints=saved,
-        workdir=workdir,
-        meta=meta,
-        learning_rate=plan.learning_rate,
-        batch_size=config.batch_size,
+        loader.Batches(clips, config.batch_size, [config.data] * len(sources), **config.loader),
         evaluate=lambda current, step: best.take(
             current, step, judge.metrics(current, division.validation)
         ),
-        pictures=picture,
+        pictures=pictures_of(config, data, parts, workdir, devices),
         enough=best.enough,
-        skip=config.nonfinite == "skip",
         stop=stop,
-        recordings=lambda step: loader.recordings(
-            clips,
-            [config.data] * len(sources),
-            batch_size=config.batch_size,
-            step=step,
-        ),
     )
     best_step = best.close(state)
-    saved.close()
+    begun.checkpoints.close()
     return best_step
 
 

@@ -17,7 +17,6 @@ import jax
 import numpy as np
 from absl import flags, logging
 
-from cryjax import __version__
 from cryjax.audio import augment, frontend
 from cryjax.command import config as config_lib
 from cryjax.command import program
@@ -316,42 +315,32 @@ def train(
     """Trains from the work directory's state to the end, as in `run`."""
     plan = parts.plan
     lines = [described(config.split, *source) for source in data.sources]
-    state, saved = start.begin(config, parts, spread, workdir, lines, examples=data.examples)
+    meta = start.describe(
+        "pretrain",
+        workdir,
+        plan.settings,
+        segment_seconds=max(prepared.segment_seconds for prepared, _ in data.datasets),
+        synthetic=data.synthetic,
+    )
+    state, begun = start.begin(
+        config,
+        parts,
+        spread,
+        workdir,
+        lines,
+        meta=meta,
+        examples=data.examples,
+        evaluate_every=config.neighbours.every,
+    )
     window = round(config.crop.seconds * plan.settings.sample_rate)
     embedder = Embedder.of(parts.encoder, plan.settings, window, devices=devices)
-    picture = Pictures(workdir, viewed, embedder, data.labelled, data.note)
-    schedule = loop.Schedule.of(config, plan, config.neighbours.every)
-    if workdir.writes and schedule.pictures_every and not int(state.step):
-        picture(state, 0)
     step = spread.wrap(parts.step)
+    names = [str(prepared.directory) for prepared, _, _ in data.sources]
     loop.train(
+        begun,
         lambda _: step,
         state,
-        loader.batches(
-            viewed.clips,
-            batch_size=config.batch_size,
-            start=int(state.step),
-            process=jax.process_index(),
-            processes=jax.process_count(),
-            **config.loader,
-        ),
-        key=jax.random.key(config.seed),
-        schedule=schedule,
-        parallel=spread,
-        checkpoints=saved,
-        workdir=workdir,
-        meta={
-            "program": "pretrain",
-            "version": __version__,
-            "inputs": workdir.inputs,
-            "config": config_lib.to_dict(config),
-            "front_end": dataclasses.asdict(plan.settings),
-            "labels": [],
-            "segment_seconds": max(prepared.segment_seconds for prepared, _ in data.datasets),
-            "synthetic": data.synthetic,
-        },
-        learning_rate=plan.learning_rate,
-        batch_size=config.batch_size,
+        loader.Batches(viewed.clips, config.batch_size, names, **config.loader),
         evaluate=functools.partial(
             neighbours,
             embedder=embedder,
@@ -359,17 +348,10 @@ def train(
             split=config.neighbours.split,
             most=config.neighbours.most,
         ),
-        pictures=picture,
-        skip=config.nonfinite == "skip",
+        pictures=Pictures(workdir, viewed, embedder, data.labelled, data.note),
         stop=stop,
-        recordings=lambda step: loader.recordings(
-            viewed.clips,
-            [str(prepared.directory) for prepared, _, _ in data.sources],
-            batch_size=config.batch_size,
-            step=step,
-        ),
     )
-    saved.close()
+    begun.checkpoints.close()
 
 
 def report(workdir: Workdir, data: Data, total: int) -> None:

@@ -313,7 +313,7 @@ def main(argv):
 
     best.Checkpoints = lambda *_, **__: Saved
     config = types.SimpleNamespace(select="auc", patience=0)
-    kept = best.Best(workdir, config, 3, {{}})
+    kept = best.Best(types.SimpleNamespace(workdir=workdir, meta={{}}), config, 3)
     kept.take(None, 4, dict(validation_auc=0.6 - mine, validation_f1=float("nan")))
     kept.take(None, 5, dict(validation_auc=0.55 + mine))
     print("saved", saves)

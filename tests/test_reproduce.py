@@ -150,7 +150,7 @@ def test_adaptation_sees_no_test_subject(whole):
     sources = pretrain.sources_of(recipe, pretrain.open_datasets(recipe, unlabelled.sample_rate))
     sources = [(source, weight) for _, source, weight in sources]
     clips = loader.Clips(sources, samples=samples, seed=0)
-    batches = loader.batches(clips, batch_size=16)
+    batches = loader.Batches(clips, 16).since(0)
     seen = set()
     for _ in range(2 * len(held) // 16):
         batch = next(batches)

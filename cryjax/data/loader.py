@@ -5,6 +5,7 @@ place, a shorter one is zero-padded and comes with its true length.
 """
 
 import collections
+import dataclasses
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -97,66 +98,65 @@ class Clips:
         return batch
 
 
-def recordings(clips: Clips, names: Sequence[str], *, batch_size: int, step: int) -> str:
-    """Names the recordings in the global batch at `step`, such as '3, 17 of DATA'.
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """A run's batches: the global one at step n is clips n * size up to (n + 1) * size.
 
-    Args:
-      clips: from sources whose examples have a 'recording'.
-      names: of the sources.
-      batch_size: global.
-      step: from 0.
-    """
-    found = collections.defaultdict(set)
-    for number, example in clips.examples(step * batch_size, batch_size):
-        found[names[number]].add(example["recording"])
-    return "; ".join(
-        f"{', '.join(map(str, sorted(numbers)))} of {name}" for name, numbers in found.items()
-    )
-
-
-def batches(
-    clips: Clips,
-    *,
-    batch_size: int,
-    start: int = 0,
-    process: int = 0,
-    processes: int = 1,
-    threads: int = 4,
-    buffer: int = 8,
-) -> Iterator[dict[str, np.ndarray]]:
-    """This process's share of each global batch from step `start`, prefetched by threads.
-
-    The global batch at step n is clips n * batch_size up to (n + 1) * batch_size; process p gets
-    the p-th of `processes` equal slices.
-
-    Args:
+    Attributes:
       clips: to batch.
-      batch_size: global; a multiple of `processes`.
-      start: the first step.
-      process: index of this process.
-      processes: number of processes.
+      size: of the global batch.
+      names: of the clips' sources, for messages.
       threads: number of reading threads.
       buffer: batches to prefetch.
-
-    Yields:
-      As `Clips.batch`, with batch_size / processes clips.
     """
-    if batch_size % processes:
-        raise ValueError(f"batch_size={batch_size} is not a multiple of {processes} processes")
-    local = batch_size // processes
 
-    def read(step: int) -> dict[str, np.ndarray]:
-        for pause in _PAUSES_SECONDS:
-            try:
-                return clips.batch(step * batch_size + process * local, local)
-            except (OSError, RuntimeError) as error:  # RuntimeError: ArrayRecord's I/O errors
-                logging.warning(
-                    "batch %d cannot be read (%s); retrying in %d s",
-                    step, " ".join(str(error).split())[:300], pause,
-                )  # fmt: skip
-                time.sleep(pause)
-        return clips.batch(step * batch_size + process * local, local)
+    clips: Clips
+    size: int
+    names: Sequence[str] = ()
+    threads: int = 4
+    buffer: int = 8
 
-    mine = grain.MapDataset.range(start, sys.maxsize).map(read)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
-    return iter(mine.to_iter_dataset(options))
+    def since(
+        self, step: int, process: int = 0, processes: int = 1
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """A process's share of each batch from `step` on, prefetched by threads.
+
+        Args:
+          step: the first, from 0.
+          process: gets this one of equal slices.
+          processes: number of slices; divides `size`.
+
+        Yields:
+          As `Clips.batch`, with size / processes clips.
+        """
+        if self.size % processes:
+            raise ValueError(f"size={self.size} is not a multiple of {processes} processes")
+        local = self.size // processes
+
+        def read(step: int) -> dict[str, np.ndarray]:
+            for pause in _PAUSES_SECONDS:
+                try:
+                    return self.clips.batch(step * self.size + process * local, local)
+                except (OSError, RuntimeError) as error:  # RuntimeError: ArrayRecord's I/O errors
+                    logging.warning(
+                        "batch %d cannot be read (%s); retrying in %d s",
+                        step, " ".join(str(error).split())[:300], pause,
+                    )  # fmt: skip
+                    time.sleep(pause)
+            return self.clips.batch(step * self.size + process * local, local)
+
+        mine = grain.MapDataset.range(step, sys.maxsize).map(read)
+        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.buffer)
+        return iter(mine.to_iter_dataset(options))
+
+    def recordings(self, step: int) -> str:
+        """Names the recordings in the batch at `step`, such as '3, 17 of DATA'.
+
+        The sources' examples must have a 'recording'.
+        """
+        found = collections.defaultdict(set)
+        for number, example in self.clips.examples(step * self.size, self.size):
+            found[self.names[number]].add(example["recording"])
+        return "; ".join(
+            f"{', '.join(map(str, sorted(numbers)))} of {name}" for name, numbers in found.items()
+        )

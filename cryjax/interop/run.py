@@ -1,17 +1,15 @@
 """Writes a work directory around weights that come from elsewhere."""
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
-from cryjax import __version__
 from cryjax.audio import frontend
 from cryjax.command.errors import UserError
 from cryjax.interop.model import SEGMENT_SECONDS
-from cryjax.training import checkpoints
+from cryjax.training import checkpoints, start
 from cryjax.training.steps import TrainState
 from cryjax.training.workdir import Workdir
 
@@ -63,16 +61,15 @@ def write(
         batch_stats={"encoder": variables["encoder"]["batch_stats"]},
         opt_state=(),
     )
-    meta = {
-        "program": "import_weights",
-        "version": __version__,
-        "config": config,
-        "front_end": dataclasses.asdict(frontend.resolve(front_end)),
-        "labels": list(labels),
-        "multi_label": multi_label,
-        "synthetic": synthetic,
-        "segment_seconds": segment_seconds,
-    }
+    meta = start.describe(
+        "import_weights",
+        workdir,
+        frontend.resolve(front_end),
+        segment_seconds=segment_seconds,
+        synthetic=synthetic,
+        labels=labels,
+        multi_label=multi_label,
+    )
     saved = checkpoints.Checkpoints(workdir.path)
     saved.save_model(state, 0, meta)
     saved.close()

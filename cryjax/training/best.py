@@ -7,8 +7,8 @@ import numpy as np
 
 from cryjax.training import parallel
 from cryjax.training.checkpoints import BEST, Checkpoints
+from cryjax.training.run import Run
 from cryjax.training.steps import TrainState
-from cryjax.training.workdir import Workdir
 
 
 def best_step(
@@ -35,14 +35,14 @@ def best_step(
 class Best:
     """The best validation checkpoint so far, kept in a run's `best` folder."""
 
-    def __init__(self, workdir: Workdir, config: Any, start: int, meta: dict[str, Any]):
-        """Resumes from step `start`, discarding later ones; `meta` goes into checkpoints."""
+    def __init__(self, run: Run, config: Any, start: int):
+        """Resumes from step `start`, discarding later ones."""
         self._metric, self._patience = f"validation_{config.select}", config.patience
-        self._meta = meta
-        self._saved = Checkpoints(workdir.path, folder=BEST, keep=1)
+        self._meta = run.meta
+        self._saved = Checkpoints(run.workdir.path, folder=BEST, keep=1)
         self._saved.rewind(start)
         # Every process keeps it: all must choose the same step, and only one writes the file.
-        lines = [line for line in workdir.metrics() if line["step"] <= start]
+        lines = [line for line in run.workdir.metrics() if line["step"] <= start]
         self._history = parallel.from_first(lines)
         if self._saved.latest is None:  # deleted with a step that is redone: start over
             self._history = []

@@ -1,10 +1,9 @@
 """Orbax checkpoints: atomic, asynchronous, in separate items so that each reader loads its part.
 
 `encoder` ({'params', 'batch_stats'}), `head` and `optimizer` are trees of arrays; `meta` is JSON:
-step, program, config, front end, labels, segment length, whether any audio was synthetic, what the
-numbers depend on besides the config (`start.inputs_of`), the metrics of steps not yet logged, and a
-checksum of every array. Resuming reads all of them; fine-tuning and probing read `encoder` and
-`meta`, on any number of devices.
+what `start.describe` says of the run, the step, the metrics of steps not yet logged, and a checksum
+of every array. Resuming reads all of them; fine-tuning and probing read `encoder` and `meta`, on
+any number of devices.
 
 A supervised run has a second folder, `best`, without optimizer state: the best step on validation,
 or the last if none was scored. Another run's model is read from there, if it exists.

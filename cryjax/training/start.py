@@ -3,6 +3,7 @@
 The state is a checkpoint of the work directory, another run's encoder, or fresh.
 """
 
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -16,11 +17,13 @@ import jax
 import numpy as np
 from absl import logging
 
+from cryjax import __version__
 from cryjax.audio import frontend
 from cryjax.command import config as config_lib
 from cryjax.command.errors import UserError
 from cryjax.training import checkpoints, parallel, recipe, summary
 from cryjax.training.parallel import Parallel
+from cryjax.training.run import Run, Schedule
 from cryjax.training.simclr import SimCLR
 from cryjax.training.steps import TrainState
 from cryjax.training.supervised import Supervised
@@ -69,6 +72,40 @@ def open_workdir(path: str, config: Any, data: str, spread: Parallel) -> Workdir
     if jax.process_count() > 1:
         _see_one_folder(workdir)
     return workdir
+
+
+def describe(
+    program: str,
+    workdir: Workdir,
+    settings: frontend.FrontEnd,
+    *,
+    segment_seconds: float,
+    synthetic: bool,
+    labels: Sequence[str] = (),
+    multi_label: bool = False,
+) -> dict[str, Any]:
+    """What all checkpoints of a run say of it in their `meta`.
+
+    Args:
+      program: that makes them.
+      workdir: the run's, which has its config and inputs.
+      settings: the front end.
+      segment_seconds: maximum length of what it was trained on.
+      synthetic: whether any audio was synthesised, not recorded.
+      labels: class names, of a classifier.
+      multi_label: whether a recording may have several of them.
+    """
+    return {
+        "program": program,
+        "version": __version__,
+        "inputs": workdir.inputs,
+        "config": workdir.config,
+        "front_end": dataclasses.asdict(settings),
+        "segment_seconds": segment_seconds,
+        "synthetic": synthetic,
+        "labels": list(labels),
+        "multi_label": multi_label,
+    }
 
 
 def _see_one_folder(workdir: Workdir) -> None:
@@ -186,9 +223,11 @@ def begin(
     workdir: Workdir,
     data: Sequence[str],
     *,
+    meta: dict[str, Any],
     examples: int,
+    evaluate_every: str,
     averaged: bool = False,
-) -> tuple[TrainState, checkpoints.Checkpoints]:
+) -> tuple[TrainState, Run]:
     """Gets the state to train from, drops later metrics, and logs a summary.
 
     Args:
@@ -197,20 +236,22 @@ def begin(
       spread: the devices.
       workdir: the run's.
       data: what there is to train on, one line each.
+      meta: from `describe`.
       examples: per epoch.
+      evaluate_every: a length as in configs.
       averaged: same as in `start_state`.
 
     Returns:
-      The state, on the devices, and the run's checkpoints.
+      The state, on the devices, and what `loop.train` needs to know of the run.
 
     Raises:
       UserError: same as in `start_state`.
     """
     if vain := recipe.without_effect(config):
         logging.warning("%s", vain)
-    saved = checkpoints.Checkpoints(workdir.path)
+    saved, key = checkpoints.Checkpoints(workdir.path), jax.random.key(config.seed)
     state, started = start_state(
-        functools.partial(jax.jit(parts.init), jax.random.key(config.seed)),
+        functools.partial(jax.jit(parts.init), key),
         config.init,
         parts.plan.settings,
         spread,
@@ -230,4 +271,14 @@ def begin(
         state=state,
         spread=spread,
     )
-    return state, saved
+    run = Run(
+        key=key,
+        schedule=Schedule.of(config, parts.plan, evaluate_every),
+        learning_rate=parts.plan.learning_rate,
+        parallel=spread,
+        checkpoints=saved,
+        workdir=workdir,
+        meta=meta,
+        skip=config.nonfinite == "skip",
+    )
+    return state, run

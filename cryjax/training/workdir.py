@@ -95,7 +95,7 @@ class Workdir:
         self.path = pathlib.Path(path)
         if (self.path / "prepared.json").exists():  # whoever deletes one would lose both
             raise UserError(f"{self.path}: holds a prepared dataset; use another --workdir")
-        self.inputs = dict(inputs)
+        self.config, self.inputs = dict(config), dict(inputs)
         self.writes = writes
         if writes:
             with self._writing():

@@ -82,7 +82,7 @@ def cryjax_worker(options: argparse.Namespace) -> None:
 
     def form(threads):
         clips = loader.Clips([(source, 1.0)], samples=CROP, seed=0)
-        return loader.batches(clips, batch_size=BATCH, threads=threads, buffer=max(threads, 8))
+        return loader.Batches(clips, BATCH, threads=threads, buffer=max(threads, 8)).since(0)
 
     forms = {f"{threads} threads": form(threads) for threads in sorted({1, CORES, 4, 16})}
     _serve(forms, said, options)

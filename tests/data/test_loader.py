@@ -37,8 +37,9 @@ class Watched:
         return self._source[i]
 
 
-def take(clips, count, **options):
-    return list(itertools.islice(loader.batches(clips, **options), count))
+def take(clips, count, *, batch_size, start=0, process=0, processes=1, **reading):
+    batches = loader.Batches(clips, batch_size, **reading).since(start, process, processes)
+    return list(itertools.islice(batches, count))
 
 
 @pytest.fixture
@@ -228,8 +229,8 @@ def test_threads_do_not_change_batches(clips, threads, buffer):
 
 
 def test_impossible_batches_are_named(clips):
-    with pytest.raises(ValueError, match="batch_size=8 is not a multiple of 3"):
-        loader.batches(clips, batch_size=8, processes=3)
+    with pytest.raises(ValueError, match="size=8 is not a multiple of 3"):
+        loader.Batches(clips, 8).since(0, processes=3)
 
     class Named(Source):
         def __getitem__(self, i):
@@ -264,7 +265,7 @@ def test_a_batch_is_told_by_its_recordings():
     clips = loader.Clips(sources, samples=5, seed=1)
     batches = take(clips, 3, batch_size=8)
     for step, batch in enumerate(batches):
-        said = loader.recordings(clips, ["A", "B:2"], batch_size=8, step=step)
+        said = loader.Batches(clips, 8, ["A", "B:2"]).recordings(step)
         found = {
             name: {int(n) for n in numbers.split(", ")}
             for numbers, name in re.findall(r"([0-9, ]+) of (A|B:2)", said)

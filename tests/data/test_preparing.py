@@ -416,7 +416,7 @@ preparation.run(__import__("pathlib").Path(sys.argv[1]), {"train": recordings}, 
 source = records.open_prepared(sys.argv[1]).source("train")
 assert sorted(example["audio"].sum() - audio.sum() for example in source) == [0, 1000]
 clips = loader.Clips([(source, 1.0)], samples=8, seed=0)
-assert next(loader.batches(clips, batch_size=2))["audio"].shape == (2, 8)
+assert next(loader.Batches(clips, 2).since(0))["audio"].shape == (2, 8)
 print(*(name for name in ("tensorflow", "torch") if name in sys.modules))
 """
     done = subprocess.run(

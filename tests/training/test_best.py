@@ -40,7 +40,8 @@ def resumed(monkeypatch):
             path=None, metrics=lambda: [{"step": 1, "loss": 1.0}, *lines]
         )
         config = types.SimpleNamespace(select="auc", patience=patience)
-        return best.Best(workdir, config, 4, {}), saved
+        run = types.SimpleNamespace(workdir=workdir, meta={})
+        return best.Best(run, config, 4), saved
 
     return resume
 

@@ -5,7 +5,6 @@ import contextlib
 import os
 import signal
 import threading
-import types
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,9 @@ import pytest
 
 from cryjax.command.errors import Unavailable, UserError
 from cryjax.training import loop, stopping
+from cryjax.training.metering import Window
 from cryjax.training.parallel import Parallel
+from cryjax.training.run import Run, Schedule
 from cryjax.training.steps import TrainState
 from cryjax.training.watch import Watch
 from cryjax.training.workdir import Workdir
@@ -55,9 +56,16 @@ def run(tmp_path, losses, *, start=0, before=None, evaluate=None, enough=None, s
         **schedule):  # fmt: skip
     """Trains over batches that are their own loss; `before(n)` runs as batch n has its step."""
 
-    def batches():
-        for n in range(start, 10_000):
-            yield {"loss": np.full(2, losses(n), np.float32)}
+    class Batches:
+        size = 2
+
+        def since(self, step, process, processes):
+            assert step == start and (process, processes) == (0, 1)
+            for n in range(step, 10_000):
+                yield {"loss": np.full(2, losses(n), np.float32)}
+
+        def recordings(self, step):
+            return f"of batch {step}"
 
     def step_of(step):
         if before:
@@ -67,21 +75,21 @@ def run(tmp_path, losses, *, start=0, before=None, evaluate=None, enough=None, s
     workdir, saved = Workdir(tmp_path, {}), saved or Recorder()
     options = {"total": 10, "log_every": 2, "checkpoint_every": 4} | schedule
     state = loop.train(
+        Run(
+            key=jax.random.key(0) if key is None else key,
+            schedule=Schedule(**options),
+            learning_rate=lambda n: n / 10,
+            parallel=Parallel("jit", jax.devices()[:1]),
+            checkpoints=saved,
+            workdir=workdir,
+            meta=meta or {},
+            skip=skip,
+        ),
         step_of,
         TrainState(jnp.int32(start), {}, {}, {}),
-        batches(),
-        key=jax.random.key(0) if key is None else key,
-        schedule=loop.Schedule(**options),
-        parallel=Parallel("jit", jax.devices()[:1]),
-        checkpoints=saved,
-        workdir=workdir,
-        meta=meta or {},
-        learning_rate=lambda n: n / 10,
-        batch_size=2,
+        Batches(),
         evaluate=evaluate,
         enough=enough or (lambda: False),
-        skip=skip,
-        recordings=lambda step: f"of batch {step}",
         stop=stop,
         pictures=pictures,
     )
@@ -138,7 +146,7 @@ def test_whatever_may_hang_is_watched(tmp_path, monkeypatch):
         evaluate=lambda *_: in_it("evaluation after step 10") or {},
         pictures=lambda *_: pictured.append(watched[-1]),
     )  # fmt: skip
-    assert pictured == ["the pictures of step 10 were not drawn"]
+    assert pictured == [f"the pictures of step {step} were not drawn" for step in (0, 10)]
 
 
 def test_goes_on_from_a_step(tmp_path):
@@ -169,12 +177,6 @@ def test_the_key_reaches_the_step(tmp_path):
     seen = []
     run(tmp_path, float, start=9, step_at=lambda step: told, key=jax.random.key(7))
     assert seen == [jax.random.key(7)]
-
-
-def test_never_logging_is_logging_every_step():
-    plan = types.SimpleNamespace(total=10, in_steps=int)
-    config = types.SimpleNamespace(log_every="0", checkpoint_every="4", pictures_every="0")
-    assert loop.Schedule.of(config, plan, "5") == loop.Schedule(10, 1, 4, 5, 0)
 
 
 def test_evaluates_now_and_then(tmp_path):
@@ -269,7 +271,7 @@ def test_pictures_come_after_the_save_and_cannot_end_a_run(tmp_path, caplog):
 
     state, _, _ = run(tmp_path, float, saved=saved, pictures=pictures, pictures_every=4)
     assert int(state.step) == 10
-    assert seen == [[4, 4], [8, 4, 8], [10, 4, 8, 10]]
+    assert seen == [[0], [4, 4], [8, 4, 8], [10, 4, 8, 10]]
     assert "step 8: pictures cannot be drawn" in caplog.text
 
 
@@ -281,11 +283,11 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
         if n == 5:
             os.kill(os.getpid(), number)
 
-    drawn = []  # the machine may be gone before they are
-    pictures = {"pictures": lambda *_: drawn.append(True), "pictures_every": 6}
+    drawn = []  # the machine may be gone before those of step 6 are
+    pictures = {"pictures": lambda _, step: drawn.append(step), "pictures_every": 6}
     with pytest.raises(stopping.Stopped) as stopped:
         run(tmp_path, float, before=before, saved=saved, **pictures)
-    assert stopped.value.code == 75 and saved.steps == [4, 6] and not drawn
+    assert stopped.value.code == 75 and saved.steps == [4, 6] and drawn == [0]
     assert signal.getsignal(number) is old
 
 
@@ -340,7 +342,7 @@ def test_a_batch_is_placed_before_the_step_before_it_and_none_is_read_in_vain():
             seen.append(f"placed {batch}")
             return batch
 
-    window = loop._Window(2, [])
+    window = Window(2, [])
     watch = Watch()
     for batch in loop._placed(read(range(3, 9)), range(3, 6), Devices(), window, watch):
         seen.append(f"step {batch}")
@@ -361,13 +363,6 @@ def test_the_step_before_a_batch_that_cannot_be_read_is_made(tmp_path):
     with pytest.raises(Unavailable, match=r"batch of step 9 cannot be read .*the disk is gone"):
         run(tmp_path, losses, saved=saved)
     assert saved.steps == [4, 8]
-
-
-def test_a_collapse_is_named():
-    assert "nearly the same" in loop.collapsed({"uniformity": -0.001, "effective_rank": 5.0})
-    assert "on a line" in loop.collapsed({"uniformity": -2.0, "effective_rank": 1.05})
-    assert not loop.collapsed({"uniformity": -2.0, "effective_rank": 20.0})
-    assert not loop.collapsed({"loss": 1.0})
 
 
 def test_a_collapse_is_warned_of_once_and_not_while_nothing_is_learnt(tmp_path, caplog):
