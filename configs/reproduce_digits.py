@@ -26,15 +26,49 @@ _HERE = pathlib.Path(__file__).parent
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = config_lib.load(_HERE / "reproduce_public.py")
+    config = ml_collections.ConfigDict()
 
-    # See reproduce_public.py for what the fields mean.
+    # Title of the report.
     config.title = "The paper's experiment on spoken digits"
+    # General audio to pre-train on; labelled recordings for supervised rows ('': general, if it has
+    # labels); unlabelled digits to adapt to. Each is a prepared dataset or flags of `prepare`.
+    config.general = ""
+    config.labelled = ""
+    config.unlabelled = ""
+    # Tasks by name: labelled digits, and the positive one of two classes ('': the second).
     config.tasks = ml_collections.ConfigDict({"digits": {"data": "", "positive": ""}})
+    # Rows: 'scratch', 'supervised', 'simclr', and the last two with '+adapted'.
     config.rows = ("scratch", "simclr", "simclr+adapted")
-    # The task's own split: folds would test every speaker, and leave none to adapt to.
+    # Grouped, stratified folds, each tested once; 0 takes the tasks' own splits. Folds would test
+    # every speaker, and leave none to adapt to.
     config.folds = 0
-    # One, two or all of four training speakers.
-    config.probe.fractions = (0.25, 0.5, 1.0)
-    config.finetune.fractions = (0.25, 1.0)
+    config.fold_seed = 0
+    # Shares of the training subjects, and the seeds that choose them and initialise networks: for
+    # the linear probe, which is cheap, and for fine-tuning. Without shares, (), a method is left
+    # out.
+    config.probe = ml_collections.ConfigDict(
+        {"fractions": (0.25, 0.5, 1.0), "seeds": (0, 1, 2, 3, 4), "classifier": "ridge"}
+    )
+    config.finetune = ml_collections.ConfigDict({"fractions": (0.25, 1.0), "seeds": (0,)})
+    # Bootstrap resamples of subjects per 95 % interval.
+    config.resamples = 1000
+
+    # Recipes: SimCLR on general audio; adaptation to the unlabelled digits; supervised pre-training;
+    # fine-tuning.
+    config.pretrain = config_lib.load(_HERE / "pretrain_small.py")
+    config.pretrain.total = "300 steps"
+    config.pretrain.optimizer.warmup = "20 steps"
+    config.adapt = config_lib.load(_HERE / "pretrain_small.py")
+    config.adapt.total = "100 steps"
+    config.adapt.optimizer.learning_rate = 1e-3
+    config.adapt.optimizer.warmup = "10 steps"
+    config.supervised = config_lib.load(_HERE / "finetune.py")
+    config.supervised.total = "300 steps"
+    config.supervised.batch_size = 128
+    config.supervised.encoder_rate = 1.0
+    config.supervised.evaluate_every = "100 steps"
+    config.tune = config_lib.load(_HERE / "finetune.py")
+    config.tune.total = "50 steps"
+    # Few labels: none are held out to choose a step.
+    config.tune.validation = 0.0
     return config

@@ -180,10 +180,10 @@ def not_loaded(error: BaseException | None) -> UserError | None:
         if isinstance(error, SyntaxError) and error.filename == path.partition(":")[0]:
             lines.append(error.lineno or 0)
         if path:  # the innermost: ml_collections raises some again
-            said = error.msg if isinstance(error, SyntaxError) else str(error)
+            message = error.msg if isinstance(error, SyntaxError) else str(error)
             if isinstance(error, OSError):  # ml_collections lists where it looked
-                said = said.splitlines()[-1]
-            why = " ".join(f"{type(error).__name__}: {said}".split())
+                message = message.splitlines()[-1]
+            why = " ".join(f"{type(error).__name__}: {message}".split())
             where = f" (line {lines[-1]})" if lines else ""
             found = UserError(f"--config={path} cannot be loaded: {why}{where}")
         error = error.__cause__ or error.__context__

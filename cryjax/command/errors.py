@@ -14,3 +14,8 @@ class Unavailable(Exception):
 
     One line, as for a `UserError`, but exit status 1: launchers restart the program.
     """
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """The text of another library's error as one line of at most `most` characters."""
+    return " ".join(str(error).split())[:most]

@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from cryjax.command import config as config_lib
 from cryjax.command import usage
-from cryjax.command.errors import Unavailable, UserError
+from cryjax.command.errors import Unavailable, UserError, one_line
 
 # Flags defined here belong to the program, whose --help then lists them.
 flags.disclaim_key_flags()
@@ -110,13 +110,13 @@ def _no_space(error: BaseException | None) -> str:
     """The system's message if an error, or its cause, is a full disk; else ''."""
     seen = 0
     while error is not None and seen < 20:
-        said = " ".join(str(error).split())
+        text = one_line(error, 10_000)
         full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if isinstance(error, OSError) and error.errno in full:
             return f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
         for words in ("No space left on device", "Disk quota exceeded"):
-            if words in said:
-                return f"{words} ({said[:200]})"
+            if words in text:
+                return f"{words} ({text[:200]})"
         error, seen = error.__cause__ or error.__context__, seen + 1
     return ""
 
@@ -223,10 +223,9 @@ def run(main: Callable[[list[str]], None], *, positional: bool = False) -> None:
             raise
         elif _left_alone(error):
             # Its traceback, at the end of the log, would hide the other's message.
-            said = " ".join(str(error).split())[:200]
             print(
                 f"{name}: error: another process of this job has ended; its log or its "
-                f"launcher says why ({said})",
+                f"launcher says why ({one_line(error)})",
                 file=sys.stderr,
             )
         else:

@@ -83,9 +83,9 @@ def fields(path: pathlib.Path) -> list[Field]:
         tree = ast.parse(text)
         comments = _comments(text)
     except (OSError, SyntaxError, ValueError, tokenize.TokenError) as error:
-        said = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"--config={path}: cannot be read ({said}); give a recipe like those in configs/"
+            f"--config={path}: cannot be read ({reason}); give a recipe like those in configs/"
         ) from error
     function = next(
         (
@@ -141,8 +141,8 @@ def _of_recipe(path: pathlib.Path) -> list[str]:
 
 
 def _for_shell(value: Any) -> str:
-    said = str(value)
-    return f'"{said}"' if any(c in said for c in " ()'\"") else said
+    text = str(value)
+    return f'"{text}"' if any(c in text for c in " ()'\"") else text
 
 
 def _of_flags(script: str) -> list[str]:

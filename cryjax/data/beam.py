@@ -87,12 +87,12 @@ def open_runner(name: str, options: Sequence[str]) -> dict[str, Any]:
       UserError: if Beam rejects either, or a package is missing.
     """
     parsed = PipelineOptions([f"--{option}" for option in options])
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(printed):
             parsed.get_all_options()
     except SystemExit:
-        reason = said.getvalue().strip().rpartition("error: ")[2]
+        reason = printed.getvalue().strip().rpartition("error: ")[2]
         raise UserError(f"--beam_options={','.join(options)}: {reason}") from None
     try:
         runner = create_runner(name)

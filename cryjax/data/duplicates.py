@@ -27,17 +27,17 @@ def _reasons(copies: Sequence[Account]) -> tuple[dict[int, str], bool]:
     claims: dict[tuple, Account] = {}  # the first copy to make each, as copies may be many
     for one in copies:
         claims.setdefault((_labels(one), None if one.alone else one.subject), one)
-    said = {}
+    reasons = {}
     for one in copies:
         for other in claims.values():
             if how := _contradiction(one, other):
-                said[one.number] = f"the same audio as recording {other.number}, with {how}"
+                reasons[one.number] = f"the same audio as recording {other.number}, with {how}"
                 break
-    if said:
+    if reasons:
         # Only their owner can tell which is right. Rejecting the dataset would waste hours of
         # decoding, and keeping the first would be a guess; so none is used, even without claims.
-        rest = f"the same audio as recording {next(iter(said))}, which others contradict"
-        return {one.number: said.get(one.number, rest) for one in copies}, True
+        rest = f"the same audio as recording {next(iter(reasons))}, which others contradict"
+        return {one.number: reasons.get(one.number, rest) for one in copies}, True
     # Keep the most informative copy: subject first, as it keeps test subjects out of training.
     kept = max(copies, key=lambda one: (not one.alone, bool(one.label), -one.number))
     reason = f"the same audio as recording {kept.number}"

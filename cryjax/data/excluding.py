@@ -25,7 +25,7 @@ def exclude(
     Raises:
       UserError: for a manifest that cannot be read, or that has none of the subjects.
     """
-    said: list[str] = []
+    lines: list[str] = []
     gone: set[str] = set()
     named: set[str] = set()
     present = {row.subject_id for row in rows}
@@ -45,10 +45,12 @@ def exclude(
                 f"--exclude={other}: none of its subjects or files is in {source}; leave it out, "
                 "or give both a column 'subject', spelt alike"
             )
-        said.append(f"{other}: {len(who - found)} of its {len(who)} subjects are not in {source}")
+        lines.append(f"{other}: {len(who - found)} of its {len(who)} subjects are not in {source}")
         gone |= who & present | {our for our, _ in same}
         named |= {row.subject for row in theirs if not row.alone}
     kept = [row for row in rows if row.subject_id not in gone]
     if gone:
-        said.append(f"left out {len(rows) - len(kept)} recordings of {len(gone)} excluded subjects")
-    return kept, said + remarks.of_excluded({row.subject for row in kept if not row.alone}, named)
+        lines.append(
+            f"left out {len(rows) - len(kept)} recordings of {len(gone)} excluded subjects"
+        )
+    return kept, lines + remarks.of_excluded({row.subject for row in kept if not row.alone}, named)

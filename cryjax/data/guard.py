@@ -97,16 +97,16 @@ class Decoder:
                     raise decode.Unusable(
                         f"its decoder did not respond for {self._silent_seconds:g} s"
                     )
-                said = pipe.recv_bytes()
-                if said[:1] == _BLOCK:
-                    yield np.frombuffer(said, np.int16, offset=2)
+                message = pipe.recv_bytes()
+                if message[:1] == _BLOCK:
+                    yield np.frombuffer(message, np.int16, offset=2)
                     continue
-                if said[:1] == _RATE:
-                    self.own_rate = int(said[1:])
+                if message[:1] == _RATE:
+                    self.own_rate = int(message[1:])
                     continue
                 whole = True
-                if said[:1] == _UNUSABLE:
-                    raise decode.Unusable(said[1:].decode(errors="replace"))
+                if message[:1] == _UNUSABLE:
+                    raise decode.Unusable(message[1:].decode(errors="replace"))
                 return
         except (EOFError, OSError, ValueError) as error:  # also in the middle of a message
             raise decode.Unusable("its decoder crashed") from error

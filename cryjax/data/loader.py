@@ -15,6 +15,7 @@ import grain
 import numpy as np
 from absl import logging
 
+from cryjax.command.errors import one_line
 from cryjax.data.order import CUTS, Order, stream
 
 # A brief outage of a file server must not end a run on many machines.
@@ -140,7 +141,7 @@ class Batches:
                 except (OSError, RuntimeError) as error:  # RuntimeError: ArrayRecord's I/O errors
                     logging.warning(
                         "batch %d cannot be read (%s); retrying in %d s",
-                        step, " ".join(str(error).split())[:300], pause,
+                        step, one_line(error), pause,
                     )  # fmt: skip
                     time.sleep(pause)
             return self.clips.batch(step * self.size + process * local, local)

@@ -200,8 +200,8 @@ class Preparation:
 
     def _none(self, reasons: Iterable[str]) -> NoneUsable:
         common = collections.Counter(reasons).most_common(3)
-        said = "; ".join(f"{n} x {reason}" for reason, n in common)
-        return NoneUsable(f"none of {len(self._accounts)} recordings can be used ({said})")
+        reasons = "; ".join(f"{n} x {reason}" for reason, n in common)
+        return NoneUsable(f"none of {len(self._accounts)} recordings can be used ({reasons})")
 
     def finish(self, writer: writing.Writer, written: pathlib.Path) -> dict[str, Any]:
         """Removes duplicates, adds the counts, and moves the dataset to its final place.

@@ -86,33 +86,33 @@ def of_rows(rows: Sequence[Row], subjects: Sequence[Sequence[str]], label_column
       subjects: groups from `alike`.
       label_column: that labels were read from.
     """
-    said = []
+    remarks = []
     if subjects:
-        said.append(
+        remarks.append(
             f"subjects that differ only in {_SPELLING}, and count as several: {_shown(subjects)}. "
             "If they are the same, spell them alike, or splits and folds divide them"
         )
     counts = collections.Counter(row.subject for row in rows if not row.alone)
     for subject in sorted(name for name in counts if name.casefold() in _NO_LABELS):
-        said.append(
+        remarks.append(
             f"{counts[subject]} recordings of the subject {subject!r} count as one person: leave "
             "the cell empty if unknown"
         )
     if short := sorted(filter(_SHORTENED.fullmatch, counts)):
         more = f" and {len(short) - 3} more" * (len(short) > 3)
-        said.append(
+        remarks.append(
             f"subjects that a spreadsheet shortened: {', '.join(map(repr, short[:3]))}{more}, so "
             "several may count as one: format the column as text, and export it again"
         )
     bare = sum(not row.label for row in rows)
     if bare == len(rows):
-        said.append(
+        remarks.append(
             "no recording has a label, and only pre-training works without: --label_column=NAME "
             f"reads a column other than {label_column!r}"
         )
     elif bare:
-        said.append(f"{bare} of {len(rows)} recordings have no label")
-    return said
+        remarks.append(f"{bare} of {len(rows)} recordings have no label")
+    return remarks
 
 
 def of_missing(rows: Iterable[Row]) -> str:
@@ -120,15 +120,15 @@ def of_missing(rows: Iterable[Row]) -> str:
     path = next((row.path for row in rows if not os.path.isfile(row.path)), None)  # noqa: PTH113
     if path is None:
         return ""
-    said = f"; the first missing file is {str(path)!r}"
+    remark = f"; the first missing file is {str(path)!r}"
     wanted = unicodedata.normalize("NFC", path.name)
     with contextlib.suppress(OSError, ValueError):  # no such folder, or no possible one
         for entry in sorted(path.parent.iterdir()):
             name = unicodedata.normalize("NFC", entry.name)
             if name.casefold() == wanted.casefold() and entry.is_file():
                 form = ", in another Unicode form" * (name == wanted)
-                return f"{said}; there is {entry.name!r}{form}"
-    return said
+                return f"{remark}; there is {entry.name!r}{form}"
+    return remark
 
 
 def of_splits(names: Iterable[str]) -> list[str]:
@@ -146,53 +146,53 @@ def cautions(info: Mapping[str, Any]) -> list[str]:
     Args:
       info: of the dataset, possibly an old one.
     """
-    said = []
+    remarks = []
     if info.get("alone"):
-        said.append(
+        remarks.append(
             f"recordings without a 'subject': {info['alone']}; each counts as a subject of its "
             "own, so a person in several may be both trained on and scored, and intervals are "
             "too narrow; in a manifest, rename the column of subjects to 'subject', or name it "
             "with --subject_column"
         )
     if info.get("alike"):
-        said.append(
+        remarks.append(
             f"subjects whose names differ from another's only in {_SPELLING}: {info['alike']}; a "
             "person under two names may be both trained on and scored"
         )
     if low := info.get("low_rates"):
         used = sum(split["recordings"] for split in info["splits"].values())
         rates = ", ".join(f"{count} at {rate} Hz" for rate, count in low.items())
-        said.append(
+        remarks.append(
             f"{sum(low.values())} of {used} recordings were made at less than "
             f"{info['sample_rate']} Hz ({rates}): the upper part of their spectra is empty, "
             "and a classifier can detect that; where it correlates with a label, numbers mean "
             f"nothing: --sample_rate={min(map(int, low))} makes all alike"
         )
-    return said
+    return remarks
 
 
 def of_dataset(info: Mapping[str, Any]) -> list[str]:
     """What a dataset leaves out, its cautions, and likely slips; arguments as in `cautions`."""
-    said = []
+    remarks = []
     if info["skipped"]:
         counted = [f"{count} x {reason}" for reason, count in info.get("reasons", {}).items()]
         why = f" ({'; '.join(counted[:4])}{'; ...' * (len(counted) > 4)})" if counted else ""
-        said.append(f"skipped {info['skipped']} recordings{why}")
+        remarks.append(f"skipped {info['skipped']} recordings{why}")
     if info.get("contradicting"):
-        said.append(
+        remarks.append(
             f"of these, {info['contradicting']} are the same audio under different labels or "
             "subjects, and none is used: correct the manifest, or keep only one of each"
         )
-    said += cautions(info)
+    remarks += cautions(info)
     counts: collections.Counter[str] = collections.Counter()
     for split in info["splits"].values():
         counts.update(split["labels"])
     for group in [] if info["synthetic"] else alike(counts):
         shown = ", ".join(f"{label!r} {counts[label]}" for label in group)
-        said.append(f"labels that differ only in {_SPELLING}: {shown}")
+        remarks.append(f"labels that differ only in {_SPELLING}: {shown}")
     empty = [label for label in counts if label.casefold() in _NO_LABELS]
     if empty:
-        said.append(
+        remarks.append(
             f"labels that say nothing: {', '.join(map(repr, sorted(empty)))}; each counts as a "
             "class: leave such cells empty"
         )
@@ -200,5 +200,5 @@ def of_dataset(info: Mapping[str, Any]) -> list[str]:
     once = sorted(label for label, count in counts.items() if count == 1)
     if once and len(once) < len(counts) and not info["synthetic"]:
         named = ", ".join(map(repr, once[:5])) + (f" and {len(once) - 5} more" * (len(once) > 5))
-        said.append(f"labels of only one recording: {named}; are they spelt as intended?")
-    return said
+        remarks.append(f"labels of only one recording: {named}; are they spelt as intended?")
+    return remarks

@@ -21,7 +21,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint import args
 
-from cryjax.command.errors import Unavailable, UserError
+from cryjax.command.errors import Unavailable, UserError, one_line
 from cryjax.training import parallel
 from cryjax.training.steps import TrainState
 
@@ -94,7 +94,7 @@ def _read_items(
             wanted = args.StandardRestore(_shapes(tree, sharding))
             restored[name] = ocp.StandardCheckpointHandler().restore(folder / name, args=wanted)
     except Exception as error:  # whatever Orbax and its storage raise for a torn file
-        return {}, " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return {}, f"{type(error).__name__}: {one_line(error)}"
     wrong = _damaged({name: restored[name] for name in items}, restored["meta"])
     return restored, f"{wrong[0]} is not what was saved" if wrong else ""
 

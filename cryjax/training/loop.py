@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from cryjax.command.errors import Unavailable, UserError
+from cryjax.command.errors import Unavailable, UserError, one_line
 from cryjax.command.progress import Progress
 from cryjax.training.metering import LateMetrics, Window
 from cryjax.training.parallel import Parallel
@@ -49,14 +49,14 @@ def _next(batches: Iterator[dict[str, np.ndarray]], step: int) -> dict[str, np.n
     try:
         return next(batches)
     except (OSError, RuntimeError) as error:
-        said = " ".join(str(error).split())[:300]
-        if "Corrupted" in said:  # ArrayRecord's word
+        reason = one_line(error)
+        if "Corrupted" in reason:  # ArrayRecord's word
             raise UserError(
-                f"a recording in the batch of step {step} is damaged in config.data ({said}): "
+                f"a recording in the batch of step {step} is damaged in config.data ({reason}): "
                 "prepare it again"
             ) from error
         raise Unavailable(
-            f"the batch of step {step} cannot be read ({type(error).__name__}: {said}): check "
+            f"the batch of step {step} cannot be read ({type(error).__name__}: {reason}): check "
             "the disk that holds config.data; the run resumes from its last checkpoint"
         ) from error
 

@@ -182,7 +182,7 @@ def start_state(
     if saved.latest is not None:
         restored = saved.restore(with_average(jax.eval_shape(make)), spread.replicated)
         # Not `latest`: if that was damaged, an earlier one was restored.
-        said = f"resuming from step {int(restored.step)} of this work directory"
+        started = f"resuming from step {int(restored.step)} of this work directory"
         before = saved.meta.get("inputs", {})
         if before.get("data", inputs["data"]) != inputs["data"]:
             raise UserError(
@@ -191,9 +191,9 @@ def start_state(
             )
         changed = config_lib.differences(before, inputs)
         if changed:
-            said += f", but not bit for bit; changed since it was saved: {'; '.join(changed)}"
-            logging.warning("%s", said)
-        return restored, said
+            started += f", but not bit for bit; changed since it was saved: {'; '.join(changed)}"
+            logging.warning("%s", started)
+        return restored, started
     state = make()
     if init:
         folder, meta = _chosen(init)
@@ -206,14 +206,14 @@ def start_state(
         loaded = checkpoints.restore_item(
             init, "encoder", state.encoder, spread.replicated, folder=folder
         )
-        said = f"starting from the encoder of {init}, with a fresh head and optimizer"
+        started = f"starting from the encoder of {init}, with a fresh head and optimizer"
         state = state.replace(
             params=state.params | {"encoder": loaded["params"]},
             batch_stats=state.batch_stats | {"encoder": loaded["batch_stats"]},
         )
     else:
-        said = "starting fresh"
-    return spread.replicate(with_average(state)), said
+        started = "starting fresh"
+    return spread.replicate(with_average(state)), started
 
 
 def begin(

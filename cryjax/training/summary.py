@@ -141,6 +141,6 @@ def show(
         ),
         ("model", f"{config.encoder.name}{width}, computed in {config.encoder.dtype}"),
     ]
-    lines = [f"  {name:<11}{said}" for name, said in rows]
+    lines = [f"  {name:<11}{text}" for name, text in rows]
     lines += model_lines(encoder, head, state, (frames, settings.mels))
     logging.info("what is trained\n%s", "\n".join(lines))
