@@ -63,7 +63,9 @@ def _band(true: np.ndarray, score: np.ndarray, subjects: np.ndarray) -> np.ndarr
             fall, rise, _ = roc_curve(true[there], score[there], sample_weight=weights[there])
             curves.append(np.interp(_GRID, fall, rise))
     # None if all are of one class.
-    return bootstrap.interval(np.reshape(curves, (-1, len(_GRID))), len(set(subjects)))
+    return bootstrap.interval(
+        np.reshape(curves, (-1, len(_GRID))), *bootstrap.reach(true, subjects, 2)
+    )
 
 
 def roc_figure(
