@@ -25,7 +25,7 @@ from cryjax.data.records import Index, Prepared, open_prepared
 from cryjax.evaluation import bootstrap, experiment, folds, leakage, probes, tasks
 from cryjax.evaluation.embeddings import Embedder, Embeddings
 from cryjax.evaluation.figures import classifier
-from cryjax.evaluation.judge import write_predictions
+from cryjax.evaluation.judge import unvarying, write_predictions
 from cryjax.models import ENCODERS
 from cryjax.training.trained import Pretrained, load_pretrained, untrained, untrained_like
 from cryjax.training.workdir import Workdir
@@ -158,6 +158,7 @@ def main(config: Any, folder: str) -> None:
     summary = bootstrap.summarise_both(
         found.true, found.scores, classes, found.subjects, **resampling
     )
+    warnings += unvarying(summary)
     synthetic = prepared.synthetic or pretrained.synthetic
     result = {
         **summary,

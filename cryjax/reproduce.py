@@ -279,7 +279,7 @@ def assemble(study: Study, cells: Mapping[Cell, Found]) -> results.Experiment:
     for name, task in study.data.tasks.items():
         found = [one for key, of_key in seeds.items() if key[2] == name for one in of_key.values()]
         if found:
-            described.append(experiment.task_of(name, task, found[0]))
+            described.append(experiment.task_of(name, task, found[0], counted[name]))
             few = bootstrap.cautions(found[0].true, found[0].subjects, task.classes)
             told = [*few, *(warning for one in found for warning in one.warnings)]
             known = task.prepared.cautions  # already in the datasets' notes

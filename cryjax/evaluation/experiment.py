@@ -199,7 +199,7 @@ def comparisons(seeds: Mapping[Key, Mapping[int, Found]], config: Any) -> list[r
     return made
 
 
-def task_of(name: str, task: tasks.Task, tested: Found) -> results.Task:
+def task_of(name: str, task: tasks.Task, tested: Found, folds: int) -> results.Task:
     index = task.prepared.index()
     index = index[index.labels != ""]
     index = index.by_recording
@@ -219,6 +219,7 @@ def task_of(name: str, task: tasks.Task, tested: Found) -> results.Task:
         len(set(tested.subjects)),
         float(np.bincount(tested.true).max() / len(tested.true)),
         held=tuple(map(held, range(len(task.classes)))),
+        folds=folds,
     )
 
 

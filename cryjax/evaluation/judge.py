@@ -83,6 +83,17 @@ def write_predictions(
             table.writerow([recording, subject, label, *(f"{score:.9g}" for score in scores)])
 
 
+def unvarying(result: dict[str, Any]) -> list[str]:
+    """A warning of metrics that no resample changes, as where all recordings are right."""
+    named = [name for name, (low, high) in result["intervals"].items() if low == high]
+    if not named:
+        return []
+    return [
+        f"{', '.join(named)}: the same in every resample, so the interval has no width; that is "
+        "not certainty: other subjects may well give another value"
+    ]
+
+
 def summarise(
     found: Embeddings, task: tasks.Task, config: Any, learnt: np.ndarray
 ) -> dict[str, Any]:
@@ -108,5 +119,5 @@ def summarise(
         seed=config.seed,
         probabilities=True,
     )
-    result["warnings"] = bootstrap.cautions(true, found.subjects, task.classes)
+    result["warnings"] = bootstrap.cautions(true, found.subjects, task.classes) + unvarying(result)
     return result

@@ -59,10 +59,15 @@ class ProbeResult:
 
 
 def _scores(model: Pipeline, features: np.ndarray, classes: int) -> np.ndarray:
-    """[n, classes]: the model's scores, and NaN for a class it never saw."""
+    """[n, classes]: the model's scores, and NaN for a class it never saw.
+
+    Those of a recording have a mean of 0: ridge's, 2 / classes - 1, would rank the recordings of a
+    fold that lacks a class above all others.
+    """
     found = model.decision_function(features)
     if found.ndim == 1:
         found = np.stack([-found, found], axis=1)
+    found = found - found.mean(axis=1, keepdims=True)
     scores = np.full((len(features), classes), np.nan)
     scores[:, model.classes_] = found
     return scores

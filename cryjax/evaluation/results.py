@@ -84,6 +84,7 @@ class Task:
     Attributes:
       majority_accuracy: the share of the commonest class among the test recordings.
       held: per label: recordings, their subjects, and how many of each are scored.
+      folds: whose test recordings are scored together; 1 for a test set.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Task:
     n_test_subjects: int
     majority_accuracy: float
     held: tuple[tuple[int, int, int, int], ...] = ()
+    folds: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

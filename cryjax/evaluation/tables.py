@@ -30,7 +30,7 @@ SYNTHETIC = (
 
 
 # With fewer scored subjects, in all or of a class, no difference is starred: for encoders of equal
-# worth, 8 to 39 % would be (tests/simulations.py).
+# worth, 5 to 38 % would be (tests/simulations.py).
 FEWEST_FOR_A_CLAIM = 6
 
 
@@ -156,10 +156,15 @@ def about(task: Task, lines: Sequence[Line]) -> str:
     commonest = "the commonest class"
     if scored:
         commonest = f"'{task.labels[int(np.argmax(scored))]}', {commonest},"
+    how = (
+        f", in {task.folds} folds by subject, whose scores are pooled"
+        if task.folds > 1
+        else " as a test set"
+    )
     text = (
         f"{len(task.labels)} classes: {', '.join(task.labels)}{positive}. {task.n_recordings} "
         f"recordings of {task.n_subjects} subjects; {task.n_test_recordings} recordings of "
-        f"{task.n_test_subjects} subjects are scored. Always predicting {commonest} is right "
+        f"{task.n_test_subjects} subjects are scored{how}. Always predicting {commonest} is right "
         f"{_number(task.majority_accuracy)} of the time."
     )
     counted = sorted({line.seeds for line in lines}) or [1]
@@ -178,9 +183,17 @@ def reading(experiment: Experiment) -> str:
     text = (
         f"Brackets show {100 * LEVEL:.0f} % percentile intervals from a cluster bootstrap over "
         "the scored subjects; they treat the trained classifier as fixed and do not reflect "
-        "variation in training subjects or pre-training. A percentage is the share of the "
-        "training subjects whose labels were used; n is the mean number of their recordings. "
+        "variation in training subjects or pre-training. Near 0 or 1 they are too narrow. A "
+        "percentage is the share of the training subjects whose labels were used, or the few "
+        "more that it takes to have one of every class; n is the mean number of recordings "
+        "trained on. "
     )
+    if any(task.folds > 1 for task in experiment.tasks):
+        text += (
+            "With folds, each classifier is fitted on subjects that others score, which intervals "
+            "do not reflect either: in simulations, 12 % of those of the difference of two equally "
+            "good encoders excluded zero. "
+        )
     if experiment.comparisons or any(line.difference for line in experiment.lines):
         text += (
             "Differences are from 'scratch', or the encoder named, with the same method and "

@@ -107,7 +107,7 @@ def config(description: Description) -> str:
 
 def _measured(result: dict[str, Any]) -> str:
     """The metrics of a result.json with their intervals and warnings, as Markdown."""
-    from cryjax.evaluation.metrics import metric_name
+    from cryjax.evaluation.metrics import SENSITIVITY, metric_name
 
     lines = [
         f"On {result['n_recordings']} recordings of {result['n_subjects']} subjects "
@@ -118,9 +118,14 @@ def _measured(result: dict[str, Any]) -> str:
         "|---|---|",
     ]
     for name, (low, high) in result["intervals"].items():
-        if None not in (result.get(name), low, high):
+        if result.get(name) is not None:
             words = metric_name(name, len(result["labels"]))
-            lines.append(f"| {words} | {result[name]:.3f} [{low:.3f}, {high:.3f}] |")
+            ends = "no interval" if None in (low, high) else f"[{low:.3f}, {high:.3f}]"
+            lines.append(f"| {words} | {result[name]:.3f} {ends} |")
+    if "positive" in result:
+        lines += ["", f"Sensitivity and average precision are for '{result['positive']}'."]
+    if SENSITIVITY in result["intervals"]:
+        lines += ["", "Sensitivity is optimistic: its threshold was chosen on these recordings."]
     if "majority_accuracy" in result:
         right = f"{result['majority_accuracy']:.3f} of the time."
         lines += ["", f"Always predicting the most common label is right {right}"]

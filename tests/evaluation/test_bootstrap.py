@@ -63,6 +63,35 @@ def test_of_few_subjects_intervals_are_those_of_student():
     assert np.isnan(bootstrap.interval(np.zeros(9), 1)).all()
 
 
+def test_of_few_positives_intervals_are_those_of_welch():
+    rng = np.random.default_rng(0)
+    for counts in ((3, 60), (8, 8), (40, 5)):
+        n = np.array(counts)
+        true = np.repeat([0, 1], n)
+        drawn = np.sqrt(np.sum((n - 1) / n**2)) * rng.normal(size=200_000)
+        low, high = bootstrap.interval(drawn, *bootstrap.reach(true, np.arange(len(true)), 2))
+        freedom = np.sum(1 / n) ** 2 / np.sum(1 / n**2 / (n - 1))
+        expected = stats.t.ppf(0.975, freedom) * np.sqrt(np.sum(1 / n))
+        assert -low == pytest.approx(high, rel=0.15) and high == pytest.approx(expected, rel=0.1)
+
+
+def test_a_metric_per_class_rests_on_the_class_with_the_fewest_subjects():
+    """Of one positive subject there is nothing to resample: its interval held the AUC in 15 %."""
+    rng = np.random.default_rng(0)
+    people = np.repeat(np.arange(30), 3)
+    scores = rng.normal(size=(90, 2))
+    for positive, known in ((1, False), (2, True)):
+        true = (people < positive).astype(int)
+        ends = bootstrap.summarise(true, scores, "ab", people, **BOOTSTRAP)["intervals"]
+        of_classes = [metrics.SENSITIVITY, *metrics.OVER_CLASSES]
+        assert np.isfinite([ends[name] for name in of_classes]).all() == known
+        assert np.isfinite(ends["accuracy"]).all()
+    # Of subjects with all classes, or a class that nearly everybody has.
+    assert bootstrap.reach(np.tile(np.arange(10), 2), np.repeat([0, 1], 10), 10) == (2, 1)
+    several = np.stack([people < 27, people < 15], axis=1)
+    assert bootstrap.reach(several, people, 2)[0] < 6
+
+
 def test_few_subjects_and_rare_classes_are_told():
     subjects = np.repeat(np.arange(25), 2)
     labels = ["well", "ill", "cold"]

@@ -156,7 +156,8 @@ def test_a_task_is_counted_in_labelled_recordings_not_in_their_segments():
     tested = dataclasses.replace(
         found(range(4)), true=np.array([0, 1, 1, 1]), subjects=np.array(["s0", "s1", "s1", "s2"])
     )
-    counted = experiment.task_of("a", tasks.Task(prepared, ("ill", "well"), False), tested)
+    counted = experiment.task_of("a", tasks.Task(prepared, ("ill", "well"), False), tested, 3)
+    assert counted.folds == 3
     assert counted.held == ((4, 2, 1, 1), (6, 3, 3, 2))
     assert (counted.n_recordings, counted.n_subjects) == (10, 5)
     assert counted.majority_accuracy == 0.75

@@ -200,6 +200,22 @@ def test_few_subjects_make_a_wide_band():
     assert np.isnan(classifier._band(true, score, np.zeros(200))).all()  # one has no interval
 
 
+def test_the_area_under_the_drawn_curve_is_the_auc(monkeypatch):
+    """Of equal scores too: a step curve of these was drawn at 0 up to the end."""
+    drawn = []
+    monkeypatch.setattr(classifier, "save", lambda figure, *_: drawn.append(figure.axes[0]))
+    true = np.arange(40) % 2
+    for score in (np.zeros(40), np.arange(40) // 7 % 3 + true):
+        classifier.roc_figure(None, true, score, np.arange(40), "")
+        (line,) = (line for line in drawn[-1].lines if line.get_label() == "classifier")
+        x, y = line.get_path().vertices.T
+        if line.get_drawstyle() == "steps-post":
+            x, y = np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
+        assert np.trapezoid(y, x) == pytest.approx(
+            metrics.auc(true == 1, score, np.ones((1, 40)))[0]
+        )
+
+
 def test_figures_are_light_and_keep_their_colours(tmp_path):
     smooth = np.cumsum(np.random.default_rng(0).normal(size=(4, 2, 81, 40)), axis=2)
     path = views_figure(tmp_path / "views.png", smooth, hop_seconds=0.01)

@@ -116,3 +116,13 @@ def test_intervals_are_drawn_as_often_and_by_the_seed_as_the_config_says():
     ways = [types.SimpleNamespace(resamples=n, seed=s) for n, s in ((20, 0), (200, 0), (20, 1))]
     found = [judge.summarise(classified(), TASK, way, LEARNT) for way in ways]
     assert len({tuple(one["intervals"]["macro_auc"]) for one in found}) == 3
+
+
+def test_an_interval_without_width_is_no_certainty():
+    """Where the true accuracy was 0.97, 28 % of 10 subjects had all recordings right."""
+    found = classified()
+    assert not judge.unvarying(judge.summarise(found, TASK, CONFIG, LEARNT))
+    right = (np.array(TASK.classes) == found.labels[:, None]).astype(float)
+    sure = judge.summarise(dataclasses.replace(found, features=right), TASK, CONFIG, LEARNT)
+    assert sure["intervals"]["accuracy"] == [1, 1]
+    assert sum("accuracy" in said and "not certainty" in said for said in sure["warnings"]) == 1

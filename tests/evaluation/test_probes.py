@@ -132,7 +132,8 @@ def test_own_splits():
     found = probes.probe(features, labels, group, splits=splits)
     np.testing.assert_array_equal(found.rows, np.flatnonzero(splits == "test"))
     model, _ = probes.fit(features[:72], labels[:72], group[:72], classifier="ridge", seed=0)
-    np.testing.assert_allclose(found.scores, model.decision_function(features[72:]))
+    # Ridge's scores add up to 2 - classes; these to 0.
+    np.testing.assert_allclose(found.scores, model.decision_function(features[72:]) + 1 / 3)
 
 
 def test_a_class_that_is_missing_from_training_is_told_and_never_found():
@@ -209,6 +210,16 @@ def test_scores_that_are_not_finite_are_refused(monkeypatch):
     monkeypatch.setattr(probes, "_scores", broken)
     with pytest.raises(UserError, match="scores that are not finite"):
         probes.probe(*clusters())
+
+
+def test_a_fold_that_lacks_a_class_scores_the_others_no_higher():
+    """Pooled, its recordings would all rank first: the AUC of 30 data sets fell by 0.01."""
+    features, labels, group = clusters(4, strength=0.0)
+    for classes in (2, 3, 4):
+        kept = labels < classes
+        model, _ = probes.fit(features[kept], labels[kept], group[kept], classifier="ridge", seed=0)
+        scores = probes._scores(model, features, 4)[:, :classes]
+        np.testing.assert_allclose(scores.mean(axis=1), 0.0, atol=1e-12)
 
 
 def test_nearest_neighbour_of_another_subject(monkeypatch):

@@ -101,6 +101,16 @@ def test_stars_are_explained_where_there_are_any(full, bare):
     assert "a star marks" not in tables.reading(bare)
 
 
+def test_folds_are_told_from_a_test_set(full):
+    for folds, how in ((1, "scored as a test set."), (5, "in 5 folds by")):
+        found = tuple(dataclasses.replace(task, folds=folds) for task in full.tasks)
+        assert how in tables.about(found[0], full.lines)
+        said = tables.reading(dataclasses.replace(full, tasks=found))
+        assert ("With folds" in said) == (folds > 1)
+        # At 1 % of 174 subjects and five classes it was 2.8 %.
+        assert "the few more that it takes to have one of every class" in said
+
+
 @pytest.fixture
 def bare(full):
     return Experiment("Bare", False, full.tasks[:1], (), (), {}, {}, {}, {}, {}, (), (), ())

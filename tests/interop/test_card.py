@@ -33,3 +33,14 @@ def test_an_unfinished_run_says_so():
         line = next(line for line in text.splitlines() if line.startswith("- Training:"))
         assert "7 steps" in line
         assert line.endswith(", of '30 epochs': unfinished when exported.") != finished
+
+
+def test_what_a_detector_detects_and_where_its_threshold_is_from():
+    description = lively.source(labels=("well", "ill")).description
+    name = "sensitivity_at_80_specificity"
+    intervals = RESULT["intervals"] | {name: [None, None]}  # one positive subject
+    result = RESULT | {name: 0.9, "positive": "ill", "intervals": intervals}
+    text = card.write(description, META, result, "")
+    assert "| sensitivity at 80 % specificity | 0.900 no interval |" in text
+    assert "average precision are for 'ill'" in text and "Sensitivity is optimistic" in text
+    assert "optimistic" not in card.write(description, META, RESULT, "")

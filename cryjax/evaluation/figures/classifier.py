@@ -63,7 +63,9 @@ def _band(true: np.ndarray, score: np.ndarray, subjects: np.ndarray) -> np.ndarr
             fall, rise, _ = roc_curve(true[there], score[there], sample_weight=weights[there])
             curves.append(np.interp(_GRID, fall, rise))
     # None if all are of one class.
-    return bootstrap.interval(np.reshape(curves, (-1, len(_GRID))), len(set(subjects)))
+    return bootstrap.interval(
+        np.reshape(curves, (-1, len(_GRID))), *bootstrap.reach(true, subjects, 2)
+    )
 
 
 def roc_figure(
@@ -91,9 +93,10 @@ def roc_figure(
     ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="chance")
     ax.fill_between(
         _GRID, *_band(np.asarray(true), np.asarray(score), np.asarray(subjects)), color=BLUE,
-        alpha=0.18, lw=0, label="95 % interval over subjects",
+        alpha=0.18, lw=0, label="95 % interval at each point",
     )  # fmt: skip
-    ax.step(false_positive, true_positive, where="post", color=BLUE, lw=1.5, label="classifier")
+    # Straight between points, as the AUC counts equal scores; a step would be below.
+    ax.plot(false_positive, true_positive, color=BLUE, lw=1.5, label="classifier")
     ax.set_xlabel("1 − specificity")
     ax.set_ylabel("sensitivity")
     ax.set_aspect("equal")
