@@ -372,8 +372,8 @@ def train(
                 if ends or skipped_in_a_row < _SUSPICIOUS:
                     what = f"the save before step {step} did not finish"
                     with window.pausing(), watch.over(what):
-                        # With the metrics not logged yet.
-                        checkpoints.save(state, step, meta | {"window": window.metrics})
+                        # With the metrics not logged yet: those up to now, though written later.
+                        checkpoints.save(state, step, meta | {"window": [*window.metrics]})
             shows = first_process and (last or not stops)
             if pictures and shows and _due(step, schedule.pictures_every, last):
                 late.read()
