@@ -343,12 +343,12 @@ def train(
             before, function = function, step_at(step)
             if function is not before:
                 bar.say("compiling the training step")
-            state, metrics = function(state, batch, key)
+            with watch.over(f"step {step} did not begin"):
+                state, metrics = function(state, batch, key)
             late.take(step, metrics)
             checkpoints.check()  # reports a failed save now, not when the next is due
             if step == start + 1:
                 # The first step compiles; its time says nothing about the rest.
-                jax.block_until_ready(metrics)
                 late.read()
                 window.restart()
                 bar.update(speed=False)
