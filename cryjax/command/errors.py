@@ -1,5 +1,10 @@
 """Errors that end a program with one line, not a traceback."""
 
+import errno
+import os
+
+_PASSING = (errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN)
+
 
 class UserError(Exception):
     """A mistake that the user can fix. The message is one line: the problem, then the remedy."""
@@ -14,3 +19,11 @@ class Unavailable(Exception):
 
     One line, as for a `UserError`, but exit status 1: launchers restart the program.
     """
+
+
+def passes(error: BaseException) -> bool:
+    """Whether an error is that of a file server that is away, or just back."""
+    # Libraries give some of the system's errors as text.
+    return getattr(error, "errno", None) in _PASSING or any(
+        os.strerror(number) in str(error) for number in _PASSING
+    )

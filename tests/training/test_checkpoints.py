@@ -1,11 +1,13 @@
 """Checkpoints give back what was saved, part by part, and name what does not fit."""
 
+import errno
 import functools
 import time
 
 import jax
 import ml_collections
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -196,6 +198,31 @@ def test_a_checkpoint_that_only_some_can_read_is_not_set_aside(run, states, monk
     with pytest.raises(Unavailable, match=r"3: process 1 of this job cannot read it"):
         saved.restore(states[0], parallel.Parallel().replicated)
     assert saved.latest == 3
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ESTALE, "gone"), ValueError("reading d/0: Input/output error [5]")]
+)
+def test_a_checkpoint_whose_file_server_is_away_is_neither_set_aside_nor_given_up(
+    run, states, monkeypatch, error
+):
+    answers, restore = [error, error], ocp.StandardCheckpointHandler.restore
+
+    def away(*arguments, **keywords):
+        if answers:
+            raise answers.pop()
+        return restore(*arguments, **keywords)
+
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", away)
+    monkeypatch.setattr(parallel, "PAUSE_SECONDS", 0.0)
+    saved = checkpoints.Checkpoints(run)
+    assert int(saved.restore(states[0], parallel.Parallel().replicated).step) == 3
+    answers = [error] * 99
+    with pytest.raises(Unavailable, match=r"3: process 0 of this job cannot read it \("):
+        saved.restore(states[0], parallel.Parallel().replicated)
+    assert saved.latest == 3
+    with pytest.raises(Unavailable, match=r"3: cannot be read"):
+        load_pretrained(str(run))
 
 
 def test_processes_that_would_start_from_different_encoders_refuse(
