@@ -74,7 +74,10 @@ def join_processes() -> None:
     try:
         # The hosts of a slice may start minutes apart: each has an image to pull.
         logging.info("waiting up to half an hour for the other processes of this job")
-        jax.distributed.initialize(**where, initialization_timeout=1800)
+        # They may end minutes apart too: each scores for itself, and the first draws.
+        jax.distributed.initialize(
+            **where, initialization_timeout=1800, shutdown_timeout_seconds=1800
+        )
     except (OSError, RuntimeError, ValueError) as error:
         raise (UserError if isinstance(error, ValueError) else Unavailable)(
             f"CRYJAX_COORDINATOR={coordinator}: the job's processes cannot find each other "

@@ -147,7 +147,8 @@ def test_a_process_that_is_not_told_which_it_is_is_refused(monkeypatch, where):
 
 
 def test_others_that_do_not_come_may_come_another_time(monkeypatch):
-    def initialize(**_):
+    def initialize(**waits):
+        assert waits == {"initialization_timeout": 1800, "shutdown_timeout_seconds": 1800}
         raise RuntimeError("DEADLINE_EXCEEDED: 1 of 2 tasks")
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
