@@ -338,7 +338,7 @@ def restore_item(
       item: 'encoder' or 'head'.
       target: {'params', 'batch_stats'} of arrays or shapes.
       sharding: where to place the leaves.
-      listed: whether to log every leaf.
+      listed: whether to log every leaf, in the first process.
       folder: the checkpoint's; `newest(run)` if None.
 
     Returns:
@@ -347,7 +347,7 @@ def restore_item(
     Raises:
       UserError: if the item is damaged, or its leaves differ from `target`'s, naming the first.
     """
-    folder = folder or newest(run)
+    folder, listed = folder or newest(run), listed and jax.process_index() == 0
     try:
         saved = leaf_shapes(ocp.StandardCheckpointHandler().metadata(folder / item).tree)
     except Exception as error:  # whatever Orbax and its storage raise for a torn file
