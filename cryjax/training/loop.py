@@ -18,14 +18,12 @@ from cryjax.training.parallel import Parallel
 from cryjax.training.recipe import Plan
 from cryjax.training.steps import StepFunction, TrainState
 from cryjax.training.stopping import Stop, Stopped
-from cryjax.training.watch import Watch
+from cryjax.training.watch import SLOWEST, Watch
 from cryjax.training.workdir import Workdir
 
 # Consecutive non-finite updates that are no longer an accident: the parameters cause them. From the
 # first count on, no periodic checkpoint replaces an older one; above the second, the run ends.
 _SUSPICIOUS, _MOST_SKIPPED = 3, 20
-# It may be of many recordings on a slow machine: a limit that it meets would stop every restart.
-_EVALUATION_SECONDS = 6 * 3600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,7 +358,7 @@ def train(
             if evaluate and _due(step, schedule.evaluate_every, last):
                 late.read()
                 what = f"the evaluation after step {step} did not finish"
-                with window.pausing(), watch.over(what, most_seconds=_EVALUATION_SECONDS):
+                with window.pausing(), watch.over(what, most_seconds=SLOWEST):
                     found = evaluate(state, step)
                 workdir.log(step, found)
                 if not last and enough():

@@ -29,6 +29,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cryjax.command.errors import Unavailable, UserError
+from cryjax.training.watch import SLOWEST, Watch
 
 AXIS = "data"
 CHOICES = ("auto", "jit", "pmap")
@@ -117,7 +118,9 @@ def everyone(values: np.ndarray) -> np.ndarray:
     """[...] of this process -> [processes, ...]; all of them must call it."""
     if jax.process_count() == 1:
         return values[None]
-    return np.asarray(multihost_utils.process_allgather(values))
+    # One that hangs before training would leave the others waiting for ever.
+    with Watch() as watch, watch.over("the other processes did not come", most_seconds=SLOWEST):
+        return np.asarray(multihost_utils.process_allgather(values))
 
 
 def attempts() -> Iterator[None]:
