@@ -119,6 +119,8 @@ class Checkpoints:
             self._folder,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
+                # Saves that were killed: no later one need be of the same step and replace it.
+                cleanup_tmp_directories=True,
                 enable_async_checkpointing=True,
                 # How long other processes wait for one whose disk fails.
                 async_options=ocp.AsyncOptions(timeout_secs=_SAVE_SECONDS),

@@ -331,10 +331,16 @@ def test_a_checkpoint_damaged_again_is_set_aside_again(run, states):
         saved.close()
 
 
-def test_an_unfinished_checkpoint_is_not_one(run, states):
-    (run / "checkpoints" / "9.orbax-checkpoint-tmp-0").mkdir()
-    assert checkpoints.Checkpoints(run).latest == 3
+def test_an_unfinished_checkpoint_is_not_one_and_goes(run, states):
+    unfinished = run / "checkpoints" / "9.orbax-checkpoint-tmp"
+    (unfinished / "encoder").mkdir(parents=True)
     assert checkpoints.read_meta(str(run))["step"] == 3
+    saved = checkpoints.Checkpoints(run)
+    assert saved.latest == 3
+    saved.save(states[0], 4, META)
+    saved.close()
+    assert not unfinished.exists()
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"3", "4"}
 
 
 def test_encoder_needs_neither_head_nor_optimizer(run, states):
