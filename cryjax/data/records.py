@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cryjax.command import progress
-from cryjax.command.errors import UserError
+from cryjax.command.errors import Unavailable, UserError, passes
 from cryjax.command.files import complete
 from cryjax.data import remarks, tf_example
 
@@ -68,8 +68,10 @@ class Index:
         return self[np.unique(self.recordings, return_index=True)[1]]
 
 
-def _damaged(what: str | pathlib.Path, error: object) -> UserError:
+def _damaged(what: str | pathlib.Path, error: object) -> UserError | Unavailable:
     said = " ".join(str(error).split())[:200]
+    if isinstance(error, Exception) and passes(error):
+        return Unavailable(f"{what}: cannot be read ({said}): is its file server responding?")
     return UserError(f"{what}: damaged ({said}); prepare the dataset again")
 
 
