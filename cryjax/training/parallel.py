@@ -75,10 +75,7 @@ def join_processes() -> None:
     try:
         # The hosts of a slice may start minutes apart: each has an image to pull.
         logging.info("waiting up to half an hour for the other processes of this job")
-        # They may end minutes apart too: each scores for itself, and the first draws.
-        jax.distributed.initialize(
-            **where, initialization_timeout=1800, shutdown_timeout_seconds=1800
-        )
+        jax.distributed.initialize(**where, initialization_timeout=1800)
     except (OSError, RuntimeError, ValueError) as error:
         raise (UserError if isinstance(error, ValueError) else Unavailable)(
             f"CRYJAX_COORDINATOR={coordinator}: the job's processes cannot find each other "
@@ -121,6 +118,15 @@ def everyone(values: np.ndarray) -> np.ndarray:
     # One that hangs before training would leave the others waiting for ever.
     with Watch() as watch, watch.over("the other processes did not come", most_seconds=SLOWEST):
         return np.asarray(multihost_utils.process_allgather(values))
+
+
+def wait_for_all() -> None:
+    """Returns when all processes have called it, at their end.
+
+    Each scores for itself, and the first draws: one may take longer. JAX itself waits for five
+    minutes at exit, without a way to change that, and then aborts them all.
+    """
+    everyone(np.array(0))
 
 
 def attempts() -> Iterator[None]:

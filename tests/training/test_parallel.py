@@ -149,8 +149,7 @@ def test_a_process_that_is_not_told_which_it_is_is_refused(monkeypatch, where):
 
 
 def test_others_that_do_not_come_may_come_another_time(monkeypatch):
-    def initialize(**waits):
-        assert waits == {"initialization_timeout": 1800, "shutdown_timeout_seconds": 1800}
+    def initialize(**_):
         raise RuntimeError("DEADLINE_EXCEEDED: 1 of 2 tasks")
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
