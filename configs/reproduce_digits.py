@@ -53,8 +53,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Bootstrap resamples of subjects per 95 % interval.
     config.resamples = 1000
 
-    # Recipes: SimCLR on general audio; adaptation to the unlabelled digits; supervised pre-training;
-    # fine-tuning.
+    # Recipes: SimCLR on general audio; adaptation to the unlabelled digits; supervised
+    # pre-training; fine-tuning.
     config.pretrain = config_lib.load(_HERE / "pretrain_small.py")
     config.pretrain.total = "300 steps"
     config.pretrain.optimizer.warmup = "20 steps"

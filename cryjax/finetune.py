@@ -342,6 +342,7 @@ def main(config: Any, workdir: str) -> None:
             f"{result['n_subjects']} subjects scored; 95 % intervals over "
             f"subjects\n{bootstrap.table(result, head)}"
         )
+    parallel.wait_for_all()
 
 
 if __name__ == "__main__":

@@ -367,6 +367,7 @@ def report(workdir: Workdir, data: Data, total: int) -> None:
 def main(config: Any, workdir: str, *, views: bool) -> None:
     parallel.join_processes()
     run(config, workdir, views=views)
+    parallel.wait_for_all()
 
 
 if __name__ == "__main__":

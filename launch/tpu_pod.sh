@@ -92,6 +92,7 @@ case $what in
       esac
       if [ -e run.stop ] || [ "$failures" -gt 5 ]; then break; fi
       sleep 30
+      [ ! -e run.stop ] || break # told meanwhile
     done
     ;;
   logs) # follows one host's log, or shows the end of every one

@@ -346,3 +346,16 @@ def test_multi_label(tmp_path):
     assert found["multi_label"] is True and found["scored"] == "validation"
     assert {"accuracy", "macro_auc", "average_precision", "majority_accuracy"} <= found.keys()
     assert any("optimistic" in warning for warning in found["warnings"])
+
+
+def test_the_processes_of_a_job_end_together(monkeypatch, capsys):
+    counts = dict.fromkeys(("n_recordings", "n_subjects"), 1)
+    result = {"warnings": [], "synthetic": False, "scored": "test", **counts}
+    waited = []
+    monkeypatch.setattr(finetune, "run", lambda *_: result)
+    monkeypatch.setattr(finetune.bootstrap, "table", lambda *_: "the table")
+    monkeypatch.setattr(
+        finetune.parallel, "everyone", lambda _: waited.append(capsys.readouterr().out)
+    )
+    finetune.main(types.SimpleNamespace(init=""), "RUN")
+    assert len(waited) == 1 and "the table" in waited[0]

@@ -436,10 +436,10 @@ def test_dry_run_says_what_would_be_done(name, arguments, more, said, tmp_path):
 
 @pytest.mark.parametrize(
     ("statuses", "starts"),
-    [([75, 1, 0], 3), ([75, 2, 0], 2), ([1] * 9, 6), (["stop", 0], 1)],
+    [([75, 1, 0], 3), ([75, 2, 0], 2), ([1] * 9, 6), (["stop", 0], 1), ([75, "asleep", 0], 1)],
 )
 def test_a_host_of_a_slice_starts_its_program_again(statuses, starts, tmp_path):
-    """But not after a mistake, a sixth failure, or when it was told to stop."""
+    """But not after a mistake, a sixth failure, or when it was told to stop, even meanwhile."""
     launch, tools = tmp_path / "launch", tmp_path / "tools"
     launch.mkdir(), tools.mkdir()
     shutil.copy(programs.ROOT / "launch" / "tpu_pod.sh", launch)
@@ -450,7 +450,10 @@ def test_a_host_of_a_slice_starts_its_program_again(statuses, starts, tmp_path):
         if [ "$status" = stop ]; then touch run.stop; status=75; fi
         exit "$status"
         """
-    for name, text in (("python", stub), ("sleep", "#!/bin/bash\n")):
+    asleep = """#!/bin/bash
+        if [ "$(head -n 1 statuses)" = asleep ]; then touch run.stop; sed -i 1d statuses; fi
+        """
+    for name, text in (("python", stub), ("sleep", asleep)):
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
     done = subprocess.run(

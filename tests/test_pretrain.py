@@ -17,7 +17,7 @@ import programs
 from cryjax import pretrain
 from cryjax.command.errors import UserError
 from cryjax.data.records import open_prepared
-from cryjax.training import simclr
+from cryjax.training import parallel, simclr
 
 STEPS = 30
 
@@ -131,6 +131,14 @@ def test_pmap_over_eight_devices_starts_alike(undisturbed, prepared, tmp_path):
     assert "pmap over 8" in done.stderr
     ours, theirs = (history(run)[0]["loss"] for run in (tmp_path, undisturbed))
     assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_the_processes_of_a_job_end_together(monkeypatch):
+    done = []
+    monkeypatch.setattr(pretrain, "run", lambda *_, **__: done.append("run"))
+    monkeypatch.setattr(parallel, "everyone", lambda _: done.append("waited for"))
+    pretrain.main(None, "RUN", views=False)
+    assert done == ["run", "waited for"]
 
 
 def test_a_batch_may_not_hold_examples_twice(prepared):

@@ -1,5 +1,10 @@
 """Errors that end a program with one line, not a traceback."""
 
+import errno
+import os
+
+_PASSING = (errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN)
+
 
 class UserError(Exception):
     """A mistake that the user can fix. The message is one line: the problem, then the remedy."""
@@ -16,6 +21,14 @@ class Unavailable(Exception):
     """
 
 
-def one_line(error: BaseException, most: int = 300) -> str:
+def one_line(error: BaseException | str, most: int = 300) -> str:
     """The text of another library's error as one line of at most `most` characters."""
     return " ".join(str(error).split())[:most]
+
+
+def passes(error: BaseException) -> bool:
+    """Whether an error is that of a file server that is away, or just back."""
+    # Libraries give some of the system's errors as text.
+    return getattr(error, "errno", None) in _PASSING or any(
+        os.strerror(number) in str(error) for number in _PASSING
+    )

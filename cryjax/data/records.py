@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cryjax.command import progress
-from cryjax.command.errors import UserError, one_line
+from cryjax.command.errors import Unavailable, UserError, one_line, passes
 from cryjax.command.files import complete
 from cryjax.data import remarks, tf_example
 
@@ -68,8 +68,11 @@ class Index:
         return self[np.unique(self.recordings, return_index=True)[1]]
 
 
-def _damaged(what: str | pathlib.Path, error: str) -> UserError:
-    return UserError(f"{what}: damaged ({error}); prepare the dataset again")
+def _damaged(what: str | pathlib.Path, error: Exception | str) -> UserError | Unavailable:
+    reason = one_line(error)
+    if isinstance(error, Exception) and passes(error):
+        return Unavailable(f"{what}: cannot be read ({reason}): is its file server responding?")
+    return UserError(f"{what}: damaged ({reason}); prepare the dataset again")
 
 
 class Source:
@@ -93,7 +96,7 @@ class Source:
                 try:
                     self._records[first]
                 except RuntimeError as error:
-                    raise _damaged(shard.filename, one_line(error)) from error
+                    raise _damaged(shard.filename, error) from error
             first += shard.examples_in_shard
 
     def __len__(self) -> int:
@@ -196,7 +199,7 @@ class Prepared:
         except OSError:
             raise
         except Exception as error:  # of TFDS, JSON or protobuf, which have no class in common
-            raise _damaged(self.directory, one_line(error)) from error
+            raise _damaged(self.directory, error) from error
         source = Source(builder, split)
         if split not in self._checked:
             source.check()
@@ -228,7 +231,7 @@ class Prepared:
                 for row in progress.over(rows, "index", unit="segments", stays=False)
             ]
         except RuntimeError as error:  # ArrayRecord's
-            raise _damaged(self.directory, one_line(error)) from error
+            raise _damaged(self.directory, error) from error
         index = Index(
             np.full(len(rows), split),
             rows,
@@ -263,7 +266,7 @@ def read_info(directory: pathlib.Path) -> dict[str, Any] | None:
     try:
         info = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise _damaged(file, one_line(error)) from error
+        raise _damaged(file, error) from error
     if not isinstance(info, dict) or not {"inputs", "splits"} <= info.keys():
         raise _damaged(file, "no description of a dataset")
     return info

@@ -21,13 +21,14 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint import args
 
-from cryjax.command.errors import Unavailable, UserError, one_line
+from cryjax.command.errors import Unavailable, UserError, one_line, passes
 from cryjax.training import parallel
 from cryjax.training.steps import TrainState
 
 FOLDER = "checkpoints"
 BEST = "best"
 _SAVE_SECONDS = 600
+_READ, _DAMAGED, _AWAY = range(3)  # what came of reading a checkpoint
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -82,8 +83,8 @@ def _shapes(tree: Any, sharding: jax.sharding.Sharding) -> Any:
 
 def _read_items(
     folder: pathlib.Path, items: dict[str, Any], sharding: jax.sharding.Sharding
-) -> tuple[dict[str, Any], str]:
-    """A checkpoint's `meta` and items, in the form of `items`; or why it cannot be used.
+) -> tuple[dict[str, Any], int, str]:
+    """A checkpoint's `meta` and items, in the form of `items`; what came of it, and why.
 
     Uses Orbax's handlers, not its manager, which makes processes wait for each other, so that one
     that fails would leave the others waiting.
@@ -94,9 +95,11 @@ def _read_items(
             wanted = args.StandardRestore(_shapes(tree, sharding))
             restored[name] = ocp.StandardCheckpointHandler().restore(folder / name, args=wanted)
     except Exception as error:  # whatever Orbax and its storage raise for a torn file
-        return {}, f"{type(error).__name__}: {one_line(error)}"
-    wrong = _damaged({name: restored[name] for name in items}, restored["meta"])
-    return restored, f"{wrong[0]} is not what was saved" if wrong else ""
+        came = _AWAY if passes(error) else _DAMAGED
+        return {}, came, f"{type(error).__name__}: {one_line(error)}"
+    if wrong := _damaged({name: restored[name] for name in items}, restored["meta"]):
+        return {}, _DAMAGED, f"{wrong[0]} is not what was saved"
+    return restored, _READ, ""
 
 
 class Checkpoints:
@@ -115,6 +118,8 @@ class Checkpoints:
             self._folder,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
+                # Saves that were killed: no later one need be of the same step and replace it.
+                cleanup_tmp_directories=True,
                 enable_async_checkpointing=True,
                 # How long other processes wait for one whose disk fails.
                 async_options=ocp.AsyncOptions(timeout_secs=_SAVE_SECONDS),
@@ -238,21 +243,24 @@ class Checkpoints:
         """A checkpoint, or why it cannot be used; the same in every process.
 
         Raises:
-          Unavailable: if only some processes can read it.
+          Unavailable: if only some processes can read it, or its file server is away.
         """
-        folder, reason = self._folder / str(step), "it was not read"
+        folder, came, reason = self._folder / str(step), _AWAY, ""
         for _ in parallel.attempts():
-            if reason:
-                restored, reason = _read_items(folder, _items(state), sharding)
-            failed = parallel.everyone(np.array(bool(reason)))
-            if failed.all():
+            if came != _READ:
+                restored, came, reason = _read_items(folder, _items(state), sharding)
+            everywhere = parallel.everyone(np.array(came))
+            if (everywhere == _DAMAGED).all():
                 return None, reason
-            if not failed.any():
+            if (everywhere == _READ).all():
                 break
         else:
+            failed = np.flatnonzero(everywhere)
+            others = "" if len(failed) == len(everywhere) else ", but others can"
             raise Unavailable(
-                f"{folder}: process {', '.join(map(str, np.flatnonzero(failed)))} of this job "
-                f"cannot read it, but others can{f' ({reason})' if reason else ''}"
+                f"{folder}: process {', '.join(map(str, failed))} of this job cannot read it"
+                f"{others}{f' ({reason})' if reason else ''}; if that stays so, move it away, and "
+                "the one before it is used"
             )
         self.meta = restored["meta"]
         encoder, head, optimizer = restored["encoder"], restored["head"], restored["optimizer"]
@@ -295,10 +303,15 @@ def meta_of(folder: pathlib.Path) -> dict[str, Any]:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             return checkpointer.restore(folder / "meta")
     except (OSError, ValueError) as error:
-        raise _unreadable(folder, f"meta: {type(error).__name__}") from error
+        raise _unreadable(folder, f"meta: {type(error).__name__}", error) from error
 
 
-def _unreadable(folder: pathlib.Path, reason: str) -> UserError:
+def _unreadable(
+    folder: pathlib.Path, reason: str, error: Exception | None = None
+) -> UserError | Unavailable:
+    if error is not None and passes(error):
+        reason = one_line(error)
+        return Unavailable(f"{folder}: cannot be read ({reason}): is its file server responding?")
     return UserError(
         f"{folder}: damaged ({reason}), unless its run has just replaced it: run the same command "
         "again; if this recurs, move it away, and the one before it is used"
@@ -326,7 +339,7 @@ def restore_item(
       item: 'encoder' or 'head'.
       target: {'params', 'batch_stats'} of arrays or shapes.
       sharding: where to place the leaves.
-      listed: whether to log every leaf.
+      listed: whether to log every leaf, in the first process.
       folder: the checkpoint's; `newest(run)` if None.
 
     Returns:
@@ -335,11 +348,11 @@ def restore_item(
     Raises:
       UserError: if the item is damaged, or its leaves differ from `target`'s, naming the first.
     """
-    folder = folder or newest(run)
+    folder, listed = folder or newest(run), listed and jax.process_index() == 0
     try:
         saved = leaf_shapes(ocp.StandardCheckpointHandler().metadata(folder / item).tree)
     except Exception as error:  # whatever Orbax and its storage raise for a torn file
-        raise _unreadable(folder, type(error).__name__) from error
+        raise _unreadable(folder, type(error).__name__, error) from error
     wanted = leaf_shapes(target)
     for name in sorted(saved.keys() | wanted.keys()):
         state = "loaded" if saved.get(name) == wanted.get(name) else "mismatch"
@@ -363,7 +376,7 @@ def restore_item(
         with ocp.StandardCheckpointer() as checkpointer:
             restored = checkpointer.restore(folder / item, _shapes(target, sharding))
     except Exception as error:  # as above
-        raise _unreadable(folder, type(error).__name__) from error
+        raise _unreadable(folder, type(error).__name__, error) from error
     if wrong := _damaged({item: restored}, meta_of(folder)):
         raise _unreadable(folder, wrong[0])
     return restored

@@ -16,13 +16,11 @@ from cryjax.training.parallel import Parallel
 from cryjax.training.run import Run
 from cryjax.training.steps import StepFunction, TrainState
 from cryjax.training.stopping import Stop, Stopped
-from cryjax.training.watch import Watch
+from cryjax.training.watch import SLOWEST, Watch
 
 # Consecutive non-finite updates that are no longer an accident: the parameters cause them. From the
 # first count on, no periodic checkpoint replaces an older one; above the second, the run ends.
 _SUSPICIOUS, _MOST_SKIPPED = 3, 20
-# It may be of many recordings on a slow machine: a limit that it meets would stop every restart.
-_EVALUATION_SECONDS = 6 * 3600.0
 
 
 class Batches(Protocol):
@@ -191,12 +189,12 @@ def train(
             before, function = function, step_at(step)
             if function is not before:
                 bar.say("compiling the training step")
-            state, metrics = function(state, batch, run.key)
+            with watch.over(f"step {step} did not begin"):
+                state, metrics = function(state, batch, run.key)
             late.take(step, metrics)
             checkpoints.check()  # reports a failed save now, not when the next is due
             if step == start + 1:
                 # The first step compiles; its time says nothing about the rest.
-                jax.block_until_ready(metrics)
                 late.read()
                 window.restart()
                 bar.update(speed=False)
@@ -208,7 +206,7 @@ def train(
             if evaluate and _due(step, schedule.evaluate_every, last):
                 late.read()
                 what = f"the evaluation after step {step} did not finish"
-                with window.pausing(), watch.over(what, most_seconds=_EVALUATION_SECONDS):
+                with window.pausing(), watch.over(what, most_seconds=SLOWEST):
                     found = evaluate(state, step)
                 run.workdir.log(step, found)
                 if not last and enough():
@@ -220,8 +218,8 @@ def train(
                 if ends or skipped_in_a_row < _SUSPICIOUS:
                     what = f"the save before step {step} did not finish"
                     with window.pausing(), watch.over(what):
-                        # With the metrics not logged yet.
-                        checkpoints.save(state, step, run.meta | {"window": window.metrics})
+                        # With the metrics not logged yet: those up to now, though written later.
+                        checkpoints.save(state, step, run.meta | {"window": [*window.metrics]})
             if (last or not stops) and _due(step, schedule.pictures_every, last):
                 late.read()
                 draw(state, step)

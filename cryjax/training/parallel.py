@@ -29,6 +29,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cryjax.command.errors import Unavailable, UserError
+from cryjax.training.watch import SLOWEST, Watch
 
 AXIS = "data"
 CHOICES = ("auto", "jit", "pmap")
@@ -114,7 +115,18 @@ def everyone(values: np.ndarray) -> np.ndarray:
     """[...] of this process -> [processes, ...]; all of them must call it."""
     if jax.process_count() == 1:
         return values[None]
-    return np.asarray(multihost_utils.process_allgather(values))
+    # One that hangs before training would leave the others waiting for ever.
+    with Watch() as watch, watch.over("the other processes did not come", most_seconds=SLOWEST):
+        return np.asarray(multihost_utils.process_allgather(values))
+
+
+def wait_for_all() -> None:
+    """Returns when all processes have called it, at their end.
+
+    Each scores for itself, and the first draws: one may take longer. JAX itself waits for five
+    minutes at exit, without a way to change that, and then aborts them all.
+    """
+    everyone(np.array(0))
 
 
 def attempts() -> Iterator[None]:

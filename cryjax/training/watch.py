@@ -9,6 +9,10 @@ from typing import Any
 
 from absl import logging
 
+# Seconds for what may be of many recordings on a slow machine, such as an evaluation or an index: a
+# limit that it meets would stop every restart.
+SLOWEST = 6 * 3600.0
+
 
 class Watch:
     """Ends a process that would wait for ever, since a thread that hangs reports nothing.

@@ -1,7 +1,6 @@
 """A run's folder: config.json, metrics.jsonl, TensorBoard events, figures and result.json."""
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -17,7 +16,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
 from cryjax.command import config as config_lib
-from cryjax.command.errors import Unavailable, UserError
+from cryjax.command.errors import Unavailable, UserError, passes
 from cryjax.command.files import hold, whole, write_json
 
 # Fields that may change on resume: they affect how a run is watched or scored, not what it trains.
@@ -131,9 +130,7 @@ class Workdir:
         try:
             yield
         except OSError as error:
-            # Errors of a file server that is away, or just back.
-            passing = error.errno in (errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN)
-            raise (Unavailable if passing else UserError)(
+            raise (Unavailable if passes(error) else UserError)(
                 f"{self.path}: cannot be written to ({error.strerror}); use another --workdir"
             ) from error
 

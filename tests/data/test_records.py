@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from cryjax.command.errors import UserError
-from cryjax.data.records import open_prepared, read_info
+from cryjax.command.errors import Unavailable, UserError
+from cryjax.data.records import Source, open_prepared, read_info
 
 
 @pytest.fixture
@@ -97,6 +97,16 @@ def test_damage_that_reading_finds_is_named(copied):
     (copied / "dataset_info.json").write_text("")
     with pytest.raises(UserError, match=r"copied: damaged \(.*\); prepare .* again"):
         open_prepared(copied).source("train")
+
+
+def test_a_file_server_that_is_away_is_no_damage(copied, monkeypatch):
+    def away(*_):  # as ArrayRecord says it
+        raise RuntimeError("read() failed: Stale file handle; reading train.array_record")
+
+    (copied / "index-train.npz").unlink(missing_ok=True)
+    monkeypatch.setattr(Source, "__getitem__", away)
+    with pytest.raises(Unavailable, match=r"copied: cannot be read \(.*Stale file handle"):
+        open_prepared(copied).index()
 
 
 def test_a_dataset_is_the_same_when_it_is_prepared_again_of_a_copy_of_the_files(prepared, tmp_path):

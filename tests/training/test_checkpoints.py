@@ -1,11 +1,13 @@
 """Checkpoints give back what was saved, part by part, and name what does not fit."""
 
+import errno
 import functools
 import time
 
 import jax
 import ml_collections
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -198,6 +200,31 @@ def test_a_checkpoint_that_only_some_can_read_is_not_set_aside(run, states, monk
     assert saved.latest == 3
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ESTALE, "gone"), ValueError("reading d/0: Input/output error [5]")]
+)
+def test_a_checkpoint_whose_file_server_is_away_is_neither_set_aside_nor_given_up(
+    run, states, monkeypatch, error
+):
+    answers, restore = [error, error], ocp.StandardCheckpointHandler.restore
+
+    def away(*arguments, **keywords):
+        if answers:
+            raise answers.pop()
+        return restore(*arguments, **keywords)
+
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", away)
+    monkeypatch.setattr(parallel, "PAUSE_SECONDS", 0.0)
+    saved = checkpoints.Checkpoints(run)
+    assert int(saved.restore(states[0], parallel.Parallel().replicated).step) == 3
+    answers = [error] * 99
+    with pytest.raises(Unavailable, match=r"3: process 0 of this job cannot read it \("):
+        saved.restore(states[0], parallel.Parallel().replicated)
+    assert saved.latest == 3
+    with pytest.raises(Unavailable, match=r"3: cannot be read"):
+        load_pretrained(str(run))
+
+
 def test_processes_that_would_start_from_different_encoders_refuse(
     run, states, monkeypatch, tmp_path_factory
 ):
@@ -304,10 +331,16 @@ def test_a_checkpoint_damaged_again_is_set_aside_again(run, states):
         saved.close()
 
 
-def test_an_unfinished_checkpoint_is_not_one(run, states):
-    (run / "checkpoints" / "9.orbax-checkpoint-tmp-0").mkdir()
-    assert checkpoints.Checkpoints(run).latest == 3
+def test_an_unfinished_checkpoint_is_not_one_and_goes(run, states):
+    unfinished = run / "checkpoints" / "9.orbax-checkpoint-tmp"
+    (unfinished / "encoder").mkdir(parents=True)
     assert checkpoints.read_meta(str(run))["step"] == 3
+    saved = checkpoints.Checkpoints(run)
+    assert saved.latest == 3
+    saved.save(states[0], 4, META)
+    saved.close()
+    assert not unfinished.exists()
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"3", "4"}
 
 
 def test_encoder_needs_neither_head_nor_optimizer(run, states):

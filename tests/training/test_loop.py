@@ -140,9 +140,15 @@ def test_whatever_may_hang_is_watched(tmp_path, monkeypatch):
         def wait(self):
             in_it("the last save")
 
+    def step(*arguments):
+        in_it("did not begin")  # it may compile, or wait for other processes
+        return step_function(*arguments)
+
     monkeypatch.setattr(loop, "Watch", Watching)
+    monkeypatch.setattr(jax, "block_until_ready", lambda _: in_it("did not finish"))
     run(
         tmp_path, float, saved=Saved(), evaluate_every=10, pictures_every=10,
+        step_at=lambda _: step,
         evaluate=lambda *_: in_it("evaluation after step 10") or {},
         pictures=lambda *_: pictured.append(watched[-1]),
     )  # fmt: skip
@@ -167,6 +173,19 @@ def test_a_line_of_steps_before_and_after_a_stop_is_their_mean(tmp_path):
     _, workdir, _ = run(tmp_path, float, start=6, **options)
     lines = [(line["step"], line["loss"]) for line in workdir.metrics()]
     assert lines == [(4, 1.5), (8, 5.5), (10, 8.5)]
+
+
+def test_what_is_saved_is_of_the_steps_before_however_late_it_is_written(tmp_path):
+    late = []
+
+    class Slow(Recorder):
+        def save(self, state, step, meta):
+            super().save(state, step, meta)
+            late.append(meta)
+
+    run(tmp_path, float, log_every=8, checkpoint_every=3, saved=Slow())
+    losses = [[metrics["loss"] for metrics in meta["window"]] for meta in late]
+    assert losses == [[0, 1, 2], [0, 1, 2, 3, 4, 5], [8], []]
 
 
 def test_the_key_reaches_the_step(tmp_path):

@@ -1,5 +1,6 @@
 """One step, however it is spread over devices, is the step of one device on the full batch."""
 
+import contextlib
 import itertools
 import pathlib
 import socket
@@ -13,6 +14,7 @@ import pytest
 import programs
 from cryjax.command.errors import Unavailable, UserError
 from cryjax.training import parallel
+from cryjax.training.watch import Watch
 
 SCRIPT = pathlib.Path(__file__).with_name("devices.py")
 
@@ -154,6 +156,27 @@ def test_others_that_do_not_come_may_come_another_time(monkeypatch):
     monkeypatch.setenv("CRYJAX_COORDINATOR", "auto")
     with pytest.raises(Unavailable, match=r"cannot find each other .* 1 of 2 tasks"):
         parallel.join_processes()
+
+
+def test_a_process_that_hangs_before_training_is_not_waited_for_for_ever(monkeypatch):
+    watched = []
+
+    class Watching(Watch):
+        @contextlib.contextmanager
+        def over(self, what, *_, most_seconds):
+            watched.append((what, most_seconds))
+            yield
+            watched.clear()
+
+    def gather(values):
+        assert watched == [("the other processes did not come", 6 * 3600)]
+        return np.stack([values, values])
+
+    monkeypatch.setattr(parallel, "Watch", Watching)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(parallel.multihost_utils, "process_allgather", gather)
+    assert parallel.everyone(np.arange(3)).tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert not watched
 
 
 def test_only_known_ways_over_devices():
