@@ -74,11 +74,11 @@ def test_a_plan_has_the_steps_and_rates_that_the_config_says(config):
 
 
 def test_a_crop_at_the_highest_speed_may_be_the_whole_clip(config):
-    config.crop.update(seconds=0.7, speed=(0.5, 1.1))
-    config.clip_seconds = 0.77  # under 0.7 * 1.1 by rounding
+    config.crop.update(seconds=0.2, speed=(0.5, 1.1))
+    config.clip_seconds = 0.22  # under 0.2 * 1.1 in floating point
     recipe.plan(config, examples=500)
-    config.clip_seconds = 0.76
-    with pytest.raises(UserError, match=r"use a clip of 0\.77 seconds"):
+    config.clip_seconds = 0.21
+    with pytest.raises(UserError, match=r"use a clip of 0\.22 seconds"):
         recipe.plan(config, examples=500)
 
 
