@@ -85,7 +85,7 @@ def test_a_disk_that_is_away_for_a_while_changes_no_share(monkeypatch, error):
             return super().__getitem__(i)
 
     monkeypatch.setattr(loader.time, "sleep", waited.append)
-    share = {"batch_size": 10, "process": 1, "processes": 2, "threads": 0, "buffer": 0}
+    share = {"batch_size": 10, "process": 2, "processes": 5, "threads": 0, "buffer": 0}
     ours, theirs = (
         take(loader.Clips([(source, 1.0)], samples=8, seed=1), 1, **share)[0]["audio"]
         for source in (Ill(10), Source(10))

@@ -15,7 +15,7 @@ def listed(order, count, first=0):
     return [*zip(*(part.tolist() for part in order.places(first, count)), strict=True)]
 
 
-@pytest.mark.parametrize("length", [1, 2, 6, 1000])
+@pytest.mark.parametrize("length", [1, 2, 6, 1000, 70_000])
 def test_an_epoch_holds_each_example_once_and_epochs_differ(length):
     order = Order([length], [0.3], seed=3)
     epochs = [listed(order, length, epoch * length) for epoch in range(3)]
@@ -154,6 +154,7 @@ def test_the_order_of_runs_under_way():
     [
         ([], [], "sources"),
         ([3, 0], [1, 1], "sources"),
+        ([2**32], [1], "sources"),
         ([3, 4], [1], "weights"),
         ([3, 4], [1, 0], "weights"),
         ([3, 4], [1, float("inf")], "weights"),

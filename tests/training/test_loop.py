@@ -5,6 +5,8 @@ import contextlib
 import os
 import signal
 import threading
+import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +62,7 @@ def run(tmp_path, losses, *, start=0, before=None, evaluate=None, enough=None, s
         size = 2
 
         def since(self, step, process, processes):
-            assert step == start and (process, processes) == (0, 1)
+            assert step == start and (process, processes) == (jax.process_index(), 1)
             for n in range(step, 10_000):
                 yield {"loss": np.full(2, losses(n), np.float32)}
 
@@ -252,14 +254,26 @@ def test_updates_that_are_not_finite_are_counted_and_left_out_of_means(tmp_path)
     assert lines[4]["loss"] == 2.0 and "loss" not in lines[8] and saved.steps == [4, 8, 10]
 
 
-def test_updates_that_are_never_finite_again_end_the_run_and_replace_no_checkpoint(tmp_path):
+@pytest.mark.parametrize(("good", "saves"), [(6, [4, 8]), (5, [4])])
+def test_updates_that_are_never_finite_again_end_the_run_and_replace_no_checkpoint(
+    tmp_path, good, saves
+):
+    """From the third of them on."""
     saved = Recorder()
-    with (
-        jax.debug_nans(False),
-        pytest.raises(UserError, match=r"last 21 updates, up to step 27, .* is of step 8"),
-    ):
-        run(tmp_path, lambda n: np.nan if n > 5 else 1.0, skip=True, saved=saved, total=40)
-    assert saved.steps == [4, 8] and saved.complete == 8  # which the message names
+    named = rf"last 21 updates, up to step {good + 21}, .* is of step {saves[-1]}:"
+    with jax.debug_nans(False), pytest.raises(UserError, match=named):
+        run(tmp_path, lambda n: 1.0 if n < good else np.nan, skip=True, saved=saved, total=40)
+    assert saved.steps == saves and saved.complete == saves[-1]  # which the message names
+
+
+def test_a_step_that_is_not_finite_is_not_evaluated(tmp_path):
+    seen = []
+    evaluate = lambda _, step: seen.append(step) or {}  # noqa: E731
+    with jax.debug_nans(False), pytest.raises(UserError, match="at step 4"):
+        run(
+            tmp_path, lambda n: np.nan if n == 3 else 1.0, evaluate=evaluate, evaluate_every=2
+        )  # fmt: skip
+    assert seen == [2]
 
 
 def test_a_stop_saves_whatever_was_skipped_before_it(tmp_path):
@@ -292,6 +306,15 @@ def test_pictures_come_after_the_save_and_cannot_end_a_run(tmp_path, caplog):
     assert int(state.step) == 10
     assert seen == [[0], [4, 4], [8, 4, 8], [10, 4, 8, 10]]
     assert "step 8: pictures cannot be drawn" in caplog.text
+
+
+def test_only_the_first_process_draws(tmp_path, monkeypatch):
+    drawn = []
+    pictures = {"pictures": lambda _, step: drawn.append(step), "pictures_every": 5}
+    run(tmp_path / "first", float, **pictures)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    run(tmp_path / "second", float, **pictures)
+    assert drawn == [0, 5, 10]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -370,6 +393,34 @@ def test_a_batch_is_placed_before_the_step_before_it_and_none_is_read_in_vain():
     )
     assert window.waiting > 0
     assert list(loop._placed(read([]), range(0), Devices(), window, watch)) == []
+
+
+def test_rates_count_the_clips_and_the_time_of_training_alone(monkeypatch):
+    now = 0.0
+
+    def passes(seconds):
+        nonlocal now
+        now += seconds
+
+    def read():
+        for step in range(4):
+            passes(1.0)
+            yield step
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    devices = types.SimpleNamespace(shard=lambda batch: batch)
+    metrics = {"loss": 1.0, "skipped": 0.0}
+    window = Window(8, [metrics])
+    passes(50.0)  # for the step that compiles
+    window.add(metrics)
+    window.restart()
+    for _ in loop._placed(read(), range(4), devices, window, Watch()):
+        passes(3.0)
+        window.add(metrics)
+    with window.pausing():
+        passes(100.0)
+    found = window.summary()
+    assert found["clips_per_second"] == 4 * 8 / 16 and found["waiting_for_data"] == 4 / 16
 
 
 def test_the_step_before_a_batch_that_cannot_be_read_is_made(tmp_path):
