@@ -169,6 +169,15 @@ def test_what_is_no_model(tmp_path):
         load(str(tmp_path / "missing"))
 
 
+def test_another_models_description_is_noticed(tmp_path):
+    path = written(tmp_path, "stablehlo", lively.source("cnn6", labels=("a", "b")))
+    for labels in ((), ("a",), ("a", "b", "c")):
+        other = lively.source("cnn6", labels=labels).description
+        (tmp_path / "model.stablehlo.json").write_text(other.to_json())
+        with pytest.raises(UserError, match=r"stablehlo\.json describes another model"):
+            load(str(path))
+
+
 @pytest.mark.parametrize(("kind", "package"), [("onnx", "onnx"), ("stablehlo", "flatbuffers")])
 def test_a_missing_package_is_named(tmp_path, monkeypatch, kind, package):
     path = written(tmp_path, kind, lively.source())
