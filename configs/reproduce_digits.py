@@ -47,7 +47,7 @@ def get_config() -> ml_collections.ConfigDict:
     # the linear probe, which is cheap, and for fine-tuning. Without shares, (), a method is left
     # out.
     config.probe = ml_collections.ConfigDict(
-        {"fractions": (0.25, 0.5, 1.0), "seeds": (0, 1, 2, 3, 4), "classifier": "ridge"}
+        {"fractions": (0.5, 1.0), "seeds": (0, 1, 2, 3, 4), "classifier": "ridge"}
     )
     config.finetune = ml_collections.ConfigDict({"fractions": (0.25, 1.0), "seeds": (0,)})
     # Bootstrap resamples of subjects per 95 % interval.

@@ -248,9 +248,14 @@ class Study:
             else:
                 with concurrent.futures.ThreadPoolExecutor(len(free)) as pool:
                     list(pool.map(compute, cells))
-        said = [(cell, found[cell]) for cell in cells]
-        self.notes += [f"{cell.name}: {what}" for cell, what in said if isinstance(what, str)]
-        return {cell: what for cell, what in said if isinstance(what, Found)}
+        missing: dict[str, list[str]] = {}  # reason -> names of cells
+        for cell in cells:
+            if isinstance(reason := found[cell], str):
+                missing.setdefault(reason, []).append(cell.name)
+        for reason, names in missing.items():
+            more = f" and {len(names) - 1} more" * (len(names) > 1)
+            self.notes.append(f"{names[0]}{more}: {reason}")
+        return {cell: what for cell in cells if isinstance(what := found[cell], Found)}
 
 
 def other_code(folder: pathlib.Path) -> list[str]:

@@ -22,7 +22,7 @@ MINIMUM_SECONDS = 0.05
 MAXIMUM_HOURS = 24.0
 RATES_HZ = (1_000, 768_000)
 # Honest floats exceed 1 only slightly. Int16 values stored as floats would be clipped to noise.
-_LOUDEST = 8.0
+LOUDEST = 8.0
 _BLOCK_SECONDS = 30
 FFMPEG_SECONDS = 600
 
@@ -60,7 +60,7 @@ def _mono_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
     while len(block := file.read(size, dtype="float32", always_2d=True)):
         if not np.isfinite(block).all():
             raise Unusable("samples that are not finite")
-        if max(block.max(), -block.min()) > _LOUDEST:
+        if max(block.max(), -block.min()) > LOUDEST:
             raise Unusable(
                 "samples far beyond full scale: floats must be between minus one and one"
             )

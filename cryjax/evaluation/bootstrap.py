@@ -357,7 +357,10 @@ def table(result: dict[str, Any], head: str) -> str:
     """
 
     def cell(value: float, interval: list[float], sign: str = "") -> str:
-        return f"{value:{sign}.3f} [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]"
+        low, high = interval
+        if np.isnan(low):  # one subject of a class
+            return f"{value:{sign}.3f} no interval"
+        return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
     names = list(result["intervals"])
     width = max(map(len, names)) + 2

@@ -5,13 +5,13 @@ import json
 from typing import Any
 
 from cryjax import __version__
-from cryjax.data.decode import MINIMUM_SECONDS
+from cryjax.data.decode import LOUDEST, MINIMUM_SECONDS
 from cryjax.interop.model import Description
 
 _EXAMPLE = '''"""Runs the model on a recording: python example.py RECORDING.wav
 
 Needs onnxruntime, numpy and soundfile. Prints the mean over windows of {window:g} s, cut as cryjax
-cuts them. It does not resample; the package `soxr` does.
+cuts them. It does not resample; the package `soxr` does, at quality "VHQ" as in cryjax.
 """
 
 import json
@@ -40,6 +40,8 @@ if rate != config["front_end"]["sample_rate"]:
     )
 if not np.isfinite(waveform).all():
     sys.exit("the recording has samples that are not finite")
+if np.abs(waveform).max(initial=0) > {loudest}:
+    sys.exit("the recording has samples far beyond full scale: floats must be in [-1, 1]")
 # In 16 bits, as cryjax stores recordings.
 waveform = np.clip(np.rint(waveform.mean(axis=1) * 32768), -32768, 32767).astype("f4") / 32768
 if len(waveform) < {least} * rate:
@@ -85,6 +87,7 @@ def example(description: Description) -> str:
     return _EXAMPLE.format(
         window=window,
         least=f"{MINIMUM_SECONDS:g}",
+        loudest=f"{LOUDEST:g}",
         output="probabilities" if classifies else "embedding",
         width="classes" if classifies else "features",
         use=_USE_CLASSIFIER if classifies else _USE_ENCODER,

@@ -16,15 +16,13 @@ import soxr
 
 from cryjax.audio.frontend import FrontEnd
 from cryjax.command.errors import UserError
-from cryjax.data import cutting
+from cryjax.data import cutting, decode
 from cryjax.training import checkpoints, steps
 from cryjax.training.trained import load_pretrained, load_trained
 
 # Segment length of models that do not state their own.
 SEGMENT_SECONDS = 10.0
 _MOST_AT_A_TIME = 16
-# Beyond it, a waveform is not in [-1, 1] with a little clipping, but in another unit.
-_LOUDEST = 2.0
 _MOST_CHANNELS = 8
 
 # float32 [batch, samples] -> {name of the output: float32 [batch, ...]}
@@ -182,7 +180,8 @@ class Model:
         """Embeds recordings.
 
         Args:
-          waveform: mono, [samples] or [batch, samples], floats in [-1, 1] or int16.
+          waveform: mono, [samples] or [batch, samples], floats in [-1, 1] or int16. Floats are
+            rounded to 16 bits, as training recordings were.
           sample_rate: in hertz; one above the model's is resampled down to it.
 
         Returns:
@@ -240,17 +239,21 @@ class Model:
         return np.concatenate([cutting.windows(piece, samples) for piece in pieces])
 
     def at_own_rate(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
-        """A waveform that `embed` takes, as float32 at the model's rate along the last axis."""
+        """A waveform that `embed` takes, as int16 at the model's rate along the last axis.
+
+        As a recording is decoded for `prepare` and `predict`: what rounding to 16 bits adds to a
+        quiet band, the model heard in training.
+        """
         waveform = _checked(waveform, sample_rate, self.sample_rate)
         if sample_rate == self.sample_rate:
-            return waveform
+            return decode.to_int16(waveform)
         # The resampler that prepares datasets; it wants time first.
         found = soxr.resample(waveform.T, sample_rate, self.sample_rate, quality="VHQ").T
         if not found.shape[-1]:
             raise UserError(
                 f"a waveform of {waveform.shape[-1]} samples at {sample_rate} Hz is too short"
             )
-        return np.clip(found, -1.0, 1.0)
+        return decode.to_int16(found)
 
     def _mean(self, output: str, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
         if output not in self.description.output_names:
@@ -292,9 +295,9 @@ def _checked(waveform: np.ndarray, sample_rate: int, wanted: int) -> np.ndarray:
     if not np.issubdtype(waveform.dtype, np.floating):
         raise UserError(f"the waveform is {waveform.dtype}; give floats in [-1, 1] or int16")
     loudest = np.abs(waveform).max()
-    if not loudest <= _LOUDEST:
+    if not loudest <= decode.LOUDEST:
         raise UserError(f"the waveform reaches {loudest:g}; give floats in [-1, 1] or int16")
-    return np.clip(waveform, -1.0, 1.0).astype(np.float32)
+    return waveform.astype(np.float32)
 
 
 def load(path: str) -> Model:

@@ -73,6 +73,14 @@ def open_file(path: pathlib.Path) -> tuple[Description, Function]:
         raise UserError(
             f"{path}: not a model from python -m cryjax.export ({type(error).__name__})"
         ) from error
+    # Or another model's labels would stand over these probabilities.
+    widths = [output.shape[-1] for output in exported.out_avals]  # in the order of their names
+    told = [description.features, len(description.labels)][: len(description.output_names)]
+    if widths != told:
+        raise UserError(
+            f"{_beside(path)} describes another model, with outputs of {told}, not {widths}; keep "
+            "the NAME.stablehlo and NAME.stablehlo.json of python -m cryjax.export together"
+        )
     call = jax.jit(exported.call)
     return description, lambda x: {name: np.asarray(y) for name, y in call(x).items()}
 

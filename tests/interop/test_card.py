@@ -1,5 +1,12 @@
 """The model card says what its numbers and probabilities do not tell."""
 
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
 import lively
 from cryjax.interop import card
 
@@ -44,3 +51,15 @@ def test_what_a_detector_detects_and_where_its_threshold_is_from():
     assert "| sensitivity at 80 % specificity | 0.900 no interval |" in text
     assert "average precision are for 'ill'" in text and "Sensitivity is optimistic" in text
     assert "optimistic" not in card.write(description, META, RESULT, "")
+
+
+@pytest.mark.parametrize(("gain", "said"), [(32768, "far beyond full scale"), (np.nan, "finite")])
+def test_the_example_refuses_what_predict_refuses(tmp_path, gain, said):
+    description = lively.source().description
+    (tmp_path / "example.py").write_text(card.example(description))
+    (tmp_path / "config.json").write_text(card.config(description))
+    soundfile.write(tmp_path / "a.wav", gain * lively.waveform(8_000)[0], 8_000, "FLOAT")
+    done = subprocess.run(
+        [sys.executable, "example.py", "a.wav"], cwd=tmp_path, text=True, capture_output=True
+    )
+    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr

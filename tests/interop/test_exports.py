@@ -15,6 +15,7 @@ import lively
 import programs
 from cryjax.audio import frontend
 from cryjax.command.errors import UserError
+from cryjax.data import decode
 from cryjax.interop import card, onnx, stablehlo, weights
 from cryjax.interop.model import Model, load
 
@@ -68,6 +69,7 @@ def test_any_batch_and_length(tmp_path, kind, name):
         model = Model(description, function)
         for samples in (1, least // 5, least - 1):
             short = lively.waveform(description.sample_rate)[:1, :samples]
+            short = decode.to_int16(short).astype(np.float32) / 32768
             expected = model.embed(short, description.sample_rate)
             scale = np.abs(expected).max()
             found = function(np.repeat(short, 2, axis=0))["embedding"]
@@ -165,6 +167,15 @@ def test_what_is_no_model(tmp_path):
         load(str(tmp_path / "model.stablehlo"))
     with pytest.raises(UserError, match="no model found; give the --workdir"):
         load(str(tmp_path / "missing"))
+
+
+def test_another_models_description_is_noticed(tmp_path):
+    path = written(tmp_path, "stablehlo", lively.source("cnn6", labels=("a", "b")))
+    for labels in ((), ("a",), ("a", "b", "c")):
+        other = lively.source("cnn6", labels=labels).description
+        (tmp_path / "model.stablehlo.json").write_text(other.to_json())
+        with pytest.raises(UserError, match=r"stablehlo\.json describes another model"):
+            load(str(path))
 
 
 @pytest.mark.parametrize(("kind", "package"), [("onnx", "onnx"), ("stablehlo", "flatbuffers")])

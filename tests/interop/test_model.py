@@ -3,11 +3,13 @@
 import jax
 import numpy as np
 import pytest
+import soundfile
 import soxr
 
 import cryjax
 import lively
 from cryjax.command.errors import UserError
+from cryjax.data import decode
 from cryjax.data.cutting import windows
 from cryjax.interop import onnx, run
 from cryjax.interop.model import Model, read_run
@@ -25,7 +27,7 @@ def model(source):
 
 
 def test_a_recording_is_the_mean_over_its_windows(source, model):
-    recording = lively.waveform(8_000, 1.7)[0]
+    recording = decode.to_int16(lively.waveform(8_000, 1.7)[0])
     pieces = windows(recording, 4000)
     assert len(pieces) == 4
     wanted = jax.jit(source.function)(source.variables, pieces)
@@ -80,6 +82,15 @@ def test_a_higher_rate_is_brought_down(model):
     )
 
 
+@pytest.mark.parametrize(("rate", "gain"), [(8_000, 1e-3), (44_100, 1e-3), (44_100, 10.0)])
+def test_a_waveform_is_rounded_like_a_file(tmp_path, model, rate, gain):
+    """Or a quiet recording scores otherwise than in `predict`, and a loud one is refused."""
+    recording = gain * lively.waveform(rate)[1]
+    soundfile.write(tmp_path / "a.wav", recording, rate, "FLOAT")
+    own = np.concatenate([*decode.stream(tmp_path / "a.wav", 8_000)])
+    np.testing.assert_array_equal(model.embed(recording, rate), model.embed(own, 8_000))
+
+
 def test_refusals(source, model):
     wave = lively.waveform(8_000)
     for waveform, rate, said in (
@@ -112,7 +123,7 @@ def test_a_run_comes_back(tmp_path, source):
     jax.tree.map(np.testing.assert_array_equal, found.variables, source.variables)
     assert found.description.labels == ("a", "b") and found.description.window_samples == 4000
     assert read_run(str(folder), encoder_only=True).variables.keys() == {"encoder"}
-    wave = lively.waveform(8_000)
+    wave = decode.to_int16(lively.waveform(8_000))
     wanted = jax.jit(source.function)(source.variables, wave[:, :4000])["embedding"]
     embedded = cryjax.load(str(folder)).embed(wave[:, :4000], 8_000)
     np.testing.assert_allclose(embedded, wanted, rtol=1e-4, atol=1e-6)
