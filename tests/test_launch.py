@@ -401,7 +401,7 @@ ARGUMENTS = r"--config=configs/pretrain_small.py --config.total=30\ steps"
             "slurm.sbatch", PROGRAM, {},
             ["srun ", "CRYJAX_COORDINATOR=FIRST_NODE:PORT",
              f"python -m cryjax.pretrain {ARGUMENTS}",
-             "scontrol requeue JOB  # after 75 and, up to five times, a failure"],
+             "scontrol requeue JOB  # after 75 and, up to five times in a row, a failure"],
         ),
         (
             "tpu_pod.sh", ("create",), {**POD, "SPOT": "1"},
@@ -435,14 +435,21 @@ def test_dry_run_says_what_would_be_done(name, arguments, more, said, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("statuses", "starts"),
-    [([75, 1, 0], 3), ([75, 2, 0], 2), ([1] * 9, 6), (["stop", 0], 1), ([75, "asleep", 0], 1)],
-)
-def test_a_host_of_a_slice_starts_its_program_again(statuses, starts, tmp_path):
-    """But not after a mistake, a sixth failure, or when it was told to stop, even meanwhile."""
+    ("statuses", "starts", "long"),
+    [
+        ([75, 1, 0], 3, 21600), ([75, 2, 0], 2, 21600), ([1] * 9, 6, 21600),
+        (["stop", 0], 1, 21600), ([75, "asleep", 0], 1, 21600), ([*[1] * 9, 0], 10, 0),
+    ],
+)  # fmt: skip
+def test_a_host_of_a_slice_starts_its_program_again(statuses, starts, long, tmp_path):
+    """But not after a mistake, a sixth failure, or when it was told to stop, even meanwhile.
+
+    Failures before a start that lasted `long` seconds do not count.
+    """
     launch, tools = tmp_path / "launch", tmp_path / "tools"
     launch.mkdir(), tools.mkdir()
-    shutil.copy(programs.ROOT / "launch" / "tpu_pod.sh", launch)
+    text = (LAUNCH / "tpu_pod.sh").read_text().replace("21600", str(long))
+    (launch / "tpu_pod.sh").write_text(text)
     (launch / "setup.sh").touch()
     (tmp_path / "statuses").write_text("".join(f"{status}\n" for status in statuses))
     stub = """#!/bin/bash
@@ -465,16 +472,18 @@ def test_a_host_of_a_slice_starts_its_program_again(statuses, starts, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("statuses", "starts", "away"),
+    ("statuses", "starts", "away", "long"),
     [
-        ([75, 137, 0], 3, 0), ([75, 2, 0], 2, 0), ([75, *[1] * 9], 7, 0), (["cancelled", 0], 1, 0),
-        ([75, 137, 0], 3, 2), ([1, 0], 2, 7), ([2, 0], 1, 99), ([75, 0], 1, 99),
+        ([75, 137, 0], 3, 0, 21600), ([75, 2, 0], 2, 0, 21600), ([75, *[1] * 9], 7, 0, 21600),
+        (["cancelled", 0], 1, 0, 21600), ([75, 137, 0], 3, 2, 21600), ([1, 0], 2, 7, 21600),
+        ([2, 0], 1, 99, 21600), ([75, 0], 1, 99, 21600), ([*[1] * 7, 0], 8, 0, 0),
     ],
 )  # fmt: skip
-def test_a_slurm_job_is_queued_again(statuses, starts, away, tmp_path):
+def test_a_slurm_job_is_queued_again(statuses, starts, away, long, tmp_path):
     """But not after a mistake, a sixth failure, or when it was cancelled.
 
     At each start Slurm's controller, asked after the job has ended, does not answer `away` times.
+    Failures before a start that lasted `long` seconds do not count.
     """
     tools = tmp_path / "tools"
     tools.mkdir()
@@ -499,11 +508,14 @@ def test_a_slurm_job_is_queued_again(statuses, starts, away, tmp_path):
         (tools / name).chmod(0o755)
     for name, lines in {"statuses": statuses, "state": ["RUNNING"], "comment": ["(null)"]}.items():
         (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
-    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "host", "SLURM_SUBMIT_DIR": ""}
+    copy = tmp_path / "slurm.sbatch"
+    copy.write_text((LAUNCH / "slurm.sbatch").read_text().replace("21600", str(long)))
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "host"}
+    job["SLURM_SUBMIT_DIR"] = str(programs.ROOT)
     path = f"{tools}{os.pathsep}{environment()['PATH']}"
     for start in range(1, 20):
         status = statuses[start - 1]
-        done = script("slurm.sbatch", *PROGRAM, **job, PATH=path)
+        done = script(copy, *PROGRAM, **job, PATH=path)
         assert done.returncode == (75 if status == "cancelled" else status), done.stderr
         if not (tmp_path / "queued").exists():
             break
