@@ -36,12 +36,12 @@ _LABELS = flags.DEFINE_string(
 )
 
 
-def choose_front_end(tensors: Mapping[str, np.ndarray], said: Description | None) -> str:
+def choose_front_end(tensors: Mapping[str, np.ndarray], description: Description | None) -> str:
     """The preset: from --front_end, else the file's description or mel filters."""
     if _FRONT_END.value:
         return _FRONT_END.value
     for name, preset in frontend.PRESETS.items():
-        if said and said.front_end == preset:
+        if description and description.front_end == preset:
             return name
     if fitting := panns.fitting_front_ends(tensors):
         return fitting[0]
@@ -51,10 +51,14 @@ def choose_front_end(tensors: Mapping[str, np.ndarray], said: Description | None
     )
 
 
-def read_labels(classes: int, said: Description | None) -> tuple[str, ...]:
+def read_labels(classes: int, description: Description | None) -> tuple[str, ...]:
     """Names of the classes: from --labels, else the file's own, else numbers."""
     if not _LABELS.value:
-        return said.labels if said and said.labels else tuple(map(str, range(classes)))
+        return (
+            description.labels
+            if description and description.labels
+            else tuple(map(str, range(classes)))
+        )
     path = pathlib.Path(_LABELS.value)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -80,20 +84,21 @@ def read_labels(classes: int, said: Description | None) -> tuple[str, ...]:
 def main(_: list[str]) -> None:
     file = pathlib.Path(program.required(_WEIGHTS))
     folder = program.required(_WORKDIR)
-    tensors, said = panns.read_tensors(file), panns.read_description(file)
-    front_end = choose_front_end(tensors, said)
+    tensors, description = panns.read_tensors(file), panns.read_description(file)
+    front_end = choose_front_end(tensors, description)
     settings = frontend.resolve(front_end)
     encoder, width, variables = panns.from_state_dict(tensors, settings)
     classifier = variables.get("head")
     labels: tuple[str, ...] = ()
     if classifier:
-        labels = read_labels(classifier["params"]["classifier"]["kernel"].shape[1], said)
+        labels = read_labels(classifier["params"]["classifier"]["kernel"].shape[1], description)
     window, told = _WINDOW.value, {}
-    if said:
+    if description:
         if not flags.FLAGS["window_seconds"].present:
-            window = said.window_samples / said.sample_rate
+            window = description.window_samples / description.sample_rate
         told = {
-            name: getattr(said, name) for name in ("multi_label", "synthetic", "segment_seconds")
+            name: getattr(description, name)
+            for name in ("multi_label", "synthetic", "segment_seconds")
         }
     run.write(pathlib.Path(folder), encoder, width, front_end, window, variables, labels, **told)
     print(

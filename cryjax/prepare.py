@@ -158,8 +158,8 @@ def from_rows() -> tuple[dict[str, Any], list[Row], list[str], int]:
         alike = sum(map(len, groups))
         for remark in remarks.of_rows(rows, groups, _LABEL_COLUMN.value):
             print(remark)
-    kept, said = excluding.exclude(rows, source, _EXCLUDE.value, columns)
-    for line in said:
+    kept, lines = excluding.exclude(rows, source, _EXCLUDE.value, columns)
+    for line in lines:
         print(line)
     if not kept:
         raise UserError(f"{source}: --exclude leaves no recording")

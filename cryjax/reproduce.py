@@ -275,12 +275,12 @@ def other_code(folder: pathlib.Path) -> list[str]:
 def assemble(study: Study, cells: Mapping[Cell, Found]) -> results.Experiment:
     """Assembles the results of the cells for the report."""
     config, folder = study.config, study.folder
-    said = [*study.data.notes, *study.notes]
+    notes = dict.fromkeys([*study.data.notes, *study.notes])
     counted = {name: study.data.folds(name) for name in study.data.tasks}
     seeds = experiment.by_seed(cells, counted)
     if not seeds:
-        raise UserError(f"no cell could be computed: {'; '.join(said[:3])}")
-    notes, described = dict.fromkeys(said), []
+        raise UserError(f"no cell could be computed: {'; '.join([*notes][:3])}")
+    described = []
     for name, task in study.data.tasks.items():
         found = [one for key, of_key in seeds.items() if key[2] == name for one in of_key.values()]
         if found:

@@ -154,9 +154,9 @@ def cautions(true: np.ndarray, subjects: np.ndarray, labels: Sequence[str]) -> l
       subjects: [recordings], those scored.
       labels: names of the classes.
     """
-    said, people = [], len(np.unique(subjects))
+    warnings, people = [], len(np.unique(subjects))
     if people < FEW_SUBJECTS:
-        said.append(
+        warnings.append(
             f"only {people} scored subject(s): the 95 % intervals are too narrow (in simulations, "
             "62 % cover the true value with 2 subjects, 88 % with 4, 93 % with 6)"
         )
@@ -165,13 +165,13 @@ def cautions(true: np.ndarray, subjects: np.ndarray, labels: Sequence[str]) -> l
     if rare and people >= FEW_OF_A_CLASS:  # else the warning above covers them
         named = ", ".join(f"{label} {count}" for count, label in rare[:5])
         more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
-        said.append(
+        warnings.append(
             f"classes with fewer than {FEW_OF_A_CLASS} scored subjects ({named}{more}): the 95 % "
             "intervals of metrics computed per class, such as AUC and sensitivity, are too narrow "
             "(in simulations, 70 to 72 % cover an AUC of 0.8 or 0.5 with 2 subjects of a class, 86 "
             "to 88 % with 3; near 1 fewer do, 83 % with 5)"
         )
-    return said
+    return warnings
 
 
 def subjects_per_class(

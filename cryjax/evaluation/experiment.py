@@ -94,7 +94,7 @@ class Found:
             metrics.scores_of(np.array(scores, float).T, learnt),
             people,
             float(result["n_train"]),
-            np.array([said for said in result["warnings"] if said not in of_fold], str),
+            np.array([warning for warning in result["warnings"] if warning not in of_fold], str),
         )
 
 

@@ -119,14 +119,14 @@ def check(run: str, prepared: Prepared, scored: np.ndarray) -> list[str]:
             f"are among those whose labels {run} used in training, so they are not held out; score "
             "other people, such as its test subjects (config.folds=0 and the split 'test')"
         )
-    said = []
+    warnings = []
     if known := sorted(everybody & found.unlabelled):
-        said.append(
+        warnings.append(
             f"{len(known)} of the {len(everybody)} scored subjects were used, without labels, to "
             f"pre-train {run}: it may do less well on people it was not trained on"
         )
     if found.unknown:
-        said.append(
+        warnings.append(
             f"cannot tell whether {run} was trained on scored subjects: {'; '.join(found.unknown)}"
         )
-    return said
+    return warnings

@@ -118,9 +118,9 @@ def f1(true: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
     classes = scores.shape[1]
     members = memberships(true, classes)
-    said = scores >= THRESHOLD if true.ndim == 2 else memberships(winners(scores), classes)
+    predicted = scores >= THRESHOLD if true.ndim == 2 else memberships(winners(scores), classes)
     of_class = weights @ members
-    values = _ratio(2 * (weights @ (members & said)), of_class + weights @ said)
+    values = _ratio(2 * (weights @ (members & predicted)), of_class + weights @ predicted)
     return _macro(np.where(of_class > 0, values, np.nan).T)
 
 

@@ -149,7 +149,7 @@ def _divide(
     labels: np.ndarray, subjects: np.ndarray, folds: int, splits: np.ndarray | None, seed: int
 ) -> tuple[folds_lib.Parts, list[str]]:
     """Train and test indices of each fold, and warnings; arguments as in `probe`."""
-    count, said = len(set(subjects)), []
+    count, remarks = len(set(subjects)), []
     if splits is None:
         parts = folds_lib.grouped_folds(labels, subjects, folds, seed)
         if not parts:
@@ -158,7 +158,7 @@ def _divide(
                 "folds; a probe needs at least two recordings of a class"
             )
         if len(parts) < folds:
-            said.append(f"{len(parts)} folds instead of {folds}: {count} subjects allow no more")
+            remarks.append(f"{len(parts)} folds instead of {folds}: {count} subjects allow no more")
     else:
         parts = folds_lib.own_split(subjects, splits)
         if min(len(set(subjects[train])) for train, _ in parts) < 2:
@@ -167,7 +167,7 @@ def _divide(
             )
     for number, (train, _) in enumerate(parts, 1):
         _check_classes(number, labels[train])
-    return parts, said
+    return parts, remarks
 
 
 def _check_classes(fold: int, trained: np.ndarray) -> None:
@@ -236,13 +236,13 @@ def probe(
     metrics.check_finite(features, "embeddings", recordings)
     _check_enough(labels, subjects)
     classes = classes or [str(number) for number in range(int(labels.max()) + 1)]
-    parts, said = _divide(labels, subjects, folds, splits, seed)
+    parts, remarks = _divide(labels, subjects, folds, splits, seed)
     tested, scores, penalties, trained, people = [], [], [], [], []
     for number, (train, test) in enumerate(parts, 1):
         names = labels[train].astype(str)
         train = train[folds_lib.take_fraction(names, subjects[train], fraction, label_seed)]
         _check_classes(number, labels[train])  # again, as a fraction has fewer
-        said += _lacking(number, labels[train], labels[test], classes)
+        remarks += _lacking(number, labels[train], labels[test], classes)
         model, penalty = fit(
             features[train], labels[train], subjects[train], classifier=classifier, seed=seed
         )
@@ -262,7 +262,7 @@ def probe(
         )
     order = np.argsort(rows)
     rows = rows[order]
-    said += bootstrap.cautions(labels[rows], subjects[rows], classes)
+    remarks += bootstrap.cautions(labels[rows], subjects[rows], classes)
     return ProbeResult(
         rows,
         labels[rows],
@@ -271,7 +271,7 @@ def probe(
         float(np.mean(trained)),
         float(np.mean(people)),
         tuple(penalties),
-        tuple(said),
+        tuple(remarks),
     )
 
 

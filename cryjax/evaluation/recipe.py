@@ -77,8 +77,8 @@ def check(config: Any) -> None:
         raise UserError("config.tasks is missing; give each task its data, as in configs/")
     for task, described in config.tasks.items():
         if not isinstance(described, ml_collections.ConfigDict):
-            said = config_lib.shown(described)
-            raise UserError(f"config.tasks.{task}={said}: it needs 'data' and 'positive'")
+            value = config_lib.shown(described)
+            raise UserError(f"config.tasks.{task}={value}: it needs 'data' and 'positive'")
         if not task.replace("_", "").isalnum():
             raise UserError(f"config.tasks.{task}: use only letters, digits and '_' in a name")
         rules = {"data": text(required="data with labels"), "positive": text()}

@@ -121,8 +121,8 @@ def _html_table(table: tables.Table) -> str:
 
 def _confusion(name: str, labels: Sequence[str], scores: Scores) -> str:
     """A confusion matrix as a table: counts, cells shaded by the share of the true class."""
-    said = winners(scores.scores)
-    counts = confusion_matrix(scores.true, said, labels=range(len(labels)))
+    predicted = winners(scores.scores)
+    counts = confusion_matrix(scores.true, predicted, labels=range(len(labels)))
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     blue = np.array([int(BLUE[i : i + 2], 16) for i in (1, 3, 5)])
 
@@ -138,7 +138,7 @@ def _confusion(name: str, labels: Sequence[str], scores: Scores) -> str:
         f'<tr><th scope="row">{label}</th>{"".join(map(cell, *row))}</tr>'
         for label, *row in zip(names, counts, share, strict=True)
     )
-    head = f'<thead><tr><th scope="col">true \\ said</th>{heads}</tr></thead>'
+    head = f'<thead><tr><th scope="col">true \\ predicted</th>{heads}</tr></thead>'
     return _scrolled(name, f"{head}<tbody>{body}</tbody>")
 
 

@@ -172,7 +172,7 @@ def missing(task: Task, division: Division) -> list[str]:
     Raises:
       TooFewLabels: if there are fewer than two classes to learn.
     """
-    said = [*task.prepared.cautions]
+    warnings = [*task.prepared.cautions]
     has = learnt(task, division)
     if has.sum() < 2:
         raise TooFewLabels(
@@ -181,19 +181,19 @@ def missing(task: Task, division: Division) -> list[str]:
         )
     absent = [name for name, found in zip(task.classes, has, strict=True) if not found]
     if absent:
-        said.append(
+        warnings.append(
             f"no training recording has class {', '.join(absent)}, so it is never predicted, and "
             "AUC and average precision leave it out"
         )
     if len(division.validation):
         chosen_by = targets_of(division.validation.labels, task.classes).any(axis=0)
         if chosen_by.sum() < 2:
-            said.append(
+            warnings.append(
                 "the validation recordings have only one class, so they cannot select a step: the "
                 "last is used"
             )
     held = np.any(targets_of(division.scored.labels, task.classes), axis=0)
     if not held.all():
         names = [name for name, found in zip(task.classes, held, strict=True) if not found]
-        said.append(f"no scored recording has class {', '.join(names)}: no metric covers it")
-    return said
+        warnings.append(f"no scored recording has class {', '.join(names)}: no metric covers it")
+    return warnings

@@ -132,7 +132,7 @@ def _measured(result: dict[str, Any]) -> str:
     if "majority_accuracy" in result:
         right = f"{result['majority_accuracy']:.3f} of the time."
         lines += ["", f"Always predicting the most common label is right {right}"]
-    return "\n".join([*lines, "", *(f"- {said}" for said in result.get("warnings", ()))])
+    return "\n".join([*lines, "", *(f"- {warning}" for warning in result.get("warnings", ()))])
 
 
 def _front_matter(description: Description, license: str) -> list[str]:
@@ -156,7 +156,7 @@ def _facts(
     if description.labels:
         outputs.append(f"`probabilities` [batch, {len(description.labels)}]")
     of = "" if finished else f", of '{meta['config']['total']}': unfinished when exported"
-    said = [
+    lines = [
         f"- Encoder: {description.encoder.upper()} of PANNs at width {description.width:g}, "
         f"{description.features} features.",
         f"- Training: {kind}, with cryjax {meta['version']}, {meta['step']} steps{of}.",
@@ -170,34 +170,34 @@ def _facts(
     ]
     if description.labels:
         how = "predicted independently" if description.multi_label else "exactly one per recording"
-        said.append(f"- Labels ({how}): {', '.join(description.labels)}.")
+        lines.append(f"- Labels ({how}): {', '.join(description.labels)}.")
     for name, words in (
         ("examples", "training examples"),
         ("n_train", "training recordings"),
         ("n_train_subjects", "training subjects"),
     ):
         if name in result:
-            said.append(f"- {words[0].upper()}{words[1:]}: {result[name]}.")
+            lines.append(f"- {words[0].upper()}{words[1:]}: {result[name]}.")
     if description.synthetic:
-        said.append(
+        lines.append(
             "- **Synthetic audio was used in training: its numbers say nothing about infants.**"
         )
-    return said
+    return lines
 
 
 def _limits(description: Description) -> str:
     """What the numbers and probabilities do not tell."""
-    said = (
+    text = (
         "The numbers apply to recordings like those above: same devices, rooms, ages and "
         "labelling. "
     )
     if description.labels:
-        said += (
+        text += (
             "Probabilities apply if classes are as common as in its training batches (finetune "
             "balances them by default): for a rarer class they are too high. They are not a "
             "patient's risk, and not calibrated for another population. "
         )
-    return said + (
+    return text + (
         "A model may reveal what its training recordings contain: decide who may have the weights "
         "as you would for the recordings."
     )

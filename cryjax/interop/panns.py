@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cryjax.audio import frontend
-from cryjax.command.errors import UserError
+from cryjax.command.errors import UserError, one_line
 from cryjax.interop import weights
 from cryjax.interop.model import Description
 from cryjax.models.encoders import ENCODERS, fresh, make_encoder
@@ -262,9 +262,9 @@ def read_description(path: pathlib.Path) -> Description | None:
     import safetensors
 
     with safetensors.safe_open(path, "numpy") as file:
-        said = (file.metadata() or {}).get("cryjax")
+        text = (file.metadata() or {}).get("cryjax")
     try:
-        return Description.from_json(said) if said else None
+        return Description.from_json(text) if text else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: its 'cryjax' metadata is not from cryjax.export "
@@ -296,8 +296,8 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
         # Weights only: no code in the file is run.
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever unpickling and zip files raise
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: PyTorch cannot read weights from it ({said})") from error
+        reason = one_line(error)
+        raise UserError(f"{path}: PyTorch cannot read weights from it ({reason})") from error
     while isinstance(found, collections.abc.Mapping) and isinstance(found.get("model"), dict):
         found = found["model"]
     if not isinstance(found, collections.abc.Mapping):

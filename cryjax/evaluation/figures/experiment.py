@@ -202,8 +202,8 @@ def rocs_figure(
     detector = any(scores.shape[1] == 2 for _, scores in found.values())
     if detector:
         ax.axvline(1 - metrics.SPECIFICITY, color=PALE, lw=1, ls="--", zorder=0)
-        said = f"{100 * metrics.SPECIFICITY:.0f} % specificity"
-        ax.text(1.015 - metrics.SPECIFICITY, 0.0, said, fontsize=7, color=GREY, rotation=90)
+        label = f"{100 * metrics.SPECIFICITY:.0f} % specificity"
+        ax.text(1.015 - metrics.SPECIFICITY, 0.0, label, fontsize=7, color=GREY, rotation=90)
     for row, style in _row_styles(list(found)).items():
         curve = _roc(*found[row])
         if curve:
