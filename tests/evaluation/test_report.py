@@ -262,7 +262,7 @@ def test_confusion_counts_are_those_of_the_scores(full, tmp_path):
     shaded = [attributes["style"] for _, attributes in page.tags if "style" in attributes]
     most, none = "background:#0072b2;color:#fff", "background:#ffffff;color:#000"
     assert shaded == [most, none, none, none, most, none, most, none, none]
-    assert "true \\ saidhungerpain" + EVIL[:23] + "…hunger200pain010" in page.text
+    assert "true \\ predictedhungerpain" + EVIL[:23] + "…hunger200pain010" in page.text
 
 
 @pytest.mark.parametrize(
