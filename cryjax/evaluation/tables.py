@@ -221,8 +221,10 @@ def _write_rows(experiment: Experiment, writer: Any) -> None:
             gain = line.difference.get(name)
             numbers: list[Any] = [own.value, *own.interval, own.spread, line.seeds, line.n_train]
             numbers += [gain.value, *gain.interval] if gain else [""] * 3
-            # NumPy's scalars would be written with their type.
+            # NumPy's scalars would be written with their type. NaN, where there is no interval, is
+            # left out.
             plain = [x.item() if isinstance(x, np.generic) else x for x in numbers]
+            plain = ["" if x != x else x for x in plain]
             writer.writerow([line.row, line.method, line.task, line.fraction, name, *plain])
 
 

@@ -10,6 +10,7 @@ or the last if none was scored. Another run's model is read from there, if it ex
 """
 
 import pathlib
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,12 +115,15 @@ class Checkpoints:
         self.meta: dict[str, Any] = {}
         self._saving = False  # whether a save has begun that `check` has not seen end
         self._folder = workdir.absolute() / folder
+        if jax.process_index() == 0:
+            # Saves that were killed: no later one need be of the same step and replace it. Orbax
+            # would remove them in a thread that outlives the program.
+            for left in self._folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+                shutil.rmtree(left, ignore_errors=True)
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
-                # Saves that were killed: no later one need be of the same step and replace it.
-                cleanup_tmp_directories=True,
                 enable_async_checkpointing=True,
                 # How long other processes wait for one whose disk fails.
                 async_options=ocp.AsyncOptions(timeout_secs=_SAVE_SECONDS),

@@ -160,7 +160,8 @@ def test_csv_holds_every_number_in_full(full, tmp_path):
     for row, (line, name) in zip(rows, expected, strict=True):
         assert (row["row"], row["method"], row["task"]) == (line.row, line.method, line.task)
         own = line.metrics[name]
-        found = [float(row[key]) for key in ("fraction", "value", "low", "high", "spread")]
+        named = ("fraction", "value", "low", "high", "spread")
+        found = [float(row[key] or "nan") for key in named]
         wanted = [line.fraction, own.value, *own.interval, own.spread]
         np.testing.assert_array_equal(found, wanted)
         assert (int(row["seeds"]), int(row["n_train"])) == (line.seeds, line.n_train)
