@@ -14,7 +14,7 @@ no labels.
 Cost: 8 minutes on two cores.
 Number to expect: a macro AUC of a probe with the labels of two speakers of 0.847 from scratch,
 0.848 with SimCLR on general sounds, 0.921 adapted; cryjax/evaluation/README.md has two more splits.
-Values: those of reproduce_public.py.
+Values: those of reproduce_public.py, but for rows, folds and shares of the labels.
 """
 
 import pathlib

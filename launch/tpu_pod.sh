@@ -86,7 +86,7 @@ case $what in
       echo "tpu_pod.sh: $1 ended with status $status"
       # When a host is preempted, all save (75) and it comes back; a mistake (2) would only be
       # repeated. After other failures the other hosts end within two minutes, and all restart.
-      # After six hours of training the next failure is another one.
+      # They are counted anew after six hours of training.
       [ $((SECONDS - begun)) -lt 21600 ] || failures=0
       case $status in
         0 | 2) break ;;

@@ -401,7 +401,7 @@ ARGUMENTS = r"--config=configs/pretrain_small.py --config.total=30\ steps"
             "slurm.sbatch", PROGRAM, {},
             ["srun ", "CRYJAX_COORDINATOR=FIRST_NODE:PORT",
              f"python -m cryjax.pretrain {ARGUMENTS}",
-             "scontrol requeue JOB  # after 75 and, up to five times in a row, a failure"],
+             "scontrol requeue JOB  # after 75 and, up to five times, a failure"],
         ),
         (
             "tpu_pod.sh", ("create",), {**POD, "SPOT": "1"},
@@ -477,19 +477,21 @@ def test_a_host_of_a_slice_starts_its_program_again(statuses, starts, long, tmp_
         ([75, 137, 0], 3, 0, 21600), ([75, 2, 0], 2, 0, 21600), ([75, *[1] * 9], 7, 0, 21600),
         (["cancelled", 0], 1, 0, 21600), ([75, 137, 0], 3, 2, 21600), ([1, 0], 2, 7, 21600),
         ([2, 0], 1, 99, 21600), ([75, 0], 1, 99, 21600), ([*[1] * 7, 0], 8, 0, 0),
+        ([*[1] * 5, "long", *[1] * 5, 0], 12, 0, 2),
     ],
 )  # fmt: skip
 def test_a_slurm_job_is_queued_again(statuses, starts, away, long, tmp_path):
     """But not after a mistake, a sixth failure, or when it was cancelled.
 
     At each start Slurm's controller, asked after the job has ended, does not answer `away` times.
-    Failures before a start that lasted `long` seconds do not count.
+    Failures before a start that lasted `long` seconds, however it ended, do not count.
     """
     tools = tmp_path / "tools"
     tools.mkdir()
     stubs = {
         "srun": """status=$(head -n 1 statuses); sed -i 1d statuses
             if [ "$status" = cancelled ]; then echo COMPLETING >state; status=75; fi
+            if [ "$status" = long ]; then /bin/sleep 2; status=75; fi
             echo AWAY >away
             exit "$status" """.replace("AWAY", str(away)),
         "sleep": "",
@@ -516,7 +518,7 @@ def test_a_slurm_job_is_queued_again(statuses, starts, away, long, tmp_path):
     for start in range(1, 20):
         status = statuses[start - 1]
         done = script(copy, *PROGRAM, **job, PATH=path)
-        assert done.returncode == (75 if status == "cancelled" else status), done.stderr
+        assert done.returncode == (status if isinstance(status, int) else 75), done.stderr
         if not (tmp_path / "queued").exists():
             break
         (tmp_path / "queued").unlink()

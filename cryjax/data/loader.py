@@ -106,7 +106,7 @@ class Batches:
     Attributes:
       clips: to batch.
       size: of the global batch.
-      names: of the clips' sources, for messages.
+      names: of the clips' sources, for `recordings`.
       threads: number of reading threads.
       buffer: batches to prefetch.
     """

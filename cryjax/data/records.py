@@ -84,7 +84,7 @@ class Source:
         self._shards = builder.info.splits[split].file_instructions
 
     def check(self) -> None:
-        """Raises UserError if one of its files is missing or cut short."""
+        """Raises UserError for a missing or cut file, Unavailable if its file server is away."""
         first = 0
         for shard in self._shards:
             try:
@@ -189,7 +189,7 @@ class Prepared:
             )
 
     def source(self, split: str) -> Source:
-        """Random access to a split. Raises UserError if there is no such split."""
+        """Random access to a split. Raises UserError if there is none, otherwise as `check`."""
         if split not in self.splits:
             raise UserError(
                 f"{self.directory} has no split {split!r}; it has {', '.join(self.splits)}"

@@ -101,16 +101,17 @@ def reach(true: np.ndarray, subjects: np.ndarray, classes: int) -> tuple[float, 
     members, people = memberships(true, classes), len(np.unique(subjects))
     counts = np.array([len(np.unique(subjects[member])) for member in members.T])
     if true.ndim == 2:  # of classes that most have, those without one are few
-        others = [len(np.unique(subjects[~member])) for member in members.T]
-        counts = np.minimum(counts, others)
+        without = [len(np.unique(subjects[~member])) for member in members.T]
+        counts = np.minimum(counts, without)
     shares = 1 / counts[counts > 0]
     if not len(shares):
         return people, people - 1
     number = shares.sum() / np.sum(shares**2)
     with np.errstate(divide="ignore"):
         freedom = shares.sum() ** 2 / np.sum(shares**2 / (1 / shares - 1))
-    # A mean over more classes than two also rests on the others.
-    return max(number, 2.0) if classes > 2 else number, min(max(freedom, 0.01), people - 1)
+    # Two classes are one comparison; a mean over more, or over labels, also rests on the others.
+    several = len(shares) > (1 if true.ndim == 2 else 2)
+    return max(number, 2.0) if several else number, min(max(freedom, 0.01), people - 1)
 
 
 def interval(values: np.ndarray, people: float, freedom: float | None = None) -> np.ndarray:

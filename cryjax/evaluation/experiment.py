@@ -19,7 +19,7 @@ from cryjax import __version__
 from cryjax.command.errors import UserError
 from cryjax.command.files import whole
 from cryjax.data.records import Prepared
-from cryjax.evaluation import bootstrap, metrics, results, tasks
+from cryjax.evaluation import bootstrap, judge, metrics, results, tasks
 
 
 def save_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
@@ -85,8 +85,8 @@ class Found:
             _, *rows = csv.reader(file)
         recordings, subjects, labels, *scores = zip(*rows, strict=True)
         true, people = task.true(np.array(labels)), np.array(subjects)
-        # All folds together may have enough subjects.
-        of_fold = bootstrap.cautions(true, people, task.classes)
+        # All folds together may have enough subjects, and vary.
+        of_fold = [*bootstrap.cautions(true, people, task.classes), *judge.unvarying(result)]
         learnt = np.isin(task.classes, result.get("learnt", task.classes))  # absent in old runs
         return cls(
             np.array(recordings, int),

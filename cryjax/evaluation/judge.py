@@ -85,7 +85,9 @@ def write_predictions(
 
 def unvarying(result: dict[str, Any]) -> list[str]:
     """A warning of metrics that no resample changes, as where all recordings are right."""
-    named = [name for name, (low, high) in result["intervals"].items() if low == high]
+    # In one order, and None where there is no interval, from result.json too.
+    ends = sorted(result["intervals"].items())
+    named = [name for name, (low, high) in ends if low is not None and low == high]
     if not named:
         return []
     return [

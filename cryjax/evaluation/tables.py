@@ -62,7 +62,8 @@ def _marked(estimate: Estimate | None, sign: str, star: str) -> str:
     if estimate is None or not math.isfinite(estimate.value):
         return "–"
     low, high = (_number(end, sign) for end in estimate.interval)
-    return f"{_number(estimate.value, sign)}{star} [{low}, {high}]"
+    ends = f"[{low}, {high}]" if math.isfinite(estimate.interval[0]) else "no interval"
+    return f"{_number(estimate.value, sign)}{star} {ends}"
 
 
 def headline(lines: Sequence[Line]) -> str:

@@ -215,6 +215,7 @@ class Checkpoints:
 
         Raises:
           UserError: if none is intact.
+          Unavailable: if only some processes can read one, or its file server is away.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for place, step in enumerate(steps):
@@ -297,12 +298,17 @@ def newest(run: str) -> pathlib.Path:
 
 
 def read_meta(run: str) -> dict[str, Any]:
-    """The `meta` item of a run's model, as in `newest`. Raises UserError if there is none."""
+    """The `meta` item of a run's model, as in `newest`; raises as `newest` and `meta_of`."""
     return meta_of(newest(run))
 
 
 def meta_of(folder: pathlib.Path) -> dict[str, Any]:
-    """The `meta` item of the checkpoint in a folder. Raises UserError if it is damaged."""
+    """The `meta` item of the checkpoint in a folder.
+
+    Raises:
+      UserError: if it is damaged.
+      Unavailable: if its file server is away.
+    """
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             return checkpointer.restore(folder / "meta")
@@ -351,6 +357,7 @@ def restore_item(
 
     Raises:
       UserError: if the item is damaged, or its leaves differ from `target`'s, naming the first.
+      Unavailable: if its file server is away.
     """
     folder, listed = folder or newest(run), listed and jax.process_index() == 0
     try:

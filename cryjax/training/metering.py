@@ -40,8 +40,10 @@ class Window:
     def pausing(self) -> Iterator[None]:
         """Excludes time not spent on training from the rates."""
         begin = time.perf_counter()
-        yield
-        self.paused += time.perf_counter() - begin
+        try:
+            yield
+        finally:
+            self.paused += time.perf_counter() - begin
 
     def add(self, metrics: Mapping[str, Any]) -> None:
         # As JSON returns them, so that a mean is the same over metrics restored from it.

@@ -28,7 +28,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cryjax.command.errors import Unavailable, UserError
+from cryjax.command.errors import Unavailable, UserError, one_line
 from cryjax.training.watch import SLOWEST, Watch
 
 AXIS = "data"
@@ -79,7 +79,7 @@ def join_processes() -> None:
     except (OSError, RuntimeError, ValueError) as error:
         raise (UserError if isinstance(error, ValueError) else Unavailable)(
             f"CRYJAX_COORDINATOR={coordinator}: the job's processes cannot find each other "
-            f"({' '.join(str(error).split())})"
+            f"({one_line(error)})"
         ) from error
     _meet()
 
@@ -115,7 +115,7 @@ def everyone(values: np.ndarray) -> np.ndarray:
     """[...] of this process -> [processes, ...]; all of them must call it."""
     if jax.process_count() == 1:
         return values[None]
-    # One that hangs before training would leave the others waiting for ever.
+    # One that hangs before training, or at the end, would leave the others waiting for ever.
     with Watch() as watch, watch.over("the other processes did not come", most_seconds=SLOWEST):
         return np.asarray(multihost_utils.process_allgather(values))
 

@@ -174,6 +174,7 @@ def start_state(
 
     Raises:
       UserError: if the other run's front end or encoder differs, or this run's data changed.
+      Unavailable: if a checkpoint's file server is away.
     """
 
     def with_average(state: TrainState) -> TrainState:
@@ -245,7 +246,7 @@ def begin(
       The state, on the devices, and what `loop.train` needs to know of the run.
 
     Raises:
-      UserError: same as in `start_state`.
+      UserError, Unavailable: same as in `start_state`.
     """
     if vain := recipe.without_effect(config):
         logging.warning("%s", vain)

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from cryjax.command.errors import UserError
+from cryjax.command.errors import UserError, one_line
 from cryjax.training import parallel
 from cryjax.training.hlo import Collective, Module
 
@@ -101,7 +101,7 @@ def find_slice(name: str) -> Slice:
         description = topologies.get_topology_desc(name, "tpu", **options)
         devices: list[jax.Device] = list(description.devices)
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split()).removeprefix("INVALID_ARGUMENT: ")
+        reason = one_line(error).removeprefix("INVALID_ARGUMENT: ")
         raise UserError(
             f"--topology={name!r}: libtpu does not know this shape ({reason}); use one like "
             f"{_KNOWN}"

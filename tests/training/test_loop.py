@@ -147,6 +147,7 @@ def test_whatever_may_hang_is_watched(tmp_path, monkeypatch):
         return step_function(*arguments)
 
     monkeypatch.setattr(loop, "Watch", Watching)
+    # Waits for a step, should the loop come to use it.
     monkeypatch.setattr(jax, "block_until_ready", lambda _: in_it("did not finish"))
     run(
         tmp_path, float, saved=Saved(), evaluate_every=10, pictures_every=10,
