@@ -169,7 +169,7 @@ def test_mistakes_get_one_line(tmp_path):
         ("--config.tune.front_end=panns_16k", "config.pretrain.front_end and config.tune"),
         (
             "--config.adapt.exclude_subjects=Ann",
-            "config.adapt.exclude_subjects: an experiment sets",
+            "an experiment sets it, to all test subjects",
         ),
         ("--config.tune.dropout=2", "config.tune.dropout=2"),
         ("--config.rows=('best',)", "config.rows"),

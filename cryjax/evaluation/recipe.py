@@ -61,10 +61,10 @@ def check(config: Any) -> None:
             recipe.data = "given by the experiment"
         with part_of_config(name):
             config_lib.validate(recipe, rules)
-        if recipe.get("exclude_subjects"):
+        if excluded := recipe.get("exclude_subjects"):
             raise UserError(
-                f"config.{name}.exclude_subjects: an experiment sets it, to all test subjects; to "
-                "leave out others, give prepare --exclude"
+                f"config.{name}.exclude_subjects={config_lib.shown(excluded)}: an experiment sets "
+                "it, to all test subjects; to leave out others, give prepare --exclude"
             )
     rest = {name: value for name, value in config.items() if name not in (*RECIPES, "tasks")}
     config_lib.validate(rest, RULES)

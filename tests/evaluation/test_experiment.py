@@ -10,7 +10,7 @@ import pytest
 
 from cryjax.command.errors import UserError
 from cryjax.data.records import Index
-from cryjax.evaluation import bootstrap, experiment, tasks
+from cryjax.evaluation import bootstrap, experiment, judge, tasks
 from cryjax.evaluation.experiment import Cell, Found
 
 CONFIG = types.SimpleNamespace(resamples=20, fold_seed=0, rows=("scratch", "simclr"))
@@ -71,8 +71,12 @@ def test_few_subjects_of_a_fold_are_not_few_of_all(tmp_path):
     true = np.arange(8) % 2
     few = bootstrap.cautions(true, subjects, ("ill", "well"))
     assert len(few) == 1
-    warnings = ["no class hurt", *few]
+    intervals = {"macro_auc": [0.2, 0.8], "f1": [None, None], "accuracy": [1.0, 1.0]}
+    still = judge.unvarying({"intervals": intervals})
+    assert len(still) == 1 and still[0].startswith("accuracy:")
+    warnings = ["no class hurt", *few, *still]
     result = {"scored": "test", "n_train": 5, "warnings": warnings, "learnt": ["ill", "well"]}
+    result["intervals"] = intervals
     (tmp_path / "result.json").write_text(json.dumps(result))
     with (tmp_path / "predictions.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
