@@ -26,6 +26,13 @@ def one_line(error: BaseException | str, most: int = 300) -> str:
     return " ".join(str(error).split())[:most]
 
 
+def away(what: object, error: BaseException) -> Unavailable:
+    """The error for something that cannot be read because its file server is away."""
+    return Unavailable(
+        f"{what}: cannot be read ({one_line(error)}): is its file server responding?"
+    )
+
+
 def passes(error: BaseException) -> bool:
     """Whether an error is that of a file server that is away, or just back."""
     # Libraries give some of the system's errors as text.

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cryjax.command import progress
-from cryjax.command.errors import Unavailable, UserError, one_line, passes
+from cryjax.command.errors import Unavailable, UserError, away, one_line, passes
 from cryjax.command.files import complete
 from cryjax.data import remarks, tf_example
 
@@ -69,10 +69,9 @@ class Index:
 
 
 def _damaged(what: str | pathlib.Path, error: Exception | str) -> UserError | Unavailable:
-    reason = one_line(error)
     if isinstance(error, Exception) and passes(error):
-        return Unavailable(f"{what}: cannot be read ({reason}): is its file server responding?")
-    return UserError(f"{what}: damaged ({reason}); prepare the dataset again")
+        return away(what, error)
+    return UserError(f"{what}: damaged ({one_line(error)}); prepare the dataset again")
 
 
 class Source:

@@ -22,7 +22,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint import args
 
-from cryjax.command.errors import Unavailable, UserError, one_line, passes
+from cryjax.command.errors import Unavailable, UserError, away, one_line, passes
 from cryjax.training import parallel
 from cryjax.training.steps import TrainState
 
@@ -320,8 +320,7 @@ def _unreadable(
     folder: pathlib.Path, reason: str, error: Exception | None = None
 ) -> UserError | Unavailable:
     if error is not None and passes(error):
-        reason = one_line(error)
-        return Unavailable(f"{folder}: cannot be read ({reason}): is its file server responding?")
+        return away(folder, error)
     return UserError(
         f"{folder}: damaged ({reason}), unless its run has just replaced it: run the same command "
         "again; if this recurs, move it away, and the one before it is used"
